@@ -1,0 +1,60 @@
+package pool
+
+import (
+	"net/http"
+	"time"
+)
+
+// Route is what a bound host and port resolve to for one target. It is looked
+// up once a connection, is a plain value and never changes.
+type Route struct {
+	Pool     string // the pool's name
+	Host     string // canonical: lower case, A-label, no trailing dot, no port
+	Port     uint16
+	Provider string // preset's name, "" for a pool made with --host
+}
+
+// Field is one header field as it goes on the wire. Value holds a secret: it is
+// shared, must not be changed and must not be logged.
+type Field struct {
+	Name  string // lower case (RFC 9113 section 8.2.1 demands it, RFC 9110 section 5.1 allows it)
+	Value []byte
+}
+
+// Lease is the right, and the duty, to send one attempt of a request with one
+// member. What a request carries comes from one lease only, and its answer
+// judges that lease's member only. A Lease is a small value; the slices are
+// shared and read-only.
+type Lease struct {
+	Pool   string
+	Member string
+	// Sent is when the attempt was leased: an answer ends a cooldown only if it
+	// was sent after that cooldown began.
+	Sent time.Time
+	// Probe is true when the member is still cooling and this request is the
+	// one allowed to find out whether it is back.
+	Probe bool
+	// Inject is set on the request, replacing any field of the same name.
+	Inject []Field
+	// Strip names the header fields (lower case) in which an agent may have
+	// sent a credential of its own: all of them are removed.
+	Strip []string
+	// StripQuery names the query parameters that are removed likewise.
+	StripQuery []string
+
+	generation uint64 // the membership that the lease was made from
+}
+
+// Answer is what the pool needs to know of an upstream's response.
+type Answer struct {
+	Status int
+	Header http.Header // nil is allowed when Status is below 400
+	// Body is the beginning of the decoded body, at most MaxAnswerBody bytes;
+	// only statuses for which NeedsBody is true are judged by it.
+	Body []byte
+	// At is when the header section arrived.
+	At time.Time
+}
+
+// MaxAnswerBody is how many bytes of an error body are ever looked at.
+const MaxAnswerBody = 64 << 10
