@@ -1,0 +1,75 @@
+# sluice: what is done twice is a target here. `make help` lists them.
+
+# sudo resets PATH and so often loses Go: look where it is usually installed.
+GO ?= $(or $(shell command -v go),$(firstword $(wildcard /usr/local/go/bin/go /usr/lib/go/bin/go /snap/bin/go $(HOME)/go/bin/go $(HOME)/sdk/go*/bin/go)))
+ifeq ($(GO),)
+$(error go is not in PATH nor in the usual places: install Go 1.26 or newer, or say where it is with GO=/path/to/go)
+endif
+export PATH := $(dir $(GO)):$(PATH)
+
+# The committed BPF objects are made by this compiler; another one makes other bytes.
+BPF_CLANG ?= clang-14
+BPF_STRIP ?= llvm-strip-14
+TOOL       = $(GO) tool -modfile=scripts/tools/go.mod
+VERSION   ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+COMMIT    ?= $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
+DATE      ?= $(shell git log -1 --format=%cI 2>/dev/null || echo unknown)
+LDFLAGS    = -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT) -X main.date=$(DATE)
+TESTFLAGS ?=
+PKG       ?= ./...
+
+.DEFAULT_GOAL := help
+.PHONY: help build deps generate drift fmt lint unit kernel test demo bench fuzz clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## bin/sluice
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/sluice ./cmd/sluice
+
+deps: ## install what tests, demo and bench need (Debian, Ubuntu; as root)
+	./scripts/deps.sh
+
+generate: ## rebuild what is generated: BPF objects, REST server and client
+	BPF_CLANG=$(BPF_CLANG) BPF_STRIP=$(BPF_STRIP) $(GO) generate ./...
+
+drift: generate ## fail if generated files differ from the committed ones
+	@git diff --exit-code --stat -- '*_bpfel.go' '*_bpfeb.go' '*_bpfel.o' '*_bpfeb.o' '*.gen.go' || \
+		{ echo "drift: generated files do not match their sources: run 'make generate' and commit the result" >&2; exit 1; }
+
+fmt: ## format Go and C
+	$(TOOL) gofumpt -w $(shell git ls-files '*.go' | grep -v -E '_bpfe[lb]\.go$$|\.gen\.go$$')
+	clang-format-14 -i $(shell git ls-files 'bpf/*.c' 'bpf/*.h')
+
+lint: ## vet, staticcheck, gofumpt, clang-format, shell syntax
+	./scripts/lint.sh
+
+unit: ## tests that need no root
+	$(GO) test -race $(TESTFLAGS) $(PKG)
+
+kernel: ## all tests, those on the kernel required (as root)
+	@[ "$$(id -u)" = 0 ] || { echo "make kernel: the tests attach BPF programs and make network namespaces: run it with sudo" >&2; exit 1; }
+	SLUICE_KERNEL_TESTS=require $(GO) test -race -timeout 15m $(TESTFLAGS) $(PKG)
+
+test: ## everything: dependencies, lint, generated files, every test (as root)
+	@[ "$$(id -u)" = 0 ] || { echo "make test: the tests attach BPF programs and make network namespaces: run 'sudo make test'" >&2; exit 1; }
+	./scripts/deps.sh
+	$(MAKE) --no-print-directory lint
+	$(MAKE) --no-print-directory drift
+	$(MAKE) --no-print-directory kernel
+
+demo: ## see it work: two keys, one running out, then both, then recovery (as root)
+	@[ "$$(id -u)" = 0 ] || { echo "make demo: it attaches BPF programs and makes network namespaces: run 'sudo make demo'" >&2; exit 1; }
+	@./scripts/deps.sh --demo
+	@$(GO) run ./scripts/demo
+
+bench: ## sluice, nginx and net/http side by side (as root)
+	@[ "$$(id -u)" = 0 ] || { echo "make bench: it attaches BPF programs and makes network namespaces: run 'sudo make bench'" >&2; exit 1; }
+	@./scripts/deps.sh
+	@$(GO) run ./scripts/bench
+
+fuzz: ## every fuzz target for FUZZTIME each (default 20s)
+	./scripts/fuzz.sh $(FUZZTIME)
+
+clean: ## remove what was built
+	rm -rf bin dist

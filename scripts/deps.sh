@@ -1,0 +1,49 @@
+#!/usr/bin/env bash
+# Installs, on Debian and Ubuntu, what the tests, the demo and the benchmark call.
+# Prints nothing when everything is there already.
+#   deps.sh         everything
+#   deps.sh --demo  what `make demo` needs
+set -euo pipefail
+
+demo=(ip:iproute2 nsenter:util-linux curl:curl)
+all=("${demo[@]}" clang-14:clang-14 llvm-strip-14:llvm-14 clang-format-14:clang-format-14 nft:nftables
+     nginx:nginx-light python3:python3 openssl:openssl git:git node:nodejs npm:npm strace:strace)
+want=("${all[@]}")
+[ "${1:-}" = --demo ] && want=("${demo[@]}")
+
+missing=()
+for pair in "${want[@]}"; do
+	command -v "${pair%%:*}" >/dev/null 2>&1 || [ -x "/usr/sbin/${pair%%:*}" ] || missing+=("${pair#*:}")
+done
+[ -s /etc/ssl/certs/ca-certificates.crt ] || missing+=(ca-certificates)
+
+if [ ${#missing[@]} -gt 0 ]; then
+	if ! command -v apt-get >/dev/null 2>&1; then
+		echo "deps: missing: ${missing[*]} (names as on Debian); this script installs them with apt-get only: install them by hand" >&2
+		exit 1
+	fi
+	if [ "$(id -u)" != 0 ]; then
+		echo "deps: missing: ${missing[*]}; run it as root: sudo apt-get install ${missing[*]}" >&2
+		exit 1
+	fi
+	echo "deps: installing ${missing[*]}"
+	export DEBIAN_FRONTEND=noninteractive
+	apt-get update -qq
+	# The benchmark starts its own nginx: a packaged service must not start one on port 80.
+	policy=/usr/sbin/policy-rc.d
+	if [ ! -e "$policy" ]; then
+		printf '#!/bin/sh\nexit 101\n' >"$policy" && chmod 755 "$policy"
+		trap 'rm -f "$policy"' EXIT
+	fi
+	apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+fi
+
+# The SDKs that the client tests use, at the versions of the lock file.
+clients=$(dirname "$0")/clients
+if [ "${1:-}" != --demo ] && [ -f "$clients/package-lock.json" ]; then
+	if [ ! -f "$clients/node_modules/.package-lock.json" ] ||
+		[ "$clients/package-lock.json" -nt "$clients/node_modules/.package-lock.json" ]; then
+		echo "deps: installing the npm clients of scripts/clients"
+		npm ci --prefix "$clients" --no-audit --no-fund --silent
+	fi
+fi
