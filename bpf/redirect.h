@@ -1,0 +1,75 @@
+/* SPDX-License-Identifier: MIT OR GPL-2.0 */
+/* What the kernel side and the Go side share; bpf2go makes the Go types from it. */
+#ifndef SLUICE_REDIRECT_H
+#define SLUICE_REDIRECT_H
+
+#include "headers/kernel.h"
+
+/* Raised whenever a structure below changes: pins of another schema are not adopted. */
+#define SCHEMA 1
+
+/*
+ * An address is 16 bytes in network order; IPv4 is v4-mapped (::ffff:a.b.c.d), so
+ * that one key fits a client whether it used an AF_INET or an AF_INET6 socket.
+ */
+struct address {
+	__u32 word[4];
+};
+
+/* A redirected connection as the accepting listener sees it. */
+struct flow_key {
+	__u64 netns;          /* cookie of the network namespace */
+	struct address peer;  /* the client's address; all ones in a reservation */
+	__u16 peer_port;      /* host byte order */
+	__u16 listener_port;  /* host byte order */
+	__u32 reserved;       /* zero: keys are compared as bytes */
+};
+
+/* Where that connection was going, and whose it is. */
+struct flow {
+	struct address dst;
+	__u64 cgroup;  /* id of the cgroup of the task that called connect */
+	__u64 time;    /* CLOCK_MONOTONIC, nanoseconds */
+	__u32 pid;
+	__u16 dst_port; /* host byte order */
+	__u16 reserved;
+};
+
+/* Kept on the socket itself, from connect until the socket is freed. */
+struct orig_dst {
+	struct flow flow;
+	struct flow_key key; /* peer and peer_port are known once published */
+	__u32 published;     /* 1: key is in the flows map, as far as this side knows */
+	__u32 reserved;
+};
+
+/* Listener ports of a namespace, host byte order; 0: there is none. */
+struct listener {
+	__u16 port4; /* on 127.0.0.1 */
+	__u16 port6; /* on ::1 */
+};
+
+/* A process of an attached cgroup uses a namespace that has no listener. */
+struct event {
+	__u64 netns;
+	__u64 cgroup;
+	__u32 pid;
+	__u32 reserved;
+};
+
+/* One per verdict. Names on the Go side come from this list. */
+enum counter {
+	COUNTER_REDIRECTED,
+	COUNTER_PUBLISHED,
+	COUNTER_REFUSED_NO_LISTENER,
+	COUNTER_REFUSED_FLOWS_FULL,
+	COUNTER_REFUSED_NO_STORAGE,
+	COUNTER_REFUSED_UDP,
+	COUNTER_REFUSED_MPTCP,
+	COUNTER_REFUSED_BIND,
+	COUNTER_LOST_PUBLISH,
+	COUNTER_LOST_EVENT,
+	COUNTER_MAX,
+};
+
+#endif
