@@ -31,7 +31,7 @@ deps: ## install what tests, demo and bench need (Debian, Ubuntu; as root)
 	./scripts/deps.sh
 
 generate: ## rebuild what is generated: BPF objects, REST server and client
-	BPF_CLANG=$(BPF_CLANG) BPF_STRIP=$(BPF_STRIP) $(GO) generate ./...
+	BPF2GO_CC=$(BPF_CLANG) BPF2GO_STRIP=$(BPF_STRIP) $(GO) generate ./...
 
 drift: generate ## fail if generated files differ from the committed ones
 	@git diff --exit-code --stat -- '*_bpfel.go' '*_bpfeb.go' '*_bpfel.o' '*_bpfeb.o' '*.gen.go' || \

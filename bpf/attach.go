@@ -1,0 +1,280 @@
+package bpf
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
+)
+
+// Attachment is a cgroup that carries hooks, as the kernel tells it.
+type Attachment struct {
+	CgroupID uint64
+	Hooks    []string // in the order they were attached
+	Live     bool     // false: the cgroup is gone and only pins are left
+}
+
+// hook is one program and the place it goes to.
+type hook struct {
+	name   string
+	attach ebpf.AttachType
+	prog   *ebpf.Program
+}
+
+// hooks in the order they are attached: what refuses and hands over comes first,
+// the redirect last, so that no connect is redirected before it can be answered.
+func (r *Redirect) hooks() []hook {
+	p := &r.objs.redirectPrograms
+	return []hook{
+		{"sock_create", ebpf.AttachCGroupInetSockCreate, p.SluiceSockCreate},
+		{"bind4", ebpf.AttachCGroupInet4Bind, p.SluiceBind4},
+		{"bind6", ebpf.AttachCGroupInet6Bind, p.SluiceBind6},
+		{"sendmsg4", ebpf.AttachCGroupUDP4Sendmsg, p.SluiceSendmsg4},
+		{"sendmsg6", ebpf.AttachCGroupUDP6Sendmsg, p.SluiceSendmsg6},
+		{"sockops", ebpf.AttachCGroupSockOps, p.SluiceSockops},
+		{"getpeername4", ebpf.AttachCgroupInet4GetPeername, p.SluiceGetpeername4},
+		{"getpeername6", ebpf.AttachCgroupInet6GetPeername, p.SluiceGetpeername6},
+		{"connect4", ebpf.AttachCGroupInet4Connect, p.SluiceConnect4},
+		{"connect6", ebpf.AttachCGroupInet6Connect, p.SluiceConnect6},
+	}
+}
+
+// attachment holds the links of one cgroup, in the order of attaching.
+type attachment struct {
+	dir   string // pins; "" when they are not pinned
+	names []string
+	links []link.Link
+}
+
+func (a *attachment) close() error {
+	var errs []error
+	for _, l := range a.links {
+		errs = append(errs, l.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// detach takes the hooks off, the redirect first.
+func (a *attachment) detach() error {
+	var errs []error
+	for i, l := range slices.Backward(a.links) {
+		if a.dir != "" {
+			if err := os.Remove(filepath.Join(a.dir, a.names[i])); err != nil && !errors.Is(err, os.ErrNotExist) {
+				errs = append(errs, fmt.Errorf("unpin %s: %w", a.names[i], err))
+			}
+		}
+		if err := l.Close(); err != nil {
+			errs = append(errs, fmt.Errorf("detach %s: %w", a.names[i], err))
+		}
+	}
+	if a.dir != "" {
+		if err := os.Remove(a.dir); err != nil && !errors.Is(err, os.ErrNotExist) {
+			errs = append(errs, fmt.Errorf("remove pins: %w", err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (r *Redirect) linkRoot() string { return filepath.Join(r.opts.PinDir, "links") }
+
+func (r *Redirect) linkDir(id uint64) string {
+	return filepath.Join(r.linkRoot(), strconv.FormatUint(id, 10))
+}
+
+// Attach puts every hook on a cgroup v2 directory. It does nothing if they are
+// there already, and leaves nothing behind if one cannot be attached.
+func (r *Redirect) Attach(cgroupPath string) (err error) {
+	dir, err := os.Open(cgroupPath)
+	if err != nil {
+		return fmt.Errorf("open cgroup: %w", err)
+	}
+	defer func() { _ = dir.Close() }()
+	id, err := cgroupID(dir)
+	if err != nil {
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if _, ok := r.links[id]; ok {
+		return nil
+	}
+	a := &attachment{}
+	if !r.opts.FailOpen {
+		a.dir = r.linkDir(id)
+		if err := os.MkdirAll(a.dir, 0o700); err != nil {
+			return fmt.Errorf("make the pin directory: %w", err)
+		}
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, a.detach())
+		}
+	}()
+	for _, h := range r.hooks() {
+		if err := r.attachHook(a, cgroupPath, h); err != nil {
+			return err
+		}
+	}
+	r.links[id] = a
+	return nil
+}
+
+func (r *Redirect) attachHook(a *attachment, cgroupPath string, h hook) error {
+	l, err := link.AttachCgroup(link.CgroupOptions{Path: cgroupPath, Attach: h.attach, Program: h.prog})
+	if errors.Is(err, unix.EPERM) {
+		if other := exclusiveAncestor(cgroupPath, h.attach); other != "" {
+			return fmt.Errorf("attach %s to %s: %s carries an exclusive program of the same kind (attached without BPF_F_ALLOW_MULTI, "+
+				"for example by systemd's IPAddressDeny without Delegate): remove it or attach a cgroup outside it", h.name, cgroupPath, other)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("attach %s to %s: %w", h.name, cgroupPath, err)
+	}
+	a.links = append(a.links, l)
+	a.names = append(a.names, h.name)
+	if a.dir == "" {
+		return nil
+	}
+	if err := l.Pin(filepath.Join(a.dir, h.name)); err != nil {
+		return fmt.Errorf("pin %s: %w", h.name, err)
+	}
+	return nil
+}
+
+// exclusiveAncestor returns the nearest cgroup from path upwards, path included,
+// that carries a program nobody may add to, or "".
+func exclusiveAncestor(path string, attach ebpf.AttachType) string {
+	for ; ; path = filepath.Dir(path) {
+		dir, err := os.Open(path)
+		if err != nil {
+			return ""
+		}
+		res, err := link.QueryPrograms(link.QueryOptions{Target: int(dir.Fd()), Attach: attach})
+		_ = dir.Close()
+		if err != nil {
+			return ""
+		}
+		// One program without a link and without the multi flag is an exclusive one; the
+		// query does not give the flags away, so having such a program is the evidence.
+		if len(res.Programs) > 0 && !res.HaveLinkInfo() {
+			return path
+		}
+		if path == "/" {
+			return ""
+		}
+	}
+}
+
+// Detach takes the hooks off a cgroup. Error: [ErrNotAttached].
+func (r *Redirect) Detach(cgroupPath string) error {
+	dir, err := os.Open(cgroupPath)
+	if err != nil {
+		return fmt.Errorf("open cgroup: %w", err)
+	}
+	defer func() { _ = dir.Close() }()
+	id, err := cgroupID(dir)
+	if err != nil {
+		return err
+	}
+	return r.DetachID(id)
+}
+
+// DetachID is [Redirect.Detach] for a cgroup that may be gone. Error: [ErrNotAttached].
+func (r *Redirect) DetachID(id uint64) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	a, ok := r.links[id]
+	if !ok {
+		return fmt.Errorf("cgroup %d: %w", id, ErrNotAttached)
+	}
+	delete(r.links, id)
+	return a.detach()
+}
+
+// Attachments asks the kernel which cgroups carry which hooks.
+func (r *Redirect) Attachments() ([]Attachment, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var all []Attachment
+	for id, a := range r.links {
+		att := Attachment{CgroupID: id, Live: true}
+		for i, l := range a.links {
+			info, err := l.Info()
+			if err != nil {
+				return nil, fmt.Errorf("ask for link %s of cgroup %d: %w", a.names[i], id, err)
+			}
+			// The kernel empties a link whose cgroup is removed.
+			if cg := info.Cgroup(); cg == nil || cg.CgroupId != id {
+				att.Live = false
+				continue
+			}
+			att.Hooks = append(att.Hooks, a.names[i])
+		}
+		all = append(all, att)
+	}
+	slices.SortFunc(all, func(a, b Attachment) int { return int(int64(a.CgroupID) - int64(b.CgroupID)) })
+	return all, nil
+}
+
+// adoptLinks takes over what an earlier life pinned and moves it to this life's
+// programs. An incomplete set, left by a crash while attaching, is taken off.
+func (r *Redirect) adoptLinks() error {
+	entries, err := os.ReadDir(r.linkRoot())
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("read pinned links: %w", err)
+	}
+	for _, e := range entries {
+		id, err := strconv.ParseUint(e.Name(), 10, 64)
+		if err != nil {
+			continue // not ours
+		}
+		a := &attachment{dir: r.linkDir(id)}
+		complete := true
+		for _, h := range r.hooks() {
+			l, err := link.LoadPinnedLink(filepath.Join(a.dir, h.name), nil)
+			if err != nil {
+				complete = false
+				continue
+			}
+			a.links = append(a.links, l)
+			a.names = append(a.names, h.name)
+			// ENOLINK: the cgroup is gone; Attachments tells, and the caller detaches.
+			if err := l.Update(h.prog); err != nil && !errors.Is(err, unix.ENOLINK) {
+				return errors.Join(fmt.Errorf("move %s of cgroup %d to the new program: %w", h.name, id, err), a.close())
+			}
+		}
+		if !complete || r.opts.FailOpen {
+			if err := a.detach(); err != nil {
+				return err
+			}
+			continue
+		}
+		r.links[id] = a
+	}
+	return nil
+}
+
+// cgroupID is the kernel's id of a cgroup v2 directory: its inode number (since Linux 5.5).
+func cgroupID(dir *os.File) (uint64, error) {
+	var fs unix.Statfs_t
+	if err := unix.Fstatfs(int(dir.Fd()), &fs); err != nil {
+		return 0, fmt.Errorf("look at %s: %w", dir.Name(), err)
+	}
+	if fs.Type != unix.CGROUP2_SUPER_MAGIC {
+		return 0, fmt.Errorf("%s is not a cgroup v2 directory", dir.Name())
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(int(dir.Fd()), &st); err != nil {
+		return 0, fmt.Errorf("look at %s: %w", dir.Name(), err)
+	}
+	return st.Ino, nil
+}

@@ -1,0 +1,32 @@
+package bpf
+
+import "fmt"
+
+// counterNames by number; the array's size ties it to the C enum.
+var counterNames = [redirectCounterCOUNTER_MAX]string{
+	redirectCounterCOUNTER_REDIRECTED:          "redirected",
+	redirectCounterCOUNTER_PUBLISHED:           "published",
+	redirectCounterCOUNTER_REFUSED_NO_LISTENER: "refused_no_listener",
+	redirectCounterCOUNTER_REFUSED_FLOWS_FULL:  "refused_flows_full",
+	redirectCounterCOUNTER_REFUSED_NO_STORAGE:  "refused_no_storage",
+	redirectCounterCOUNTER_REFUSED_UDP:         "refused_udp",
+	redirectCounterCOUNTER_REFUSED_MPTCP:       "refused_mptcp",
+	redirectCounterCOUNTER_REFUSED_BIND:        "refused_bind",
+	redirectCounterCOUNTER_LOST_PUBLISH:        "lost_publish",
+	redirectCounterCOUNTER_LOST_EVENT:          "lost_event",
+}
+
+// Counters returns how often each verdict was given since the maps were made.
+func (r *Redirect) Counters() (map[string]uint64, error) {
+	all := make(map[string]uint64, len(counterNames))
+	for i, name := range counterNames {
+		var perCPU []uint64
+		if err := r.objs.Counters.Lookup(uint32(i), &perCPU); err != nil {
+			return nil, fmt.Errorf("read counter %s: %w", name, err)
+		}
+		for _, v := range perCPU {
+			all[name] += v
+		}
+	}
+	return all, nil
+}

@@ -1,0 +1,3 @@
+// Package bpf is the kernel side of the redirect: the programs on an agent's
+// cgroup, and the only code that knows a map.
+package bpf

@@ -1,0 +1,84 @@
+package bpf
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/features"
+	"github.com/cilium/ebpf/link"
+)
+
+// Feature is something of the kernel that the redirect uses.
+type Feature struct {
+	Name      string
+	MinKernel string // the oldest mainline release that has it
+	Optional  bool   // the redirect works without it, only less well
+	Err       error  // nil: it is there
+}
+
+// UnsupportedError says what the kernel lacks.
+type UnsupportedError struct {
+	Feature   string
+	MinKernel string
+}
+
+func (e *UnsupportedError) Error() string {
+	return fmt.Sprintf("%s is not supported by this kernel (needs Linux %s)", e.Feature, e.MinKernel)
+}
+
+// Is makes errors.Is(err, ebpf.ErrNotSupported) true.
+func (e *UnsupportedError) Is(target error) bool { return target == ebpf.ErrNotSupported }
+
+// Probe tries each feature by loading something tiny that uses it; kernel versions
+// are never compared, because distributions move features between them.
+func Probe() []Feature {
+	helper := func(name, kernel string, t ebpf.ProgramType, fn asm.BuiltinFunc) Feature {
+		return Feature{Name: name, MinKernel: kernel, Err: features.HaveProgramHelper(t, fn)}
+	}
+	setRetval := helper("choosing the error of a refused connect (bpf_set_retval)", "5.18", ebpf.CGroupSockAddr, asm.FnSetRetval)
+	setRetval.Optional = true
+	return []Feature{
+		{Name: "cgroup socket address programs", MinKernel: "4.17", Err: features.HaveProgramType(ebpf.CGroupSockAddr)},
+		{Name: "cgroup socket programs", MinKernel: "4.10", Err: features.HaveProgramType(ebpf.CGroupSock)},
+		{Name: "socket operation programs", MinKernel: "4.13", Err: features.HaveProgramType(ebpf.SockOps)},
+		{Name: "socket storage maps", MinKernel: "5.2", Err: features.HaveMapType(ebpf.SkStorage)},
+		{Name: "BPF ring buffers", MinKernel: "5.8", Err: features.HaveMapType(ebpf.RingBuf)},
+		helper("socket storage in connect hooks", "5.3", ebpf.CGroupSockAddr, asm.FnSkStorageGet),
+		helper("socket storage in socket operations", "5.3", ebpf.SockOps, asm.FnSkStorageGet),
+		helper("network namespace cookies in connect hooks", "5.7", ebpf.CGroupSockAddr, asm.FnGetNetnsCookie),
+		helper("network namespace cookies in socket hooks", "5.7", ebpf.CGroupSock, asm.FnGetNetnsCookie),
+		helper("socket options in connect hooks", "5.8", ebpf.CGroupSockAddr, asm.FnSetsockopt),
+		{Name: "cgroup bpf_link", MinKernel: "5.7", Err: haveCgroupLink()},
+		setRetval,
+	}
+}
+
+// haveCgroupLink asks for a link on a file that is no cgroup: a kernel with cgroup
+// links looks at the file (EBADF), one without does not know the attach type.
+func haveCgroupLink() error {
+	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+		Type: ebpf.CGroupSockAddr, AttachType: ebpf.AttachCGroupInet4Connect, License: "Dual MIT/GPL",
+		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 1), asm.Return()},
+	})
+	if err != nil {
+		return fmt.Errorf("load a probe: %w", err)
+	}
+	defer func() { _ = prog.Close() }()
+	_, err = link.AttachRawLink(link.RawLinkOptions{Target: -1, Program: prog, Attach: ebpf.AttachCGroupInet4Connect})
+	if errors.Is(err, ebpf.ErrNotSupported) {
+		return err
+	}
+	return nil
+}
+
+// explain turns a failed load into the feature that is missing, if one is.
+func explain(err error) error {
+	for _, f := range Probe() {
+		if !f.Optional && errors.Is(f.Err, ebpf.ErrNotSupported) {
+			return &UnsupportedError{Feature: f.Name, MinKernel: f.MinKernel}
+		}
+	}
+	return err
+}

@@ -1,0 +1,49 @@
+package bpf
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/cilium/ebpf"
+)
+
+// Listener is where connects of one network namespace go. A port of 0 means none.
+type Listener struct {
+	Port4 uint16 // on 127.0.0.1
+	Port6 uint16 // on ::1
+}
+
+// SetListener publishes a namespace's listener. Call it after listen(2): from now
+// on connects arrive.
+func (r *Redirect) SetListener(cookie uint64, l Listener) error {
+	if err := r.objs.Listeners.Put(cookie, redirectListener{Port4: l.Port4, Port6: l.Port6}); err != nil {
+		return fmt.Errorf("publish listener of namespace %d: %w", cookie, err)
+	}
+	return nil
+}
+
+// DeleteListener takes a namespace's listener back: its connects to bound ports are
+// refused. It is no error if there was none.
+func (r *Redirect) DeleteListener(cookie uint64) error {
+	if err := r.objs.Listeners.Delete(cookie); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+		return fmt.Errorf("withdraw listener of namespace %d: %w", cookie, err)
+	}
+	return nil
+}
+
+// Listeners returns what is published, by namespace cookie.
+func (r *Redirect) Listeners() (map[uint64]Listener, error) {
+	var (
+		cookie uint64
+		value  redirectListener
+		all    = make(map[uint64]Listener)
+	)
+	it := r.objs.Listeners.Iterate()
+	for it.Next(&cookie, &value) {
+		all[cookie] = Listener{Port4: value.Port4, Port6: value.Port6}
+	}
+	if err := it.Err(); err != nil {
+		return nil, fmt.Errorf("read listeners: %w", err)
+	}
+	return all, nil
+}

@@ -1,0 +1,391 @@
+//go:build ignore
+/* SPDX-License-Identifier: MIT OR GPL-2.0 */
+/*
+ * The redirect: an attached cgroup's TCP connects to bound ports go to the
+ * daemon's listener in the same network namespace, and where they were going is
+ * handed over before the SYN leaves. Whatever cannot be redirected is refused.
+ */
+#include "maps.h"
+
+char __license[] SEC("license") = "Dual MIT/GPL";
+
+/* Only so that the type is in the debug information, from which the Go type is made. */
+const struct event *const volatile event_type = NULL;
+
+/* Set by the loader. Without the helper (before Linux 5.18) a refusal is EPERM. */
+const volatile __u8 have_set_retval = 0;
+
+#define REFUSE 0
+#define ALLOW 1
+#define NSEC_PER_SEC 1000000000ULL
+
+static __always_inline void count(enum counter which)
+{
+	__u64 *value = bpf_map_lookup_elem(&counters, &which);
+
+	if (value)
+		*value += 1; /* per CPU, and programs are not preempted by themselves */
+}
+
+static __always_inline int refuse(enum counter which, int error)
+{
+	count(which);
+	if (have_set_retval)
+		bpf_set_retval(-error);
+	return REFUSE;
+}
+
+static __always_inline int is_bound(__u32 user_port)
+{
+	__u16 port = ntohs((__u16)user_port);
+
+	return bpf_map_lookup_elem(&ports, &port) != NULL;
+}
+
+static __always_inline int is_loopback4(__u32 ip)
+{
+	return (ip & htonl(0xff000000)) == htonl(0x7f000000) || ip == 0;
+}
+
+static __always_inline int is_mapped(const struct address *a)
+{
+	return a->word[0] == 0 && a->word[1] == 0 && a->word[2] == htonl(0xffff);
+}
+
+static __always_inline int is_loopback6(const struct address *a)
+{
+	if (is_mapped(a))
+		return is_loopback4(a->word[3]);
+	return a->word[0] == 0 && a->word[1] == 0 && a->word[2] == 0 && (a->word[3] == htonl(1) || a->word[3] == 0);
+}
+
+static __always_inline void map4(struct address *a, __u32 ip)
+{
+	a->word[0] = 0;
+	a->word[1] = 0;
+	a->word[2] = htonl(0xffff);
+	a->word[3] = ip;
+}
+
+/* Tells the daemon, about once a second, of a namespace that it does not listen in. */
+static __always_inline void tell(__u64 netns)
+{
+	__u64 now = bpf_ktime_get_ns(), *last = bpf_map_lookup_elem(&told, &netns);
+	struct event e = {.netns = netns};
+
+	if (last && now - *last < NSEC_PER_SEC)
+		return;
+	bpf_map_update_elem(&told, &netns, &now, BPF_ANY);
+	e.cgroup = bpf_get_current_cgroup_id();
+	e.pid = bpf_get_current_pid_tgid() >> 32;
+	if (bpf_ringbuf_output(&events, &e, sizeof(e), 0))
+		count(COUNTER_LOST_EVENT);
+}
+
+/*
+ * A place in the flows map is taken before the source port is known, under the
+ * socket's own cookie: a full map is noticed while the connect can be refused.
+ */
+static __always_inline void reservation(struct flow_key *key, __u64 netns, __u64 socket)
+{
+	key->netns = netns;
+	key->peer.word[0] = 0xffffffff;
+	key->peer.word[1] = 0xffffffff;
+	key->peer.word[2] = (__u32)(socket >> 32);
+	key->peer.word[3] = (__u32)socket;
+	key->peer_port = 0;
+	key->listener_port = 0;
+	key->reserved = 0;
+}
+
+/* Notes where the socket was going. 0 if the connect may go on, else the counter of the refusal. */
+static __always_inline int remember(struct bpf_sock_addr *ctx, const struct address *dst, __u64 netns, __u16 port)
+{
+	struct orig_dst *orig;
+	struct flow_key place;
+
+	if (!ctx->sk)
+		return COUNTER_REFUSED_NO_STORAGE;
+	orig = bpf_sk_storage_get(&orig_dsts, ctx->sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!orig)
+		return COUNTER_REFUSED_NO_STORAGE;
+	__builtin_memset(orig, 0, sizeof(*orig));
+	orig->flow.dst = *dst;
+	orig->flow.dst_port = ntohs((__u16)ctx->user_port);
+	orig->flow.cgroup = bpf_get_current_cgroup_id();
+	orig->flow.pid = bpf_get_current_pid_tgid() >> 32;
+	orig->flow.time = bpf_ktime_get_ns();
+	orig->key.netns = netns;
+	orig->key.listener_port = port;
+
+	reservation(&place, netns, bpf_get_socket_cookie(ctx));
+	if (bpf_map_update_elem(&flows, &place, &orig->flow, BPF_ANY)) {
+		bpf_sk_storage_delete(&orig_dsts, ctx->sk);
+		return COUNTER_REFUSED_FLOWS_FULL;
+	}
+	return 0;
+}
+
+/* SO_BINDTODEVICE and its kin would keep the packet off the loopback. */
+static __always_inline void unbind_device(struct bpf_sock_addr *ctx)
+{
+	int none = 0;
+	char no_name[1] = {0};
+
+	if (!ctx->sk || !ctx->sk->bound_dev_if)
+		return;
+	if (bpf_setsockopt(ctx, SOL_SOCKET, SO_BINDTOIFINDEX, &none, sizeof(none)))
+		bpf_setsockopt(ctx, SOL_SOCKET, SO_BINDTODEVICE, no_name, sizeof(no_name));
+}
+
+static __always_inline void forget(struct bpf_sock_addr *ctx)
+{
+	if (ctx->sk)
+		bpf_sk_storage_delete(&orig_dsts, ctx->sk);
+}
+
+/* The listener of the socket's namespace, or NULL after telling the daemon of it. */
+static __always_inline struct listener *find_listener(__u64 netns)
+{
+	struct listener *l = bpf_map_lookup_elem(&listeners, &netns);
+
+	if (!l)
+		tell(netns);
+	return l;
+}
+
+static __always_inline int is_tcp(struct bpf_sock_addr *ctx)
+{
+	return ctx->type == SOCK_STREAM && ctx->protocol == IPPROTO_TCP;
+}
+
+static __always_inline int is_udp(struct bpf_sock_addr *ctx)
+{
+	return ctx->type == SOCK_DGRAM && (ctx->protocol == IPPROTO_UDP || ctx->protocol == IPPROTO_UDPLITE);
+}
+
+SEC("cgroup/connect4")
+int sluice_connect4(struct bpf_sock_addr *ctx)
+{
+	struct address dst;
+	struct listener *l;
+	__u64 netns;
+	int refused;
+
+	if (is_loopback4(ctx->user_ip4) || !is_bound(ctx->user_port)) {
+		if (is_tcp(ctx))
+			forget(ctx);
+		return ALLOW;
+	}
+	if (is_udp(ctx))
+		return refuse(COUNTER_REFUSED_UDP, ECONNREFUSED);
+	if (!is_tcp(ctx))
+		return ALLOW;
+
+	netns = bpf_get_netns_cookie(ctx);
+	l = find_listener(netns);
+	if (!l || !l->port4)
+		return refuse(COUNTER_REFUSED_NO_LISTENER, ECONNREFUSED);
+	map4(&dst, ctx->user_ip4);
+	refused = remember(ctx, &dst, netns, l->port4);
+	if (refused)
+		return refuse(refused, ECONNREFUSED);
+	unbind_device(ctx);
+	ctx->user_ip4 = htonl(0x7f000001);
+	ctx->user_port = htons(l->port4);
+	count(COUNTER_REDIRECTED);
+	return ALLOW;
+}
+
+SEC("cgroup/connect6")
+int sluice_connect6(struct bpf_sock_addr *ctx)
+{
+	struct address dst;
+	struct listener *l;
+	__u64 netns;
+	int refused, mapped;
+	__u16 port;
+
+	dst.word[0] = ctx->user_ip6[0];
+	dst.word[1] = ctx->user_ip6[1];
+	dst.word[2] = ctx->user_ip6[2];
+	dst.word[3] = ctx->user_ip6[3];
+	if (is_loopback6(&dst) || !is_bound(ctx->user_port)) {
+		if (is_tcp(ctx))
+			forget(ctx);
+		return ALLOW;
+	}
+	if (is_udp(ctx))
+		return refuse(COUNTER_REFUSED_UDP, ECONNREFUSED);
+	if (!is_tcp(ctx))
+		return ALLOW;
+
+	netns = bpf_get_netns_cookie(ctx);
+	l = find_listener(netns);
+	if (!l)
+		return refuse(COUNTER_REFUSED_NO_LISTENER, ECONNREFUSED);
+	/* A V6ONLY socket cannot reach a mapped address: that is for namespaces without ::1. */
+	mapped = is_mapped(&dst) || !l->port6;
+	port = mapped ? l->port4 : l->port6;
+	if (!port)
+		return refuse(COUNTER_REFUSED_NO_LISTENER, ECONNREFUSED);
+	refused = remember(ctx, &dst, netns, port);
+	if (refused)
+		return refuse(refused, ECONNREFUSED);
+	unbind_device(ctx);
+	ctx->user_ip6[0] = 0;
+	ctx->user_ip6[1] = 0;
+	ctx->user_ip6[2] = mapped ? htonl(0xffff) : 0;
+	ctx->user_ip6[3] = mapped ? htonl(0x7f000001) : htonl(1);
+	ctx->user_port = htons(port);
+	count(COUNTER_REDIRECTED);
+	return ALLOW;
+}
+
+SEC("cgroup/sendmsg4")
+int sluice_sendmsg4(struct bpf_sock_addr *ctx)
+{
+	if (is_loopback4(ctx->user_ip4) || !is_bound(ctx->user_port))
+		return ALLOW;
+	return refuse(COUNTER_REFUSED_UDP, ECONNREFUSED);
+}
+
+SEC("cgroup/sendmsg6")
+int sluice_sendmsg6(struct bpf_sock_addr *ctx)
+{
+	struct address dst;
+
+	dst.word[0] = ctx->user_ip6[0];
+	dst.word[1] = ctx->user_ip6[1];
+	dst.word[2] = ctx->user_ip6[2];
+	dst.word[3] = ctx->user_ip6[3];
+	if (is_loopback6(&dst) || !is_bound(ctx->user_port))
+		return ALLOW;
+	return refuse(COUNTER_REFUSED_UDP, ECONNREFUSED);
+}
+
+SEC("cgroup/getpeername4")
+int sluice_getpeername4(struct bpf_sock_addr *ctx)
+{
+	struct orig_dst *orig;
+
+	if (!ctx->sk)
+		return ALLOW;
+	orig = bpf_sk_storage_get(&orig_dsts, ctx->sk, NULL, 0);
+	if (!orig)
+		return ALLOW;
+	ctx->user_ip4 = orig->flow.dst.word[3];
+	ctx->user_port = htons(orig->flow.dst_port);
+	return ALLOW;
+}
+
+SEC("cgroup/getpeername6")
+int sluice_getpeername6(struct bpf_sock_addr *ctx)
+{
+	struct orig_dst *orig;
+
+	if (!ctx->sk)
+		return ALLOW;
+	orig = bpf_sk_storage_get(&orig_dsts, ctx->sk, NULL, 0);
+	if (!orig)
+		return ALLOW;
+	ctx->user_ip6[0] = orig->flow.dst.word[0];
+	ctx->user_ip6[1] = orig->flow.dst.word[1];
+	ctx->user_ip6[2] = orig->flow.dst.word[2];
+	ctx->user_ip6[3] = orig->flow.dst.word[3];
+	ctx->user_port = htons(orig->flow.dst_port);
+	return ALLOW;
+}
+
+/* The source port is known and the SYN has not left: now the listener can be told. */
+static __always_inline void publish(struct bpf_sock_ops *ctx, struct orig_dst *orig)
+{
+	struct flow_key place, key;
+
+	if (ctx->family == AF_INET || (ctx->remote_ip6[2] == htonl(0xffff) && ctx->remote_ip6[1] == 0)) {
+		map4(&key.peer, ctx->local_ip4);
+	} else {
+		key.peer.word[0] = ctx->local_ip6[0];
+		key.peer.word[1] = ctx->local_ip6[1];
+		key.peer.word[2] = ctx->local_ip6[2];
+		key.peer.word[3] = ctx->local_ip6[3];
+	}
+	key.netns = orig->key.netns;
+	key.peer_port = ctx->local_port;
+	key.listener_port = orig->key.listener_port;
+	key.reserved = 0;
+
+	reservation(&place, key.netns, bpf_get_socket_cookie(ctx));
+	bpf_map_delete_elem(&flows, &place);
+	if (bpf_map_update_elem(&flows, &key, &orig->flow, BPF_ANY)) {
+		count(COUNTER_LOST_PUBLISH); /* the listener finds no entry and closes the connection */
+		return;
+	}
+	orig->key = key;
+	orig->published = 1;
+	count(COUNTER_PUBLISHED);
+	bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
+}
+
+SEC("sockops")
+int sluice_sockops(struct bpf_sock_ops *ctx)
+{
+	struct orig_dst *orig;
+	struct flow_key key;
+
+	if (ctx->op != BPF_SOCK_OPS_TCP_CONNECT_CB && ctx->op != BPF_SOCK_OPS_STATE_CB)
+		return 1;
+	if (!ctx->sk)
+		return 1;
+	orig = bpf_sk_storage_get(&orig_dsts, ctx->sk, NULL, 0);
+	if (!orig)
+		return 1;
+	if (ctx->op == BPF_SOCK_OPS_TCP_CONNECT_CB) {
+		publish(ctx, orig);
+	} else if (ctx->args[1] == BPF_TCP_CLOSE && orig->published) {
+		key = orig->key;
+		orig->published = 0;
+		bpf_map_delete_elem(&flows, &key); /* usually taken long ago */
+	}
+	return 1;
+}
+
+SEC("cgroup/sock_create")
+int sluice_sock_create(struct bpf_sock *ctx)
+{
+	__u64 netns;
+
+	if (ctx->family != AF_INET && ctx->family != AF_INET6)
+		return ALLOW;
+	/* getpeername of an MPTCP socket would show the listener; clients fall back to TCP. */
+	if (ctx->protocol == IPPROTO_MPTCP)
+		return refuse(COUNTER_REFUSED_MPTCP, EPROTONOSUPPORT);
+	/* A first socket, often the resolver's, comes before the first connect: time to start listening. */
+	netns = bpf_get_netns_cookie(ctx);
+	find_listener(netns);
+	return ALLOW;
+}
+
+static __always_inline int guard_bind(struct bpf_sock_addr *ctx)
+{
+	__u64 netns = bpf_get_netns_cookie(ctx);
+	struct listener *l = bpf_map_lookup_elem(&listeners, &netns);
+	__u16 port = ntohs((__u16)ctx->user_port);
+
+	/* With the daemon dead the port is free, and whoever took it would get the agents' connections. */
+	if (l && port && ctx->type == SOCK_STREAM && (port == l->port4 || port == l->port6))
+		return refuse(COUNTER_REFUSED_BIND, EADDRINUSE);
+	return ALLOW;
+}
+
+SEC("cgroup/bind4")
+int sluice_bind4(struct bpf_sock_addr *ctx)
+{
+	return guard_bind(ctx);
+}
+
+SEC("cgroup/bind6")
+int sluice_bind6(struct bpf_sock_addr *ctx)
+{
+	return guard_bind(ctx);
+}

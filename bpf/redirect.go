@@ -1,0 +1,238 @@
+package bpf
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/features"
+	"github.com/cilium/ebpf/rlimit"
+	"golang.org/x/sys/unix"
+)
+
+// DefaultPinDir is where maps and links are kept between two lives of the daemon.
+const DefaultPinDir = "/sys/fs/bpf/sluice"
+
+// DefaultMaxFlows is how many redirected connections may wait to be accepted.
+const DefaultMaxFlows = 65536
+
+// schema must equal SCHEMA in redirect.h: pins of another one are replaced.
+const schema = 1
+
+var (
+	// ErrLocked is returned by [Load] when another process uses the same pin directory.
+	ErrLocked = errors.New("pin directory is in use by another sluice")
+	// ErrNoBPFFS is returned by [Load] when the pin directory is not on a bpf file system.
+	ErrNoBPFFS = errors.New("not on a bpf file system")
+	// ErrNotAttached is returned by [Redirect.Detach] for a cgroup without hooks.
+	ErrNotAttached = errors.New("no hooks on this cgroup")
+)
+
+// Options of [Load]. The zero value is what a host's only daemon wants.
+type Options struct {
+	// PinDir is a directory on a bpf file system; it is made if its parent exists. Default: [DefaultPinDir].
+	PinDir string
+	// MaxFlows is how many redirected connections may wait to be accepted before
+	// further ones are refused. Default: [DefaultMaxFlows].
+	MaxFlows uint32
+	// FailOpen leaves the links unpinned, so that the kernel takes the hooks off
+	// when this process ends, however it ends.
+	FailOpen bool
+}
+
+// Redirect is the loaded programs and maps. Its methods may be called concurrently.
+type Redirect struct {
+	opts    Options
+	objs    redirectObjects
+	lock    *os.File
+	adopted bool
+
+	mu    sync.Mutex
+	links map[uint64]*attachment // by cgroup id
+}
+
+// Load puts the programs into the kernel. Maps that an earlier life pinned are
+// adopted when they fit, so that redirected connections keep their destinations;
+// otherwise new ones are built aside and renamed into place. Pinned links are
+// moved to the new programs without a gap.
+//
+// Errors: [ErrLocked], [ErrNoBPFFS], [*UnsupportedError] when the kernel lacks something.
+func Load(opts Options) (_ *Redirect, err error) {
+	if opts.PinDir == "" {
+		opts.PinDir = DefaultPinDir
+	}
+	if opts.MaxFlows == 0 {
+		opts.MaxFlows = DefaultMaxFlows
+	}
+	if err := rlimit.RemoveMemlock(); err != nil {
+		return nil, fmt.Errorf("raise the locked memory limit: %w", err)
+	}
+	r := &Redirect{opts: opts, links: make(map[uint64]*attachment)}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, r.Close())
+		}
+	}()
+	if err := r.lockPins(); err != nil {
+		return nil, err
+	}
+	spec, err := loadRedirect()
+	if err != nil {
+		return nil, fmt.Errorf("read the compiled programs: %w", err)
+	}
+	spec.Maps[redirectMapFlows].MaxEntries = opts.MaxFlows
+	if features.HaveProgramHelper(ebpf.CGroupSockAddr, asm.FnSetRetval) == nil {
+		if err := spec.Variables[redirectVarHaveSetRetval].Set(uint8(1)); err != nil {
+			return nil, fmt.Errorf("set %s: %w", redirectVarHaveSetRetval, err)
+		}
+	}
+	if err := r.loadObjects(spec); err != nil {
+		return nil, explain(err)
+	}
+	if err := r.adoptLinks(); err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+// Adopted says whether the maps are those of an earlier life.
+func (r *Redirect) Adopted() bool { return r.adopted }
+
+// Close gives up this process's handles. Pinned maps and links stay in force:
+// with no listener behind them, redirected connects are refused.
+func (r *Redirect) Close() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var errs []error
+	for id, a := range r.links {
+		errs = append(errs, a.close())
+		delete(r.links, id)
+	}
+	errs = append(errs, r.objs.Close())
+	if r.lock != nil {
+		errs = append(errs, r.lock.Close())
+		r.lock = nil
+	}
+	return errors.Join(errs...)
+}
+
+// Remove detaches every cgroup and removes all pins: nothing of sluice is left in
+// the kernel. The Redirect must not be used afterwards.
+func (r *Redirect) Remove() error {
+	r.mu.Lock()
+	var errs []error
+	for id, a := range r.links {
+		errs = append(errs, a.detach())
+		delete(r.links, id)
+	}
+	r.mu.Unlock()
+	if err := os.RemoveAll(r.opts.PinDir); err != nil {
+		errs = append(errs, fmt.Errorf("remove pins: %w", err))
+	}
+	return errors.Join(append(errs, r.Close())...)
+}
+
+func (r *Redirect) lockPins() error {
+	if err := os.Mkdir(r.opts.PinDir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+		return fmt.Errorf("make the pin directory: %w", err)
+	}
+	var fs unix.Statfs_t
+	if err := unix.Statfs(r.opts.PinDir, &fs); err != nil {
+		return fmt.Errorf("look at %s: %w", r.opts.PinDir, err)
+	}
+	if fs.Type != unix.BPF_FS_MAGIC {
+		_ = os.Remove(r.opts.PinDir)
+		return fmt.Errorf("%s: %w: mount one with 'mount -t bpf bpf /sys/fs/bpf', or set pin_dir", r.opts.PinDir, ErrNoBPFFS)
+	}
+	dir, err := os.Open(r.opts.PinDir)
+	if err != nil {
+		return fmt.Errorf("open the pin directory: %w", err)
+	}
+	if err := unix.Flock(int(dir.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		_ = dir.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return fmt.Errorf("%s: %w", r.opts.PinDir, ErrLocked)
+		}
+		return fmt.Errorf("lock %s: %w", r.opts.PinDir, err)
+	}
+	r.lock = dir
+	return nil
+}
+
+// mapDir names the schema, so that a version that shares maps differently never adopts these.
+func (r *Redirect) mapDir() string { return filepath.Join(r.opts.PinDir, fmt.Sprintf("maps-%d", schema)) }
+
+// pinnedMaps are those that must outlive the daemon; the others start empty.
+func pinnedMaps(m *redirectMaps) map[string]*ebpf.Map {
+	return map[string]*ebpf.Map{
+		redirectMapFlows: m.Flows, redirectMapListeners: m.Listeners, redirectMapPorts: m.Ports,
+		redirectMapOrigDsts: m.OrigDsts, redirectMapCounters: m.Counters,
+	}
+}
+
+func (r *Redirect) loadObjects(spec *ebpf.CollectionSpec) error {
+	replace := r.openPinned(spec)
+	defer func() {
+		for _, m := range replace {
+			_ = m.Close()
+		}
+	}()
+	if err := spec.LoadAndAssign(&r.objs, &ebpf.CollectionOptions{MapReplacements: replace}); err != nil {
+		return fmt.Errorf("load programs: %w", err)
+	}
+	r.adopted = replace != nil
+	if r.adopted {
+		return nil
+	}
+	return r.pinMaps()
+}
+
+// openPinned returns the maps of an earlier life, or nil unless every one fits:
+// half of them adopted would be programs and daemon talking past each other.
+func (r *Redirect) openPinned(spec *ebpf.CollectionSpec) map[string]*ebpf.Map {
+	maps := make(map[string]*ebpf.Map)
+	for name := range pinnedMaps(&redirectMaps{}) {
+		m, err := ebpf.LoadPinnedMap(filepath.Join(r.mapDir(), name), nil)
+		if err == nil {
+			maps[name] = m
+			err = spec.Maps[name].Compatible(m)
+		}
+		if err != nil {
+			for _, m := range maps {
+				_ = m.Close()
+			}
+			return nil
+		}
+	}
+	return maps
+}
+
+// pinMaps builds the directory aside and renames it into place, so that a crash
+// in between leaves either the old maps or the new ones.
+func (r *Redirect) pinMaps() (err error) {
+	aside, err := os.MkdirTemp(r.opts.PinDir, "new-")
+	if err != nil {
+		return fmt.Errorf("make a pin directory: %w", err)
+	}
+	defer func() {
+		if err != nil {
+			_ = os.RemoveAll(aside)
+		}
+	}()
+	for name, m := range pinnedMaps(&r.objs.redirectMaps) {
+		if err := m.Pin(filepath.Join(aside, name)); err != nil {
+			return fmt.Errorf("pin map %s: %w", name, err)
+		}
+	}
+	if err := os.RemoveAll(r.mapDir()); err != nil {
+		return fmt.Errorf("remove pins that do not fit: %w", err)
+	}
+	if err := os.Rename(aside, r.mapDir()); err != nil {
+		return fmt.Errorf("put pins in place: %w", err)
+	}
+	return nil
+}
