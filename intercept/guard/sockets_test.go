@@ -1,0 +1,60 @@
+package guard
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// message builds what the kernel sends for a socket.
+func message(family uint8, dst netip.AddrPort, cgroup uint64) []byte {
+	m := make([]byte, messageSize)
+	m[0] = family
+	binary.BigEndian.PutUint16(m[4+dstPortAt:], dst.Port())
+	copy(m[4+dstAddrAt:], dst.Addr().AsSlice())
+	m = append(m, 5, 0, 5, 0, 0xaa, 0, 0, 0) // another attribute, padded
+	m = binary.NativeEndian.AppendUint16(m, 12)
+	m = binary.NativeEndian.AppendUint16(m, 21)
+	return binary.NativeEndian.AppendUint64(m, cgroup)
+}
+
+func TestOlder(t *testing.T) {
+	t.Parallel()
+	wanted := func(id uint64) bool { return id == 7 }
+	for name, c := range map[string]struct {
+		family uint8
+		dst    string
+		cgroup uint64
+		want   bool
+	}{
+		"past the redirect":       {unix.AF_INET, "192.0.2.1:443", 7, true},
+		"IPv6":                    {unix.AF_INET6, "[2001:db8::1]:443", 7, true},
+		"v4-mapped":               {unix.AF_INET6, "[::ffff:192.0.2.1]:443", 7, true},
+		"redirected":              {unix.AF_INET, "127.0.0.1:443", 7, false},
+		"redirected, IPv6":        {unix.AF_INET6, "[::1]:443", 7, false},
+		"redirected, v4-mapped":   {unix.AF_INET6, "[::ffff:127.0.0.1]:443", 7, false},
+		"another port":            {unix.AF_INET, "192.0.2.1:80", 7, false},
+		"another cgroup":          {unix.AF_INET, "192.0.2.1:443", 8, false},
+		"the kernel did not tell": {unix.AF_INET, "192.0.2.1:443", 0, false},
+	} {
+		s, ok := parse(message(c.family, netip.MustParseAddrPort(c.dst), c.cgroup))
+		if !ok {
+			t.Errorf("%s: not understood", name)
+		}
+		if got := older(s, wanted, []uint16{443}); got != c.want {
+			t.Errorf("%s: %t", name, got)
+		}
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	f.Add(message(unix.AF_INET, netip.MustParseAddrPort("192.0.2.1:443"), 7))
+	f.Add(message(unix.AF_INET6, netip.MustParseAddrPort("[::1]:443"), 7)[:messageSize+6])
+	f.Fuzz(func(t *testing.T, m []byte) {
+		if s, ok := parse(m); ok && !s.dst.IsValid() {
+			t.Errorf("no destination in %x", m)
+		}
+	})
+}
