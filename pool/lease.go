@@ -42,7 +42,7 @@ type Lease struct {
 	// StripQuery names the query parameters that are removed likewise.
 	StripQuery []string
 
-	generation uint64 // the membership that the lease was made from
+	member int64 // the membership that the lease was made for
 }
 
 // Answer is what the pool needs to know of an upstream's response.

@@ -1,0 +1,131 @@
+package pool
+
+import (
+	"context"
+	"fmt"
+	"time"
+)
+
+// Acquire leases the member that the next attempt of a request goes out with.
+// tried are the members that refused this request already. In the usual case,
+// the active member being there, it takes no lock and allocates nothing.
+//
+// Errors: [ErrNoPool]; [*ExhaustedError] when no member is left.
+func (k *Keeper) Acquire(ctx context.Context, r Route, tried []string) (Lease, error) {
+	p := k.view.Load().pools[r.Pool]
+	if p == nil {
+		return Lease{}, ErrNoPool
+	}
+	b := p.binding(r.Host, r.Port)
+	if b < 0 {
+		return Lease{}, ErrNoPool
+	}
+	now := k.opts.Now()
+	if len(tried) == 0 {
+		m := &p.members[p.activeIndex()]
+		if !m.parked.Load() {
+			c, err := k.cooldown(ctx, m.id)
+			if err != nil {
+				return Lease{}, err
+			}
+			if !c.Out(now) {
+				return p.lease(m, b, now), nil
+			}
+		}
+	}
+	return k.acquireSlow(ctx, p, b, tried, now)
+}
+
+func (p *poolView) lease(m *memberView, binding int, now time.Time) Lease {
+	return Lease{
+		Pool: p.pool.Name, Member: m.name, Sent: now, Inject: m.inject[binding],
+		Strip: p.strip, StripQuery: p.stripQry, member: m.id,
+	}
+}
+
+// acquireSlow looks at every member and moves the active pointer if it must.
+func (k *Keeper) acquireSlow(ctx context.Context, p *poolView, binding int, tried []string, now time.Time) (Lease, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	members, err := k.candidates(ctx, p, tried, true, nil)
+	if err != nil {
+		return Lease{}, err
+	}
+	active := p.activeIndex()
+	i := choose(members, active, now)
+	if i < 0 {
+		return k.probeOrExhausted(ctx, p, binding, members, now)
+	}
+	m := &p.members[i]
+	// A request that goes on after a refusal finds the pointer moved already; when it
+	// has to pass over members of its own, that is no reason to move everybody.
+	if (i != active && len(tried) == 0) || m.parked.Load() {
+		change := Change{Pool: p.id, Active: m.id, Parked: map[int64]bool{m.id: false}, At: now}
+		if err := k.apply(ctx, p, change); err != nil {
+			return Lease{}, err
+		}
+	}
+	return p.lease(m, binding, now), nil
+}
+
+// probeOrExhausted lets one request in a long exhaustion find out whether the
+// soonest member is back already, and says no to the others.
+func (k *Keeper) probeOrExhausted(ctx context.Context, p *poolView, binding int, members []candidate, now time.Time) (Lease, error) {
+	i := soonest(members)
+	c, err := k.cooldownLocked(ctx, members[i].id)
+	if err != nil {
+		return Lease{}, err
+	}
+	if k.opts.ProbeInterval > 0 && !members[i].tried && c.Out(now) && !now.Before(c.ProbeAt) {
+		next := *c
+		next.ProbeAt = now.Add(k.opts.ProbeInterval)
+		if err := k.apply(ctx, p, Change{Pool: p.id, Cooldowns: map[int64]Cooldown{members[i].id: next}, At: now}); err != nil {
+			return Lease{}, err
+		}
+		l := p.lease(&p.members[i], binding, now)
+		l.Probe = true
+		return l, nil
+	}
+	// A member may have left, or a daemon died, between the last refusal and its edge.
+	if p.state.Load() != StateExhausted && stateOf(members, now) == StateExhausted {
+		change := Change{Pool: p.id, To: StateExhausted, EdgeEvent: exhaustedEvent(p, &p.members[i], members[i].until, now, c.Reason), At: now}
+		if err := k.apply(ctx, p, change); err != nil {
+			return Lease{}, err
+		}
+	}
+	e := &ExhaustedError{
+		Pool: p.pool.Name, Provider: p.pool.Provider, Members: len(members),
+		Soonest: p.members[i].name, RecoversAt: members[i].until,
+	}
+	wait := members[i].until.Sub(now)
+	e.RetryAfter = retryAfter(wait, max(time.Minute, k.opts.MaxStatedRetry))
+	return Lease{}, e
+}
+
+// apply makes a change durable and then visible. The lock is held.
+func (k *Keeper) apply(ctx context.Context, p *poolView, c Change) error {
+	if err := k.opts.Store.Apply(ctx, c); err != nil {
+		return fmt.Errorf("record the state of pool %s: %w", p.pool.Name, err)
+	}
+	for member, cooldown := range c.Cooldowns {
+		k.remember(member, &cooldown)
+	}
+	for member, parked := range c.Parked {
+		if i := p.memberIndex(member); i >= 0 {
+			p.members[i].parked.Store(parked)
+		}
+	}
+	if c.Active != 0 {
+		p.active.Store(c.Active)
+	}
+	if c.To != "" {
+		p.state.Store(c.To)
+	}
+	if len(c.Cooldowns) > 0 {
+		k.waiting.raise()
+	}
+	if len(c.Events) > 0 || c.To != "" {
+		k.events.raise()
+	}
+	return nil
+}

@@ -1,0 +1,127 @@
+package pool
+
+import (
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+)
+
+// Outcome is what an answer says about the member it was sent with.
+type Outcome uint8
+
+const (
+	// OutcomeOther is no evidence for or against the member: errors of the request,
+	// of the server (5xx) or of its load (529).
+	OutcomeOther Outcome = iota
+	// OutcomeOK is a good answer.
+	OutcomeOK
+	// OutcomeRateLimited means that the member's rate or quota is used up.
+	OutcomeRateLimited
+	// OutcomeAuthFailed means that the credential is not accepted.
+	OutcomeAuthFailed
+	// OutcomeBilling means that the account has no credit.
+	OutcomeBilling
+)
+
+// Refused says whether the member is out after this answer.
+func (o Outcome) Refused() bool { return o >= OutcomeRateLimited }
+
+func (o Outcome) String() string {
+	return [...]string{"other", "ok", "rate_limited", "auth_failed", "billing"}[o]
+}
+
+// Verdict is what was made of an answer.
+type Verdict struct {
+	Outcome Outcome
+	Status  int
+	Hint    Hint
+}
+
+// NeedsBody says whether an answer with this status is judged by its body too.
+func NeedsBody(status int) bool {
+	return status == http.StatusTooManyRequests || status == http.StatusForbidden || status == http.StatusPaymentRequired
+}
+
+// limitMarks are the words in an error body that say a limit was reached, whatever the status.
+var limitMarks = []string{
+	"insufficient_quota", "quota_exceeded", "rate_limit_exceeded", "usage_limit_reached",
+	"api rate limit exceeded", "secondary rate limit",
+}
+
+// Classify judges an answer. It is pure; now is the local clock at which the answer came.
+func Classify(a Answer, now time.Time) Verdict {
+	v := Verdict{Status: a.Status}
+	switch {
+	case a.Status >= 200 && a.Status < 400:
+		v.Outcome = OutcomeOK
+		return v
+	case a.Status == http.StatusUnauthorized:
+		v.Outcome = OutcomeAuthFailed
+		return v
+	case a.Status == http.StatusPaymentRequired:
+		v.Outcome = OutcomeBilling
+		return v
+	case a.Status != http.StatusTooManyRequests && a.Status != http.StatusForbidden:
+		return v
+	}
+	if !a.At.IsZero() {
+		now = a.At
+	}
+	body := strings.ToLower(string(a.Body[:min(len(a.Body), MaxAnswerBody)]))
+	v.Outcome = OutcomeRateLimited
+	switch {
+	case isInsufficientQuota(a.Body):
+		v.Outcome = OutcomeBilling
+	case a.Status == http.StatusForbidden && !limited(a.Header, body):
+		v.Outcome = OutcomeOther
+		return v
+	}
+	v.Hint = ParseHint(a.Status, a.Header, a.Body, now)
+	return v
+}
+
+// limited says whether a 403 is about a limit: GitHub and others use it so.
+func limited(h http.Header, lowerBody string) bool {
+	if len(fieldLines(h, "retry-after")) > 0 {
+		return true
+	}
+	for _, w := range quotaWindows(h) {
+		if w.spent() {
+			return true
+		}
+	}
+	for _, mark := range limitMarks {
+		if strings.Contains(lowerBody, mark) {
+			return true
+		}
+	}
+	return false
+}
+
+// isInsufficientQuota looks at the error's type and code, not at its prose: a
+// message may mention the word.
+func isInsufficientQuota(body []byte) bool {
+	root, ok := parseBody(body)
+	if !ok {
+		return false
+	}
+	for _, o := range []object{root, child(root, "error")} {
+		if text(o, "type") == "insufficient_quota" || text(o, "code") == "insufficient_quota" {
+			return true
+		}
+	}
+	return false
+}
+
+// reason is what a person reads: "rate limit (429): retry-after 120".
+func (v Verdict) reason() string {
+	what := map[Outcome]string{
+		OutcomeRateLimited: "rate limit", OutcomeAuthFailed: "authentication failed", OutcomeBilling: "out of credit",
+	}[v.Outcome]
+	s := fmt.Sprintf("%s (%d)", what, v.Status)
+	if v.Hint.Known() && v.Outcome != OutcomeAuthFailed {
+		s += ": " + v.Hint.String()
+	}
+	return s
+}

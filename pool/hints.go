@@ -1,0 +1,238 @@
+package pool
+
+import (
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+	_ "time/tzdata" // a Gemini day ends at midnight in Los Angeles, also on a host without zone files
+)
+
+// hintClass orders sources of hints by what they are worth.
+type hintClass uint8
+
+const (
+	hintNone      hintClass = iota
+	hintText                // prose in a JSON error
+	hintAmbiguous           // a reset with no remaining anywhere
+	hintSoft                // when a spent bucket is full again
+	hintFirm                // an explicit wait, or the end of a fixed window that is spent
+)
+
+// Hint is what a response says about when its member is back.
+type Hint struct {
+	Wait   time.Duration // from the answer on; as stated, before any clamp; above zero or, if explicitly so, zero
+	Window string        // which field or window said so
+	Raw    string        // its value, at most 64 bytes
+	class  hintClass
+}
+
+// Known says whether there is a hint at all.
+func (h Hint) Known() bool { return h.class != hintNone }
+
+func (h Hint) String() string {
+	s := strings.TrimSpace(h.Window + " " + h.Raw)
+	switch clamped := clampCooldown(h.Wait); {
+	case h.Wait > MaxCooldown:
+		s += fmt.Sprintf(", %s stated, capped at %s", roughly(h.Wait), roughly(clamped))
+	case h.Wait < MinCooldown:
+		s += fmt.Sprintf(", raised to %s", roughly(clamped))
+	}
+	return s
+}
+
+// roughly is a duration in its largest sensible unit: 5.9 d, 6 h, 41 m, 10 s.
+func roughly(d time.Duration) string {
+	for _, u := range []struct {
+		size time.Duration
+		name string
+	}{{24 * time.Hour, "d"}, {time.Hour, "h"}, {time.Minute, "m"}} {
+		if d >= u.size {
+			return strings.TrimSuffix(fmt.Sprintf("%.1f", float64(d)/float64(u.size)), ".0") + " " + u.name
+		}
+	}
+	return strings.TrimSuffix(fmt.Sprintf("%.1f", d.Seconds()), ".0") + " s"
+}
+
+// ParseHint reads a refusal's hint. It is pure and never panics, whatever the input.
+// Absolute times are measured from the response's own Date if that is within 24 h
+// of now, so that skewed clocks cancel out.
+//
+// Explicit waits (RFC 9110 section 10.2.3 and its vendor forms) and spent fixed
+// windows all have to pass: the latest of them counts. Without any, the latest
+// spent bucket; then the latest reset that no remaining contradicts; then prose.
+func ParseHint(status int, h http.Header, body []byte, now time.Time) Hint {
+	if status < 400 || status >= 500 {
+		return Hint{}
+	}
+	c := collector{ref: reference(h, now)}
+	c.fields(h)
+	if root, ok := parseBody(body); ok {
+		c.body(root)
+	}
+	return c.best
+}
+
+// reference is the instant from which absolute times are measured.
+func reference(h http.Header, now time.Time) time.Time {
+	for _, line := range fieldLines(h, "date") {
+		if t, ok := parseDate(line); ok && t.Sub(now).Abs() <= 24*time.Hour {
+			return t
+		}
+	}
+	return now
+}
+
+// collector keeps the best hint seen: the highest class, and in it the longest wait.
+type collector struct {
+	ref  time.Time
+	best Hint
+}
+
+func (c *collector) add(class hintClass, wait time.Duration, window, raw string) {
+	if class < c.best.class || class == c.best.class && wait <= c.best.Wait {
+		return
+	}
+	if len(raw) > 64 {
+		raw = raw[:64]
+	}
+	c.best = Hint{Wait: wait, Window: window, Raw: strings.TrimSpace(raw), class: class}
+}
+
+// reset adds a value that is a time or a wait by its own form; what has passed says nothing.
+func (c *collector) reset(class hintClass, window, raw string) bool {
+	wait, ok := parseReset(raw, c.ref)
+	if !ok || wait <= 0 {
+		return false
+	}
+	c.add(class, wait, window, raw)
+	return true
+}
+
+// fields reads the header section.
+func (c *collector) fields(h http.Header) {
+	c.explicit(h)
+	c.anthropic(h)
+	c.codex(h)
+	windows := quotaWindows(h)
+	anywhere := false
+	for _, w := range windows {
+		anywhere = anywhere || len(w.remaining) > 0
+	}
+	for _, w := range windows {
+		for _, reset := range w.resets {
+			switch {
+			case w.spent():
+				c.reset(hintSoft, w.resetName, reset)
+			case !anywhere:
+				c.reset(hintAmbiguous, w.resetName, reset)
+			}
+		}
+	}
+}
+
+// explicit reads the fields that say how long to wait.
+func (c *collector) explicit(h http.Header) {
+	for _, line := range fieldLines(h, "retry-after") {
+		// A date has a comma in it, so the whole line is tried as one first.
+		if t, ok := parseDate(line); ok {
+			if wait := t.Sub(c.ref); wait > 0 {
+				c.add(hintFirm, wait, "retry-after", line)
+			}
+			continue
+		}
+		for part := range strings.SplitSeq(line, ",") {
+			if wait, ok := parseRetryAfter(part, c.ref); ok {
+				c.add(hintFirm, wait, "retry-after", part)
+			}
+		}
+	}
+	for _, f := range []struct {
+		name string
+		unit time.Duration
+	}{
+		{"retry-after-ms", time.Millisecond},
+		{"x-ms-retry-after-ms", time.Millisecond},
+		{"x-rate-limit-retry-after-seconds", time.Second},
+		{"x-ratelimit-reset-after", time.Second},
+	} {
+		for _, line := range fieldLines(h, f.name) {
+			if wait, ok := parseWait(line, f.unit); ok {
+				c.add(hintFirm, wait, f.name, line)
+			}
+		}
+	}
+}
+
+// anthropic reads the unified windows of subscription accounts.
+func (c *collector) anthropic(h http.Header) {
+	const prefix, status = "anthropic-ratelimit-unified-", "status"
+	for name, lines := range h {
+		name = strings.ToLower(name)
+		window, ok := strings.CutPrefix(name, prefix)
+		if !ok || !strings.HasSuffix(window, status) || !rejected(lines) {
+			continue
+		}
+		window = strings.TrimSuffix(window, status) // "5h-", or "" for the aggregate
+		if window != "" && !strings.HasSuffix(window, "-") {
+			continue
+		}
+		for _, reset := range fieldLines(h, prefix+window+"reset") {
+			c.reset(hintFirm, prefix+window+"reset", reset)
+		}
+	}
+}
+
+func rejected(lines []string) bool {
+	for _, l := range lines {
+		if strings.EqualFold(strings.TrimSpace(l), "rejected") {
+			return true
+		}
+	}
+	return false
+}
+
+// codex reads x-codex-primary-*, x-codex-secondary-* and the same with a limit's id in between.
+func (c *collector) codex(h http.Header) {
+	for name, lines := range h {
+		name = strings.ToLower(name)
+		window, ok := strings.CutSuffix(name, "-used-percent")
+		if !ok || !strings.HasPrefix(window, "x-codex-") ||
+			!strings.HasSuffix(window, "-primary") && !strings.HasSuffix(window, "-secondary") {
+			continue
+		}
+		spent := false
+		for _, l := range lines {
+			used, ok := parseNumber(l)
+			spent = spent || ok && used >= 100
+		}
+		if !spent {
+			continue
+		}
+		found := false
+		for _, line := range fieldLines(h, window+"-reset-after-seconds") {
+			if wait, ok := parseWait(line, time.Second); ok && wait > 0 {
+				c.add(hintFirm, wait, window+" 100 %,", line+" s")
+				found = true
+			}
+		}
+		for _, line := range fieldLines(h, window+"-reset-at") {
+			if !found {
+				c.reset(hintFirm, window+" 100 %, reset-at", line)
+			}
+		}
+	}
+}
+
+// fieldLines finds a field whatever the case of its name: h may not be canonical.
+func fieldLines(h http.Header, lower string) []string {
+	if lines, ok := h[http.CanonicalHeaderKey(lower)]; ok {
+		return lines
+	}
+	for name, lines := range h {
+		if strings.EqualFold(name, lower) {
+			return lines
+		}
+	}
+	return nil
+}

@@ -1,0 +1,74 @@
+package pool
+
+import (
+	"encoding/json"
+	"math"
+	"net/http"
+	"os"
+	"testing"
+	"time"
+)
+
+type hintCase struct {
+	Name    string
+	Status  int
+	Headers map[string][]string
+	Body    string
+	Now     time.Time
+	Want    *float64 `json:"want_seconds"`
+	Why     string
+}
+
+func hintCases(t testing.TB) []hintCase {
+	t.Helper()
+	data, err := os.ReadFile("testdata/hints.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var cases []hintCase
+	if err := json.Unmarshal(data, &cases); err != nil {
+		t.Fatal(err)
+	}
+	return cases
+}
+
+func TestHints(t *testing.T) {
+	for _, c := range hintCases(t) {
+		t.Run(c.Name, func(t *testing.T) {
+			h := ParseHint(c.Status, c.Headers, []byte(c.Body), c.Now)
+			switch {
+			case c.Want == nil && h.Known():
+				t.Fatalf("got %s (%s), want no hint: %s", h.Wait, h, c.Why)
+			case c.Want != nil && !h.Known():
+				t.Fatalf("got no hint, want %v s: %s", *c.Want, c.Why)
+			case c.Want != nil:
+				if got := clampCooldown(h.Wait).Seconds(); math.Abs(got-*c.Want) > 0.001 {
+					t.Fatalf("got %v s (%s), want %v s: %s", got, h, *c.Want, c.Why)
+				}
+			}
+		})
+	}
+}
+
+func FuzzHint(f *testing.F) {
+	for _, c := range hintCases(f) {
+		for name, lines := range c.Headers {
+			f.Add(c.Status, name, lines[0], name, lines[0], c.Body)
+		}
+	}
+	now := time.Date(2026, 11, 23, 17, 30, 0, 0, time.UTC)
+	f.Fuzz(func(t *testing.T, status int, n1, v1, n2, v2, body string) {
+		h := make(http.Header)
+		h.Add(n1, v1)
+		h.Add(n2, v2)
+		v := Classify(Answer{Status: status, Header: h, Body: []byte(body)}, now)
+		if v.Hint.Wait < 0 {
+			t.Fatalf("negative wait %s from %s", v.Hint.Wait, v.Hint)
+		}
+		c := Cooldown{}.extend(v, false, now, time.Minute)
+		if v.Outcome.Refused() && (c.Until.Sub(now) < MinCooldown || c.Until.Sub(now) > MaxCooldown) {
+			t.Fatalf("cooldown %s is outside the clamp", c.Until.Sub(now))
+		}
+		_ = v.reason()
+	})
+}

@@ -1,0 +1,163 @@
+package pool
+
+import (
+	"math"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// farWait saturates waits: far above every clamp, far below what overflows.
+const farWait = 366 * 24 * time.Hour
+
+// parseNumber reads ASCII digits with an optional fraction, and nothing else that
+// strconv would: no sign, exponent, hex, underscore, NaN or Inf.
+func parseNumber(s string) (float64, bool) {
+	s = strings.Trim(s, " \t\r\n")
+	whole, fraction, dotted := strings.Cut(s, ".")
+	if !digits(whole) || dotted && !digits(fraction) {
+		return 0, false
+	}
+	n, err := strconv.ParseFloat(s, 64)
+	if err != nil { // only a range error is left: more digits than a float has
+		return math.MaxFloat64, true
+	}
+	return n, true
+}
+
+func digits(s string) bool {
+	for i := range len(s) {
+		if s[i] < '0' || s[i] > '9' {
+			return false
+		}
+	}
+	return s != ""
+}
+
+// times is n units, saturated.
+func times(n float64, unit time.Duration) time.Duration {
+	if n >= float64(farWait)/float64(unit) {
+		return farWait
+	}
+	return time.Duration(n * float64(unit))
+}
+
+// parseWait reads a relative time: a bare number of units, or a duration.
+func parseWait(s string, unit time.Duration) (time.Duration, bool) {
+	if n, ok := parseNumber(s); ok {
+		return times(n, unit), true
+	}
+	return parseDuration(s)
+}
+
+// parseRetryAfter reads one value of Retry-After that is no HTTP-date. A number
+// that would be decades is the epoch second that somebody put there.
+func parseRetryAfter(s string, ref time.Time) (time.Duration, bool) {
+	if n, ok := parseNumber(s); ok && n >= 1e9 {
+		if wait := epoch(n, time.Second).Sub(ref); n < 1e12 && wait > 0 && wait <= farWait {
+			return wait, true
+		}
+	}
+	if t, ok := parseDate(s); ok {
+		wait := t.Sub(ref)
+		return wait, wait > 0
+	}
+	return parseWait(s, time.Second)
+}
+
+// parseReset reads when something resets, by the value's form and size: the name
+// of a field does not tell an instant from a wait.
+func parseReset(s string, ref time.Time) (time.Duration, bool) {
+	if n, ok := parseNumber(s); ok {
+		switch {
+		case n < 1e9:
+			return times(n, time.Second), true
+		case n < 1e12:
+			return epoch(n, time.Second).Sub(ref), true
+		case n < 1e15:
+			return epoch(n, time.Millisecond).Sub(ref), true
+		default:
+			return epoch(n, time.Microsecond).Sub(ref), true
+		}
+	}
+	if d, ok := parseDuration(s); ok {
+		return d, true
+	}
+	if t, ok := parseDate(s); ok {
+		return t.Sub(ref), true
+	}
+	return 0, false
+}
+
+// epoch is the instant n units after 1970, saturated to a year that Sub can measure.
+func epoch(n float64, unit time.Duration) time.Time {
+	const latest = 1 << 34 // seconds: the year 2514
+	seconds := n * unit.Seconds()
+	if seconds >= latest {
+		return time.Unix(latest, 0)
+	}
+	whole, fraction := math.Modf(seconds)
+	return time.Unix(int64(whole), int64(fraction*1e9))
+}
+
+// durationUnits in the order in which they are tried: ms before m.
+var durationUnits = []struct {
+	name string
+	size time.Duration
+}{
+	{"ms", time.Millisecond}, {"us", time.Microsecond}, {"µs", time.Microsecond}, {"ns", time.Nanosecond},
+	{"d", 24 * time.Hour}, {"h", time.Hour}, {"m", time.Minute}, {"s", time.Second},
+}
+
+// parseDuration reads numbers with units, such as 1d2h or 2m59.56s.
+func parseDuration(s string) (time.Duration, bool) {
+	s = strings.Trim(s, " \t\r\n")
+	var sum time.Duration
+	for rest := s; rest != ""; {
+		end := strings.IndexFunc(rest, func(r rune) bool { return r != '.' && (r < '0' || r > '9') })
+		if end <= 0 {
+			return 0, false
+		}
+		n, ok := parseNumber(rest[:end])
+		if !ok {
+			return 0, false
+		}
+		rest = rest[end:]
+		found := false
+		for _, u := range durationUnits {
+			if after, ok := strings.CutPrefix(rest, u.name); ok {
+				sum = min(farWait, sum+times(n, u.size))
+				rest, found = after, true
+				break
+			}
+		}
+		if !found {
+			return 0, false
+		}
+	}
+	return sum, s != ""
+}
+
+// dateLayouts are the absolute forms seen besides those of HTTP.
+var dateLayouts = []string{
+	time.RFC3339Nano, "2006-01-02T15:04Z07:00", "2006-01-02 15:04:05Z07:00",
+	"2006-01-02 15:04:05 -0700 MST", "2006-01-02 15:04:05 -0700", "2006-01-02 15:04:05 MST",
+}
+
+// parseDate reads an HTTP-date in any of its three forms, or an ISO one.
+func parseDate(s string) (time.Time, bool) {
+	s = strings.Trim(s, " \t\r\n")
+	if len(s) < len("2006-01-02T15:04Z") || len(s) > 64 {
+		return time.Time{}, false
+	}
+	if t, err := http.ParseTime(s); err == nil {
+		return t, true
+	}
+	for _, layout := range dateLayouts {
+		if t, err := time.Parse(layout, s); err == nil {
+			return t, true
+		}
+	}
+	return time.Time{}, false
+}

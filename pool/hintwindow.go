@@ -1,0 +1,130 @@
+package pool
+
+import (
+	"net/http"
+	"slices"
+	"strings"
+)
+
+// quotaWindow is one remaining/reset pair of any vendor's ratelimit fields.
+type quotaWindow struct {
+	key       string // the field names without the words remaining and reset
+	remaining []float64
+	resets    []string
+	resetName string
+}
+
+// spent says whether nothing is left.
+func (w quotaWindow) spent() bool { return slices.Contains(w.remaining, 0) }
+
+// quotaWindows pairs the fields whose names have ratelimit or rate-limit in them
+// by what is left of the name without remaining and reset, and adds those of the
+// IETF's RateLimit field. The unified windows have rules of their own.
+func quotaWindows(h http.Header) []quotaWindow {
+	var all []quotaWindow
+	at := func(key string) *quotaWindow {
+		i := slices.IndexFunc(all, func(w quotaWindow) bool { return w.key == key })
+		if i < 0 {
+			all = append(all, quotaWindow{key: key})
+			i = len(all) - 1
+		}
+		return &all[i]
+	}
+	for name, lines := range h {
+		name = strings.ToLower(name)
+		if name == "ratelimit" || name == "x-ratelimit" {
+			all = append(all, rateLimitField(strings.Join(lines, ", "))...)
+			continue
+		}
+		key, word := windowName(name)
+		switch word {
+		case "remaining":
+			for _, l := range lines {
+				if n, ok := parseNumber(l); ok {
+					w := at(key)
+					w.remaining = append(w.remaining, n)
+				}
+			}
+		case "reset":
+			w := at(key)
+			w.resets = append(w.resets, lines...)
+			w.resetName = name
+		}
+	}
+	return all
+}
+
+// windowName splits a field name into the window it belongs to and what it says
+// of it: "remaining", "reset", or "" for any other field.
+func windowName(name string) (key, word string) {
+	prefix, rest, ok := strings.Cut(name, "ratelimit-")
+	if !ok {
+		if prefix, rest, ok = strings.Cut(name, "rate-limit-"); !ok {
+			return "", ""
+		}
+	}
+	if strings.HasPrefix(rest, "unified-") || strings.HasSuffix(rest, "reset-after") {
+		return "", ""
+	}
+	words := strings.Split(rest, "-")
+	for i, w := range words {
+		if w == "remaining" || w == "reset" {
+			return prefix + "|" + strings.Join(slices.Delete(words, i, i+1), "-"), w
+		}
+	}
+	return "", ""
+}
+
+// rateLimitField reads the IETF's RateLimit in the forms of its drafts: a list of
+// policies ("daily";r=0;t=7200), or one dictionary (limit=100, remaining=0, reset=70).
+func rateLimitField(value string) []quotaWindow {
+	var all []quotaWindow
+	dict := quotaWindow{key: "ratelimit", resetName: "ratelimit"}
+	for _, item := range splitOutsideQuotes(value, ',') {
+		policy := quotaWindow{resetName: "ratelimit"}
+		for _, param := range splitOutsideQuotes(item, ';') {
+			name, v, ok := strings.Cut(strings.Trim(param, " \t"), "=")
+			if !ok {
+				continue
+			}
+			n, numeric := parseNumber(v)
+			switch strings.ToLower(name) {
+			case "r":
+				if numeric {
+					policy.remaining = append(policy.remaining, n)
+				}
+			case "t":
+				policy.resets = append(policy.resets, v)
+			case "remaining":
+				if numeric {
+					dict.remaining = append(dict.remaining, n)
+				}
+			case "reset":
+				dict.resets = append(dict.resets, v)
+			}
+		}
+		if policy.remaining != nil {
+			all = append(all, policy)
+		}
+	}
+	if dict.remaining != nil || dict.resets != nil {
+		all = append(all, dict)
+	}
+	return all
+}
+
+// splitOutsideQuotes splits at a separator that is not inside a quoted string.
+func splitOutsideQuotes(s string, sep byte) []string {
+	var parts []string
+	quoted, begin := false, 0
+	for i := range len(s) {
+		switch {
+		case s[i] == '"' && (i == 0 || s[i-1] != '\\'):
+			quoted = !quoted
+		case s[i] == sep && !quoted:
+			parts = append(parts, s[begin:i])
+			begin = i + 1
+		}
+	}
+	return append(parts, s[begin:])
+}

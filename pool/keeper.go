@@ -1,0 +1,171 @@
+package pool
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/dgraph-io/ristretto/v2"
+
+	"github.com/sluice-proxy/sluice/pool/vault"
+)
+
+const (
+	// DefaultMaxStatedRetry is the longest wait that an agent is told: some park
+	// themselves for as long as they are told, even for days.
+	DefaultMaxStatedRetry = 15 * time.Minute
+	// DefaultProbeInterval is how often a long exhaustion is tested with a real request.
+	DefaultProbeInterval = 15 * time.Minute
+	// DefaultCachedCooldowns is how many members' cooldowns are kept in memory.
+	DefaultCachedCooldowns = 1 << 16
+)
+
+// Options of [NewKeeper]. Store, Vault and Log are required.
+type Options struct {
+	Store Store
+	Vault Vault
+	Log   *slog.Logger
+	// Now is the wall clock. Default: [time.Now].
+	Now func() time.Time
+	// MaxStatedRetry caps the Retry-After of an exhausted pool's answer once it is
+	// above a minute. Default: [DefaultMaxStatedRetry].
+	MaxStatedRetry time.Duration
+	// ProbeInterval is the least time between two requests that try a cooling
+	// member. Default: [DefaultProbeInterval]; negative: never.
+	ProbeInterval time.Duration
+	// CachedCooldowns bounds the read cache. Default: [DefaultCachedCooldowns].
+	CachedCooldowns int64
+}
+
+// Keeper leases members to requests and judges their answers. The store is the
+// truth: whatever Keeper changes is durable before the method returns. Its
+// methods may be called concurrently.
+type Keeper struct {
+	opts Options
+	key  []byte // of the installation, for placeholders
+	view atomic.Pointer[view]
+	// cooldowns is a read cache by member id; a miss asks the store.
+	cooldowns *ristretto.Cache[int64, *Cooldown]
+
+	mu      sync.Mutex // held while the store is changed
+	waiting signal     // raised when a cooldown changes
+	events  signal     // raised when an event is added
+}
+
+// NewKeeper reads the store. Close must be called.
+func NewKeeper(ctx context.Context, opts Options) (*Keeper, error) {
+	if opts.Now == nil {
+		opts.Now = time.Now
+	}
+	if opts.MaxStatedRetry == 0 {
+		opts.MaxStatedRetry = DefaultMaxStatedRetry
+	}
+	if opts.ProbeInterval == 0 {
+		opts.ProbeInterval = DefaultProbeInterval
+	}
+	if opts.CachedCooldowns == 0 {
+		opts.CachedCooldowns = DefaultCachedCooldowns
+	}
+	cache, err := ristretto.NewCache(&ristretto.Config[int64, *Cooldown]{
+		NumCounters: opts.CachedCooldowns * 10,
+		MaxCost:     opts.CachedCooldowns,
+		BufferItems: 64,
+		// Every entry costs one, and nothing but its number counts.
+		IgnoreInternalCost: true,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("make the cooldown cache: %w", err)
+	}
+	k := &Keeper{opts: opts, cooldowns: cache}
+	if k.key, err = opts.Store.InstallationKey(ctx); err != nil {
+		cache.Close()
+		return nil, fmt.Errorf("read the installation's key: %w", err)
+	}
+	k.waiting.init()
+	k.events.init()
+	if err := k.reload(ctx); err != nil {
+		cache.Close()
+		return nil, err
+	}
+	return k, nil
+}
+
+// Close ends the cache. The store is the caller's to close.
+func (k *Keeper) Close() { k.cooldowns.Close() }
+
+// signal wakes all who wait at once: the channel is closed and replaced.
+type signal struct{ ch atomic.Pointer[chan struct{}] }
+
+func (s *signal) init() {
+	ch := make(chan struct{})
+	s.ch.Store(&ch)
+}
+
+func (s *signal) wait() <-chan struct{} { return *s.ch.Load() }
+
+func (s *signal) raise() {
+	ch := make(chan struct{})
+	close(*s.ch.Swap(&ch))
+}
+
+// cooldown reads through the cache: a miss asks the store and never means healthy.
+func (k *Keeper) cooldown(ctx context.Context, member int64) (*Cooldown, error) {
+	if c, ok := k.cooldowns.Get(member); ok {
+		return c, nil
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.cooldownLocked(ctx, member)
+}
+
+// cooldownLocked fills the cache. Filling under the lock keeps a stale value from
+// overtaking a newer one.
+func (k *Keeper) cooldownLocked(ctx context.Context, member int64) (*Cooldown, error) {
+	if c, ok := k.cooldowns.Get(member); ok {
+		return c, nil
+	}
+	c, err := k.opts.Store.Cooldown(ctx, member)
+	if err != nil {
+		return nil, fmt.Errorf("read cooldown: %w", err)
+	}
+	k.remember(member, &c)
+	return &c, nil
+}
+
+// remember caches what the store holds. An entry that exists is replaced at once;
+// a new one is let in by the cache's own goroutine, which is waited for so that
+// two values of one member are never under way together.
+func (k *Keeper) remember(member int64, c *Cooldown) {
+	k.cooldowns.Set(member, c, 1)
+	k.cooldowns.Wait()
+}
+
+// candidates reads what selection needs of each member.
+func (k *Keeper) candidates(ctx context.Context, p *poolView, tried []string, locked bool, buf []candidate) ([]candidate, error) {
+	read := k.cooldown
+	if locked {
+		read = k.cooldownLocked
+	}
+	for i := range p.members {
+		m := &p.members[i]
+		c, err := read(ctx, m.id)
+		if err != nil {
+			return nil, err
+		}
+		cand := candidate{id: m.id, until: c.Until, parked: m.parked.Load()}
+		for _, t := range tried {
+			cand.tried = cand.tried || t == m.name
+		}
+		buf = append(buf, cand)
+	}
+	return buf, nil
+}
+
+// Vault opens and seals secrets; *vault.Vault is one.
+type Vault interface {
+	Encrypt(vault.Secret) ([]byte, error)
+	Decrypt([]byte) (vault.Secret, error)
+}

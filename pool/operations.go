@@ -1,0 +1,332 @@
+package pool
+
+import (
+	"cmp"
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
+	"slices"
+	"strings"
+	"time"
+)
+
+// CreatePool makes a pool of stored credentials.
+func (k *Keeper) CreatePool(ctx context.Context, p Pool) (Pool, error) {
+	if err := p.validate(); err != nil {
+		return Pool{}, err
+	}
+	return p, k.configure(ctx, func() error { return k.opts.Store.CreatePool(ctx, p, k.opts.Now()) })
+}
+
+// configure changes the configuration and puts the new view in place.
+func (k *Keeper) configure(ctx context.Context, change func() error) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if err := change(); err != nil {
+		return err
+	}
+	// The change is durable: finish it even if the caller has given up.
+	if err := k.reload(context.WithoutCancel(ctx)); err != nil {
+		return err
+	}
+	k.waiting.raise()
+	return nil
+}
+
+// Pools lists the pools by name.
+func (k *Keeper) Pools(context.Context) ([]Pool, error) {
+	var all []Pool
+	for _, p := range k.view.Load().ordered {
+		all = append(all, p.pool)
+	}
+	slices.SortFunc(all, func(a, b Pool) int { return cmp.Compare(a.Name, b.Name) })
+	return all, nil
+}
+
+func (k *Keeper) find(name string) (*poolView, error) {
+	if p := k.view.Load().pools[name]; p != nil {
+		return p, nil
+	}
+	return nil, NotFound("there is no pool %q", name)
+}
+
+// PoolStatus is a pool as it is now: its active member is the one that the next
+// request gets.
+func (k *Keeper) PoolStatus(ctx context.Context, name string) (PoolStatus, error) {
+	p, err := k.find(name)
+	if err != nil {
+		return PoolStatus{}, err
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	now := k.opts.Now()
+	members, err := k.candidates(ctx, p, nil, true, nil)
+	if err != nil {
+		return PoolStatus{}, err
+	}
+	s := PoolStatus{
+		Name: p.pool.Name, Strategy: p.pool.Strategy, Provider: p.pool.Provider, Bindings: slices.Clone(p.pool.Bindings),
+		AuthResetTarget: p.pool.AuthResetTarget, AgentProfile: p.pool.AgentProfile, Container: p.pool.Container,
+		State: stateOf(members, now),
+	}
+	active := choose(members, p.activeIndex(), now)
+	for i := range p.members {
+		m := MemberStatus{Name: p.members[i].name, State: MemberStandby}
+		c, err := k.cooldownLocked(ctx, p.members[i].id)
+		if err != nil {
+			return PoolStatus{}, err
+		}
+		switch {
+		case i == active:
+			m.State = MemberActive
+		case c.Out(now):
+			m.State, m.Until, m.Reason = MemberCooldown, c.Until, c.Reason
+		case members[i].parked:
+			m.State, m.Reason = MemberParked, "rotated away"
+		}
+		s.Members = append(s.Members, m)
+	}
+	if active >= 0 {
+		s.Active = p.members[active].name
+	} else {
+		s.RecoversAt = members[soonest(members)].until
+	}
+	return s, nil
+}
+
+// Rotate moves on to the next member that can serve and parks the one it leaves,
+// or says why it cannot.
+func (k *Keeper) Rotate(ctx context.Context, name string) error {
+	p, err := k.find(name)
+	if err != nil {
+		return err
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	now := k.opts.Now()
+	members, err := k.candidates(ctx, p, nil, true, nil)
+	if err != nil {
+		return err
+	}
+	from := choose(members, p.activeIndex(), now)
+	switch {
+	case len(members) == 1:
+		return Conflict("pool %q has no other member to rotate to", name)
+	case from < 0:
+		first := soonest(members)
+		return Conflict("pool %q is exhausted: %q recovers first, in %s", name, p.members[first].name,
+			members[first].until.Sub(now).Round(time.Second))
+	}
+	members[from].tried = true
+	to := choose(members, from, now)
+	if to < 0 {
+		return Conflict("pool %q stays with %q: every other member is cooling down", name, p.members[from].name)
+	}
+	return k.apply(ctx, p, Change{
+		Pool: p.id, Active: p.members[to].id, At: now,
+		Parked: map[int64]bool{p.members[from].id: true, p.members[to].id: false},
+	})
+}
+
+// Clear lifts the cooldown of a member, or of all of them if member is empty.
+func (k *Keeper) Clear(ctx context.Context, name, member string) error {
+	p, err := k.find(name)
+	if err != nil {
+		return err
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	change := Change{Pool: p.id, Cooldowns: make(map[int64]Cooldown), At: k.opts.Now()}
+	back := ""
+	for i := range p.members {
+		if member == "" || p.members[i].name == member {
+			change.Cooldowns[p.members[i].id] = Cooldown{}
+			back = cmp.Or(back, p.members[i].name)
+		}
+	}
+	if back == "" {
+		return NotFound("pool %q has no member %q", name, member)
+	}
+	if p.state.Load() == StateExhausted {
+		change.To, change.EdgeEvent = StateHealthy, recoveredEvent(p, back)
+	}
+	return k.apply(ctx, p, change)
+}
+
+// RemovePool removes a pool. Its credentials stay; its exhaustion ends unannounced.
+func (k *Keeper) RemovePool(ctx context.Context, name string) error {
+	return k.configure(ctx, func() error { return k.opts.Store.RemovePool(ctx, name) })
+}
+
+// AddMember adds a credential as the last member. It begins without a cooldown.
+func (k *Keeper) AddMember(ctx context.Context, pool, credential string) error {
+	return k.configure(ctx, func() error { return k.opts.Store.AddMember(ctx, pool, credential) })
+}
+
+// RemoveMember takes a credential out of a pool, which must keep at least one.
+func (k *Keeper) RemoveMember(ctx context.Context, pool, credential string) error {
+	return k.configure(ctx, func() error { return k.opts.Store.RemoveMember(ctx, pool, credential) })
+}
+
+// SetAuthResetTarget says what the agent's auth reset is run for when the pool recovers; "" is nothing.
+func (k *Keeper) SetAuthResetTarget(ctx context.Context, pool, target string) error {
+	if target != "" {
+		if err := ValidName("target", target); err != nil {
+			return err
+		}
+	}
+	return k.configure(ctx, func() error { return k.opts.Store.SetAuthResetTarget(ctx, pool, target) })
+}
+
+// Credentials lists the credentials by name.
+func (k *Keeper) Credentials(context.Context) ([]Credential, error) {
+	var all []Credential
+	for _, c := range k.view.Load().credentials {
+		all = append(all, c)
+	}
+	slices.SortFunc(all, func(a, b Credential) int { return cmp.Compare(a.Name, b.Name) })
+	return all, nil
+}
+
+// AddCredential stores a credential.
+func (k *Keeper) AddCredential(ctx context.Context, s CredentialSpec) (Credential, error) {
+	if err := s.validate(); err != nil {
+		return Credential{}, err
+	}
+	c := Credential{Name: s.Name, Type: s.Type, TokenURL: s.TokenURL, ClientID: s.ClientID}
+	m := material{Secret: s.Secret.Bytes()}
+	if s.OAuth != nil {
+		m.Access, m.Refresh, c.ExpiresAt = s.OAuth.AccessToken.Bytes(), s.OAuth.RefreshToken.Bytes(), s.OAuth.ExpiresAt
+	}
+	m.setExtra(&c, s.ExtraHeaders)
+	sealed, err := k.seal(&m)
+	if err != nil {
+		return Credential{}, err
+	}
+	return c, k.configure(ctx, func() error {
+		return k.opts.Store.AddCredential(ctx, CredentialRecord{Credential: c, Sealed: sealed})
+	})
+}
+
+func (m *material) setExtra(c *Credential, extra []ExtraHeader) {
+	m.Extra, c.ExtraHeaders = nil, nil
+	for _, h := range extra {
+		if m.Extra == nil {
+			m.Extra = make(map[string][]byte)
+		}
+		m.Extra[h.Name] = h.Value.Bytes()
+		c.ExtraHeaders = append(c.ExtraHeaders, h.Name)
+	}
+}
+
+// UpdateCredential replaces what is given. Requests that are under way keep what they were sent with.
+func (k *Keeper) UpdateCredential(ctx context.Context, name string, ch CredentialChange) (Credential, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	cfg, err := k.opts.Store.Config(ctx)
+	if err != nil {
+		return Credential{}, err
+	}
+	i := slices.IndexFunc(cfg.Credentials, func(r CredentialRecord) bool { return r.Credential.Name == name })
+	if i < 0 {
+		return Credential{}, NotFound("there is no credential %q", name)
+	}
+	r := cfg.Credentials[i]
+	m, err := k.open(&r)
+	if err != nil {
+		return Credential{}, err
+	}
+	if err := m.change(&r.Credential, ch); err != nil {
+		return Credential{}, err
+	}
+	if r.Sealed, err = k.seal(m); err != nil {
+		return Credential{}, err
+	}
+	if err := k.opts.Store.UpdateCredential(ctx, r); err != nil {
+		return Credential{}, err
+	}
+	return r.Credential, k.reload(context.WithoutCancel(ctx))
+}
+
+// change applies a change to what is stored and checks the result as a whole.
+func (m *material) change(c *Credential, ch CredentialChange) error {
+	if ch.Secret != nil {
+		if c.Type != Static {
+			return invalid("secret: %q is of type %s and has tokens instead", c.Name, c.Type)
+		}
+		if ch.Secret.Empty() {
+			return invalid("secret: must not be empty")
+		}
+		if err := validSecret("secret", *ch.Secret); err != nil {
+			return err
+		}
+		m.Secret = ch.Secret.Bytes()
+	}
+	if ch.OAuth != nil {
+		if c.Type != OAuth {
+			return invalid("oauth: %q is of type %s and has a secret only", c.Name, c.Type)
+		}
+		if err := ch.OAuth.validate(); err != nil {
+			return err
+		}
+		m.Access, m.Refresh, c.ExpiresAt = ch.OAuth.AccessToken.Bytes(), ch.OAuth.RefreshToken.Bytes(), ch.OAuth.ExpiresAt
+	}
+	if (ch.TokenURL != nil || ch.ClientID != nil) && c.Type != OAuth {
+		return invalid("token_url: %q is of type %s and is not refreshed", c.Name, c.Type)
+	}
+	if ch.TokenURL != nil {
+		c.TokenURL = *ch.TokenURL
+	}
+	if ch.ClientID != nil {
+		c.ClientID = *ch.ClientID
+	}
+	if ch.ExtraHeaders != nil {
+		m.setExtra(c, *ch.ExtraHeaders)
+		return validAccount(c.TokenURL, *ch.ExtraHeaders)
+	}
+	return validAccount(c.TokenURL, nil)
+}
+
+// RemoveCredential forgets a credential that no pool holds.
+func (k *Keeper) RemoveCredential(ctx context.Context, name string) error {
+	return k.configure(ctx, func() error { return k.opts.Store.RemoveCredential(ctx, name) })
+}
+
+// placeholder is what an agent holds instead of a secret of the pool: the same at
+// every call, unlike that of any other pool or installation, and in the shape of
+// the provider's keys, because SDKs look.
+func placeholder(key []byte, p Pool) string {
+	mac := hmac.New(sha256.New, key)
+	mac.Write([]byte("placeholder\x00" + p.Name))
+	digest := hex.EncodeToString(mac.Sum(nil))
+	preset, err := ProviderByName(p.Provider)
+	if err != nil {
+		return "sluice-" + digest[:40]
+	}
+	return preset.placeholder + strings.Repeat(digest, 2)[:48]
+}
+
+// Placeholders maps the providers' environment variables to placeholders, for the
+// named pools, or for all if none is named. Of two pools with one variable, the
+// one that was named or made first gives it; a name that no pool has gives none.
+func (k *Keeper) Placeholders(pools []string) map[string]string {
+	v := k.view.Load()
+	if len(pools) == 0 {
+		for _, p := range v.ordered {
+			pools = append(pools, p.pool.Name)
+		}
+	}
+	env := make(map[string]string)
+	for _, name := range pools {
+		p := v.pools[name]
+		if p == nil {
+			continue
+		}
+		preset, err := ProviderByName(p.pool.Provider)
+		if err == nil && preset.Env != "" && env[preset.Env] == "" {
+			env[preset.Env] = placeholder(k.key, p.pool)
+		}
+	}
+	return env
+}

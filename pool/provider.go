@@ -1,0 +1,136 @@
+package pool
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Provider is a preset: everything about an API that a pool for it needs.
+type Provider struct {
+	Name   string
+	Hosts  []string
+	Header string // template for static credentials, and for OAuth accounts unless OAuthHeader is set
+	// OAuthHeader is the template for OAuth accounts, where it differs.
+	OAuthHeader string
+	Env         string // the agent's variable, "" if it has none
+	// Strip names the fields, lower case, in which clients of this API send credentials.
+	Strip      []string
+	StripQuery []string
+	// placeholder gives a key's shape: SDKs refuse what does not look like one.
+	placeholder string
+	// body is the provider's own error for too many requests.
+	body func(e *ExhaustedError) any
+}
+
+// Providers returns the presets, by name.
+func Providers() []Provider {
+	bearer := "Authorization: Bearer {token}"
+	return []Provider{
+		{
+			Name: "anthropic", Hosts: []string{"api.anthropic.com"}, Header: "x-api-key: {token}", OAuthHeader: bearer,
+			Env: "ANTHROPIC_API_KEY", Strip: []string{"x-api-key", "authorization"}, placeholder: "sk-ant-api03-", body: anthropicBody,
+		},
+		{
+			Name: "codex", Hosts: []string{"chatgpt.com"}, Header: bearer,
+			Strip: []string{"authorization", "chatgpt-account-id"}, placeholder: "sk-proj-", body: codexBody,
+		},
+		{
+			Name: "gemini", Hosts: []string{"generativelanguage.googleapis.com"}, Header: "x-goog-api-key: {token}", Env: "GEMINI_API_KEY",
+			Strip: []string{"x-goog-api-key", "authorization"}, StripQuery: []string{"key"}, placeholder: "AIzaSy", body: geminiBody,
+		},
+		{
+			Name: "github", Hosts: []string{"api.github.com"}, Header: bearer, Env: "GH_TOKEN",
+			Strip: []string{"authorization"}, placeholder: "ghp_", body: githubBody,
+		},
+		{
+			Name: "openai", Hosts: []string{"api.openai.com"}, Header: bearer, Env: "OPENAI_API_KEY",
+			Strip: []string{"authorization"}, placeholder: "sk-proj-", body: openaiBody,
+		},
+		{
+			Name: "openrouter", Hosts: []string{"openrouter.ai"}, Header: bearer, Env: "OPENROUTER_API_KEY",
+			Strip: []string{"authorization"}, placeholder: "sk-or-v1-", body: openrouterBody,
+		},
+	}
+}
+
+// ProviderByName finds a preset. Error: [CodeInvalid], naming those there are.
+func ProviderByName(name string) (Provider, error) {
+	all := Providers()
+	i := slices.IndexFunc(all, func(p Provider) bool { return p.Name == name })
+	if i >= 0 {
+		return all[i], nil
+	}
+	names := make([]string, len(all))
+	for i, p := range all {
+		names[i] = p.Name
+	}
+	return Provider{}, invalid("provider: there is no preset %q; there are %s, and --host with --header for any other", name, strings.Join(names, ", "))
+}
+
+// templateFor is the header template for one kind of credential.
+func (p Provider) templateFor(t CredentialType) string {
+	if t == OAuth && p.OAuthHeader != "" {
+		return p.OAuthHeader
+	}
+	return p.Header
+}
+
+type object map[string]any
+
+// message is what the agent's user reads.
+func (e *ExhaustedError) message() string {
+	if e.RecoversAt.IsZero() {
+		return fmt.Sprintf("All %d credentials of pool %q are out, none with a known end. Try again in %s.", e.Members, e.Pool, e.RetryAfter)
+	}
+	return fmt.Sprintf("All %d credentials of pool %q are rate limited. Try again in %s.", e.Members, e.Pool, e.RetryAfter.Truncate(time.Second))
+}
+
+func openaiBody(e *ExhaustedError) any {
+	return object{"error": object{"message": e.message(), "type": "requests", "param": nil, "code": "rate_limit_exceeded"}}
+}
+
+func codexBody(e *ExhaustedError) any {
+	return object{"error": object{
+		"type": "usage_limit_reached", "message": e.message(), "resets_in_seconds": int64(e.RetryAfter / time.Second),
+	}}
+}
+
+func anthropicBody(e *ExhaustedError) any {
+	return object{"type": "error", "error": object{"type": "rate_limit_error", "message": e.message()}}
+}
+
+func geminiBody(e *ExhaustedError) any {
+	return object{"error": object{
+		"code": 429, "message": e.message(), "status": "RESOURCE_EXHAUSTED",
+		"details": []object{{
+			"@type":      "type.googleapis.com/google.rpc.RetryInfo",
+			"retryDelay": fmt.Sprintf("%ds", int64(e.RetryAfter/time.Second)),
+		}},
+	}}
+}
+
+func githubBody(e *ExhaustedError) any {
+	return object{"message": "API rate limit exceeded. " + e.message()}
+}
+
+func openrouterBody(e *ExhaustedError) any {
+	return object{"error": object{"code": 429, "message": e.message()}}
+}
+
+// Body is what an exhausted pool answers, in the provider's own error shape.
+func (e *ExhaustedError) Body() (contentType string, body []byte) {
+	shape := openaiBody // what most clients of other APIs understand
+	for _, p := range Providers() {
+		if p.Name == e.Provider {
+			shape = p.body
+		}
+	}
+	body, err := json.Marshal(shape(e))
+	if err != nil { // strings and numbers only
+		body = []byte(`{"error":{"message":"rate limited"}}`)
+	}
+	return "application/json", body
+}

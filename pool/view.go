@@ -1,0 +1,231 @@
+package pool
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"sort"
+	"strings"
+	"sync/atomic"
+
+	"github.com/sluice-proxy/sluice/pool/vault"
+)
+
+// view is the configuration as requests see it: read without a lock, replaced as
+// a whole. Only what moves with answers is atomic in it.
+type view struct {
+	pools       map[string]*poolView
+	ordered     []*poolView // oldest first
+	credentials map[string]Credential
+	routes      map[hostPort][]*poolView // oldest first
+	changed     signal                   // raised when the next view is in place
+}
+
+type hostPort struct {
+	host string
+	port uint16
+}
+
+type poolView struct {
+	id       int64
+	pool     Pool
+	members  []memberView
+	active   atomic.Int64 // id of a member
+	state    atomic.Value // State: the last edge that was written
+	strip    []string
+	stripQry []string
+}
+
+type memberView struct {
+	id     int64
+	name   string
+	parked atomic.Bool
+	inject [][]Field // by binding
+}
+
+// activeIndex is where selection begins.
+func (p *poolView) activeIndex() int { return max(0, p.memberIndex(p.active.Load())) }
+
+func (p *poolView) memberIndex(id int64) int {
+	for i := range p.members {
+		if p.members[i].id == id {
+			return i
+		}
+	}
+	return -1
+}
+
+func (p *poolView) binding(host string, port uint16) int {
+	for i := range p.pool.Bindings {
+		if p.pool.Bindings[i].Host == host && p.pool.Bindings[i].Port == port {
+			return i
+		}
+	}
+	return -1
+}
+
+// material is what a credential's sealed bytes hold.
+type material struct {
+	Secret  []byte            `json:"secret,omitempty"`
+	Access  []byte            `json:"access,omitempty"`
+	Refresh []byte            `json:"refresh,omitempty"`
+	Extra   map[string][]byte `json:"extra,omitempty"` // by field name
+}
+
+func (m *material) token() []byte {
+	if m.Access != nil {
+		return m.Access
+	}
+	return m.Secret
+}
+
+func (k *Keeper) seal(m *material) ([]byte, error) {
+	plain, err := json.Marshal(m)
+	if err != nil {
+		return nil, fmt.Errorf("encode a secret: %w", err)
+	}
+	s := vault.NewSecret(plain)
+	defer s.Zero()
+	return k.opts.Vault.Encrypt(s)
+}
+
+func (k *Keeper) open(r *CredentialRecord) (*material, error) {
+	plain, err := k.opts.Vault.Decrypt(r.Sealed)
+	if err != nil {
+		return nil, fmt.Errorf("credential %s: %w", r.Credential.Name, err)
+	}
+	defer plain.Zero()
+	var m material
+	if err := json.Unmarshal(plain.Bytes(), &m); err != nil {
+		return nil, fmt.Errorf("credential %s: decode: %w", r.Credential.Name, err)
+	}
+	return &m, nil
+}
+
+// reload builds a view of what the store holds now and puts it in place.
+func (k *Keeper) reload(ctx context.Context) error {
+	cfg, err := k.opts.Store.Config(ctx)
+	if err != nil {
+		return fmt.Errorf("read the store: %w", err)
+	}
+	v := &view{
+		pools: make(map[string]*poolView), credentials: make(map[string]Credential), routes: make(map[hostPort][]*poolView),
+	}
+	v.changed.init()
+	records := make(map[string]*CredentialRecord)
+	for i := range cfg.Credentials {
+		r := &cfg.Credentials[i]
+		records[r.Credential.Name] = r
+		v.credentials[r.Credential.Name] = r.Credential
+	}
+	for i := range cfg.Pools {
+		p, err := k.poolView(&cfg.Pools[i], records)
+		if err != nil {
+			return err
+		}
+		v.pools[p.pool.Name] = p
+		v.ordered = append(v.ordered, p)
+		for _, b := range p.pool.Bindings {
+			at := hostPort{b.Host, b.Port}
+			v.routes[at] = append(v.routes[at], p)
+		}
+	}
+	if old := k.view.Swap(v); old != nil {
+		old.changed.raise()
+	}
+	return nil
+}
+
+func (k *Keeper) poolView(r *PoolRecord, credentials map[string]*CredentialRecord) (*poolView, error) {
+	p := &poolView{id: r.ID, pool: r.Pool}
+	p.active.Store(r.Active)
+	p.state.Store(r.State)
+	preset, err := ProviderByName(r.Pool.Provider)
+	if err != nil {
+		preset = Provider{} // a pool made with --host
+	}
+	p.stripQry = preset.StripQuery
+	strip := slices.Clone(preset.Strip)
+	p.members = make([]memberView, len(r.Members))
+	for i, mr := range r.Members {
+		m := &p.members[i]
+		m.id, m.name = mr.ID, mr.Credential
+		m.parked.Store(mr.Parked)
+		record := credentials[mr.Credential]
+		mat, err := k.open(record)
+		if err != nil {
+			return nil, err
+		}
+		for _, b := range r.Pool.Bindings {
+			fields, err := fieldsOf(b, preset, record.Credential.Type, mat)
+			if err != nil {
+				return nil, fmt.Errorf("pool %s: %w", r.Pool.Name, err)
+			}
+			m.inject = append(m.inject, fields)
+			for _, f := range fields {
+				if !slices.Contains(strip, f.Name) {
+					strip = append(strip, f.Name)
+				}
+			}
+		}
+	}
+	p.strip = strip
+	return p, nil
+}
+
+// fieldsOf is what a request carries with one member: the binding's field with its
+// secret, and the fields that belong to the account.
+func fieldsOf(b Binding, preset Provider, t CredentialType, m *material) ([]Field, error) {
+	header := b.Header
+	if header == preset.Header { // the preset's own, which may differ by the kind of credential
+		header = preset.templateFor(t)
+	}
+	tmpl, err := parseTemplate(header)
+	if err != nil {
+		return nil, err
+	}
+	fields := []Field{tmpl.render(m.token())}
+	for name, value := range m.Extra {
+		fields = append(fields, Field{Name: strings.ToLower(name), Value: value})
+	}
+	sort.Slice(fields[1:], func(i, j int) bool { return fields[1+i].Name < fields[1+j].Name })
+	return fields, nil
+}
+
+// Route returns the pool that serves a host, given in its canonical form. Of
+// several, a target that names its pools gets the first of those, any other the
+// one that was made first.
+func (k *Keeper) Route(host string, port uint16, pools []string) (Route, bool) {
+	for _, p := range k.view.Load().routes[hostPort{host, port}] {
+		if len(pools) > 0 && !slices.Contains(pools, p.pool.Name) {
+			continue
+		}
+		return Route{Pool: p.pool.Name, Host: host, Port: port, Provider: p.pool.Provider}, true
+	}
+	return Route{}, false
+}
+
+// Ports returns the bound TCP ports, ascending.
+func (k *Keeper) Ports() []uint16 {
+	var ports []uint16
+	for at := range k.view.Load().routes {
+		ports = append(ports, at.port)
+	}
+	slices.Sort(ports)
+	return slices.Compact(ports)
+}
+
+// Hosts returns the bound hosts, sorted.
+func (k *Keeper) Hosts() []string {
+	var hosts []string
+	for at := range k.view.Load().routes {
+		hosts = append(hosts, at.host)
+	}
+	slices.Sort(hosts)
+	return slices.Compact(hosts)
+}
+
+// Changed returns a channel that is closed when pools or credentials change after
+// this call.
+func (k *Keeper) Changed() <-chan struct{} { return k.view.Load().changed.wait() }
