@@ -1,0 +1,143 @@
+package exchange
+
+import (
+	"errors"
+	"io"
+	"sync"
+)
+
+// Sizes of the pooled blocks. A connection starts with the smallest and moves up
+// only when what it holds does not fit or a read fills it.
+const (
+	block4k   = 4 << 10
+	block16k  = 16 << 10
+	block64k  = 64 << 10
+	block256k = 256 << 10
+)
+
+var errBufferFull = errors.New("buffer is full")
+
+// blocks lends byte blocks of four sizes. A block may hold a credential: whoever
+// wrote one there clears it before giving the block back.
+type blocks struct {
+	p4, p16, p64, p256 sync.Pool
+}
+
+// get lends a block of at least n bytes; n above 256 KiB is a programming error.
+func (p *blocks) get(n int) []byte {
+	switch {
+	case n <= block4k:
+		if b, ok := p.p4.Get().(*[block4k]byte); ok {
+			return b[:]
+		}
+		return make([]byte, block4k)
+	case n <= block16k:
+		if b, ok := p.p16.Get().(*[block16k]byte); ok {
+			return b[:]
+		}
+		return make([]byte, block16k)
+	case n <= block64k:
+		if b, ok := p.p64.Get().(*[block64k]byte); ok {
+			return b[:]
+		}
+		return make([]byte, block64k)
+	}
+	if b, ok := p.p256.Get().(*[block256k]byte); ok {
+		return b[:]
+	}
+	return make([]byte, block256k)
+}
+
+// put takes a block back. Converting to an array pointer keeps the pool free of
+// an allocation for the slice header.
+func (p *blocks) put(b []byte) {
+	switch cap(b) {
+	case block4k:
+		p.p4.Put((*[block4k]byte)(b[:block4k]))
+	case block16k:
+		p.p16.Put((*[block16k]byte)(b[:block16k]))
+	case block64k:
+		p.p64.Put((*[block64k]byte)(b[:block64k]))
+	case block256k:
+		p.p256.Put((*[block256k]byte)(b[:block256k]))
+	}
+}
+
+// buffer is what has been read from one connection and not been used yet:
+// b[r:w]. It holds no block while it is empty and released.
+type buffer struct {
+	pool *blocks
+	b    []byte
+	r, w int
+}
+
+func (b *buffer) bytes() []byte { return b.b[b.r:b.w] }
+func (b *buffer) len() int      { return b.w - b.r }
+
+// fill reads once from src behind what is there. It grows up to limit bytes in
+// all and then reports errBufferFull.
+func (b *buffer) fill(src io.Reader, limit int) (int, error) {
+	if b.r == b.w {
+		b.r, b.w = 0, 0
+	}
+	if b.w == len(b.b) && !b.room(limit) {
+		return 0, errBufferFull
+	}
+	n, err := src.Read(b.b[b.w:])
+	b.w += n
+	if n > 0 {
+		// The data counts first; a lasting error comes again with the next read.
+		return n, nil
+	}
+	if err == nil {
+		err = io.ErrNoProgress
+	}
+	return 0, err
+}
+
+// room makes space behind w: by moving what is there to the front, or into the
+// next larger block.
+func (b *buffer) room(limit int) bool {
+	if b.r > 0 {
+		copy(b.b, b.b[b.r:b.w])
+		b.r, b.w = 0, b.w-b.r
+		return true
+	}
+	size := block4k
+	if len(b.b) > 0 {
+		size = len(b.b) * 4
+	}
+	if size > block256k || (len(b.b) > 0 && len(b.b) >= limit) {
+		return false
+	}
+	next := b.pool.get(size)
+	copy(next, b.b[:b.w])
+	if b.b != nil {
+		b.pool.put(b.b)
+	}
+	b.b = next
+	return true
+}
+
+// widen moves an empty buffer whose last read filled it to a block that takes a
+// whole TLS record.
+func (b *buffer) widen() {
+	if b.r == b.w && b.w == len(b.b) && len(b.b) < block16k {
+		b.drop()
+		b.b = b.pool.get(block16k)
+	}
+}
+
+// release gives the block back if nothing is left in it.
+func (b *buffer) release() {
+	if b.r == b.w && b.b != nil {
+		b.pool.put(b.b)
+		b.b, b.r, b.w = nil, 0, 0
+	}
+}
+
+// drop forgets what is there and gives the block back.
+func (b *buffer) drop() {
+	b.r, b.w = 0, 0
+	b.release()
+}

@@ -1,0 +1,209 @@
+package exchange
+
+import (
+	"context"
+	"crypto/tls"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/sluice-proxy/sluice/pool"
+)
+
+// client is one intercepted connection. Its fields belong to the goroutine that
+// serves it, except those behind mu.
+type client struct {
+	x        *Exchanger
+	ctx      context.Context // done when the client hung up or Serve's context is
+	cancel   context.CancelFunc
+	raw      *net.TCPConn
+	tls      *tls.Conn
+	upstream Upstream
+	route    pool.Route
+	watchID  uint64
+
+	failed error // why the upstream could not be reached during the handshake
+
+	in      buffer
+	req     head
+	resp    head
+	body    upload
+	tried   [4]string
+	keepFor time.Duration // how long the upstream keeps its connection, by its answer
+	readBy  time.Time     // the read deadline now set on raw, zero for none
+
+	streams sync.WaitGroup // HTTP/2 exchanges
+
+	mu       sync.Mutex
+	gone     bool          // hung up or aborted
+	stuck    bool          // the request's body cannot be read on
+	half     bool          // upgraded: a FIN is not the end
+	idle     bool          // between requests
+	attached *upstreamConn // that the client's exchange waits for
+}
+
+func newClient(ctx context.Context, x *Exchanger, c *net.TCPConn, u Upstream, r pool.Route) *client {
+	ctx, cancel := context.WithCancel(ctx)
+	cl := &client{x: x, ctx: ctx, cancel: cancel, raw: c, upstream: u, route: r}
+	cl.in.pool = &x.blocks
+	return cl
+}
+
+// past is a deadline that has passed: it wakes whoever waits on a connection.
+var past = time.Unix(1, 0)
+
+// attach makes conn the one that is interrupted when the client hangs up, and
+// arms its read deadline. It reports false if the client is gone already.
+func (cl *client) attach(conn *upstreamConn, deadline time.Time) bool {
+	cl.mu.Lock()
+	defer cl.mu.Unlock()
+	if cl.gone {
+		return false
+	}
+	cl.attached, cl.stuck = conn, false
+	conn.setReadBy(deadline)
+	return true
+}
+
+// rearm changes the attached connection's read deadline, unless the client has
+// gone and the deadline is what says so.
+func (cl *client) rearm(conn *upstreamConn, deadline time.Time) {
+	cl.mu.Lock()
+	defer cl.mu.Unlock()
+	if !cl.gone && !cl.stuck {
+		conn.setReadBy(deadline)
+	}
+}
+
+// bodyFailed wakes the goroutine that waits for the answer to a request whose
+// body cannot be read on.
+func (cl *client) bodyFailed() {
+	cl.mu.Lock()
+	defer cl.mu.Unlock()
+	cl.stuck = true
+	if cl.attached != nil {
+		_ = cl.attached.raw.SetReadDeadline(past)
+		cl.attached.readBy = past
+	}
+}
+
+// bodyMended takes bodyFailed back: it was the pump's being stopped.
+func (cl *client) bodyMended() {
+	cl.mu.Lock()
+	defer cl.mu.Unlock()
+	cl.stuck = false
+}
+
+// detach ends what attach began. It reports false if the client went meanwhile:
+// the connection is then of no further use.
+func (cl *client) detach() bool {
+	cl.mu.Lock()
+	defer cl.mu.Unlock()
+	cl.attached = nil
+	return !cl.gone
+}
+
+func (cl *client) isGone() bool {
+	cl.mu.Lock()
+	defer cl.mu.Unlock()
+	return cl.gone
+}
+
+// hungUp is the watcher's call: the client's FIN or RST has arrived.
+func (cl *client) hungUp() {
+	cl.mu.Lock()
+	defer cl.mu.Unlock()
+	if cl.half {
+		return
+	}
+	cl.interrupt()
+}
+
+// abort ends the connection whatever it does.
+func (cl *client) abort() {
+	cl.mu.Lock()
+	defer cl.mu.Unlock()
+	cl.interrupt()
+	_ = cl.raw.SetDeadline(past)
+}
+
+// interrupt wakes the goroutine out of whatever it waits for upstream. What the
+// client sent before it hung up can still be read.
+func (cl *client) interrupt() {
+	cl.gone = true
+	cl.cancel()
+	_ = cl.raw.SetWriteDeadline(past)
+	if cl.attached != nil {
+		_ = cl.attached.raw.SetDeadline(past)
+	}
+}
+
+// drain asks for the end: at once between requests, else after this exchange.
+func (cl *client) drain() {
+	cl.mu.Lock()
+	defer cl.mu.Unlock()
+	if cl.idle {
+		_ = cl.raw.SetReadDeadline(past)
+	}
+}
+
+// setIdle marks the time between requests. It reports false when the Exchanger
+// is shutting down and no further request is wanted.
+func (cl *client) setIdle(idle bool) bool {
+	cl.mu.Lock()
+	defer cl.mu.Unlock()
+	cl.idle = idle
+	return !idle || !cl.x.draining.Load()
+}
+
+// setReadBy sets the client's read deadline. A deadline that moves by less than
+// a sixteenth of its distance is left as it is: that saves the timer's cost on
+// every request of a busy connection.
+func (cl *client) setReadBy(now time.Time, d time.Duration) {
+	if d == 0 {
+		if !cl.readBy.IsZero() {
+			cl.readBy = time.Time{}
+			_ = cl.raw.SetReadDeadline(cl.readBy)
+		}
+		return
+	}
+	want := now.Add(d)
+	if diff := want.Sub(cl.readBy); !cl.readBy.IsZero() && diff >= 0 && diff < d/16 {
+		return
+	}
+	cl.readBy = want
+	_ = cl.raw.SetReadDeadline(want)
+}
+
+// end closes the connection and forgets the client.
+func (cl *client) end() {
+	x := cl.x
+	x.watch.remove(cl)
+	cl.cancel()
+	cl.body.discard(x)
+	cl.in.drop()
+	cl.raw.Close()
+	x.mu.Lock()
+	delete(x.clients, cl)
+	x.mu.Unlock()
+}
+
+// farewell ends the TLS session in order before the connection is closed.
+func (cl *client) farewell() {
+	if cl.isGone() {
+		return
+	}
+	_ = cl.raw.SetWriteDeadline(time.Now().Add(time.Second))
+	_ = cl.tls.CloseWrite()
+}
+
+// cut ends the connection such that a response under way is seen as cut off:
+// without TLS's close_notify, and with a reset where only the end of the
+// connection would end the body.
+func (cl *client) cut(untilClose bool) {
+	cl.x.counts.aborted.Add(1)
+	if untilClose {
+		_ = cl.raw.SetLinger(0)
+	}
+	cl.raw.Close()
+}

@@ -1,0 +1,97 @@
+package exchange
+
+import (
+	"context"
+	"errors"
+	"net"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/sluice-proxy/sluice/pool"
+)
+
+// localAnswer is an answer that no upstream gave.
+type localAnswer struct {
+	status      int
+	contentType string
+	body        []byte
+	retryAfter  string // Retry-After, "" for none
+	pool        string // Sluice-Pool, "" for none
+}
+
+func plainAnswer(status int, reason string) localAnswer {
+	return localAnswer{
+		status:      status,
+		contentType: "text/plain; charset=utf-8",
+		body:        []byte("sluice: " + strings.Map(oneLine, reason) + "\n"),
+	}
+}
+
+func oneLine(r rune) rune {
+	if r < ' ' || r == 0x7f {
+		return ' '
+	}
+	return r
+}
+
+// exhaustedAnswer is what an agent gets while every member is out.
+func exhaustedAnswer(e *pool.ExhaustedError) localAnswer {
+	contentType, body := e.Body()
+	seconds := int64((e.RetryAfter + time.Second - 1) / time.Second)
+	return localAnswer{
+		status:      429,
+		contentType: contentType,
+		body:        body,
+		retryAfter:  strconv.FormatInt(max(seconds, 1), 10),
+		pool:        e.Pool,
+	}
+}
+
+// failure turns the reason why there is no answer into the one the client gets.
+func (x *Exchanger) failure(host string, err error) localAnswer {
+	if exhausted, ok := errors.AsType[*pool.ExhaustedError](err); ok {
+		x.counts.exhausted.Add(1)
+		return exhaustedAnswer(exhausted)
+	}
+	if r, ok := errors.AsType[*rejection](err); ok {
+		x.counts.rejected.Add(1)
+		return plainAnswer(r.status, r.reason)
+	}
+	if errors.Is(err, pool.ErrNoPool) {
+		x.counts.badGateway.Add(1)
+		return plainAnswer(502, "no pool is bound to "+host+" any more")
+	}
+	if isTimeout(err) {
+		x.counts.gatewayTimeouts.Add(1)
+		return plainAnswer(504, host+" did not answer in time: "+cause(err))
+	}
+	x.counts.badGateway.Add(1)
+	return plainAnswer(502, "no answer from "+host+": "+cause(err))
+}
+
+// cause is an error's text without the addresses of sluice's own sockets.
+func cause(err error) string {
+	if errors.Is(err, context.DeadlineExceeded) || isTimeout(err) {
+		return "time-out"
+	}
+	if op, ok := errors.AsType[*net.OpError](err); ok && op.Err != nil {
+		return op.Op + ": " + op.Err.Error()
+	}
+	return err.Error()
+}
+
+// fields are the answer's own header fields.
+func (a *localAnswer) fields() [][2]string {
+	fields := [][2]string{
+		{"Content-Type", a.contentType},
+		{"Content-Length", strconv.Itoa(len(a.body))},
+	}
+	if a.retryAfter != "" {
+		fields = append(fields, [2]string{"Retry-After", a.retryAfter})
+	}
+	if a.pool != "" {
+		fields = append(fields, [2]string{"Sluice-Pool", a.pool})
+	}
+	return fields
+}

@@ -1,0 +1,214 @@
+package exchange
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/rand"
+	"crypto/sha256"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+func TestRequestGetsTheMembersCredential(t *testing.T) {
+	t.Parallel()
+	heads := make(chan string, 4)
+	b := newBench(t, setup{raw: func(_ int, c net.Conn) {
+		r := bufio.NewReader(c)
+		for {
+			head, err := readRequest(r)
+			if err != nil {
+				return
+			}
+			heads <- head
+			io.WriteString(c, "HTTP/1.1 200 Fine\r\nX-Odd-CASE:  v \r\nContent-Length: 2\r\nKeep-Alive: timeout=30\r\n\r\nok")
+		}
+	}})
+	c := b.dial("http/1.1")
+	r := bufio.NewReader(c)
+	for range 3 {
+		io.WriteString(c, "GET /v1?key=mine&a=b&k%65y=too HTTP/1.1\r\nhost: API.example.com.:443\r\nAUTHORIZATION: Bearer fake\r\n"+
+			"X-Api-Key: fake\r\nX-One: 1\r\nConnection: keep-alive, x-gone\r\nX-Gone: yes\r\nTE: trailers, deflate\r\nProxy-Authorization: x\r\nx-One: 2\r\n\r\n")
+		want := "GET /v1?a=b HTTP/1.1\r\nhost: API.example.com.:443\r\nX-One: 1\r\nx-One: 2\r\nTE: trailers\r\nConnection: TE\r\nauthorization: Bearer real-a\r\n\r\n"
+		if got := <-heads; got != want {
+			t.Fatalf("upstream got\n%q\nwant\n%q", got, want)
+		}
+		var head strings.Builder
+		for {
+			line, err := r.ReadString('\n')
+			if err != nil {
+				t.Fatal(err)
+			}
+			head.WriteString(line)
+			if line == "\r\n" {
+				break
+			}
+		}
+		if want := "HTTP/1.1 200 Fine\r\nX-Odd-CASE:  v \r\nContent-Length: 2\r\n\r\n"; head.String() != want {
+			t.Fatalf("client got %q, want %q", head.String(), want)
+		}
+		io.ReadFull(r, make([]byte, 2))
+	}
+	if s := b.x.Snapshot(); s.Dials != 1 || s.Reused != 2 || s.Requests != 3 {
+		t.Errorf("counters: %+v", s)
+	}
+}
+
+func TestPipelinedRequestsAreAnsweredInOrder(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, setup{handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		fmt.Fprintf(w, "%s:%s", r.URL.Path, body)
+	})})
+	c := b.dial()
+	var all strings.Builder
+	for i := range 20 {
+		fmt.Fprintf(&all, "POST /%d HTTP/1.1\r\nHost: %s\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n", i, testHost)
+		fmt.Fprintf(&all, "POST /%d HTTP/1.1\r\nHost: %s\r\nContent-Length: 2\r\n\r\nxy", i, testHost)
+	}
+	go io.WriteString(c, all.String())
+	r := bufio.NewReader(c)
+	for i := range 20 {
+		for _, body := range []string{"abc", "xy"} {
+			_, got, err := readAnswer(r, "POST")
+			if want := fmt.Sprintf("/%d:%s", i, body); err != nil || got != want {
+				t.Fatalf("got %q, %v; want %q", got, err, want)
+			}
+		}
+	}
+}
+
+func TestRefusedRequestGoesToTheNextMember(t *testing.T) {
+	t.Parallel()
+	for _, proto := range []string{"h1", "h2"} {
+		for _, size := range []int{0, 10, 3000, 40 << 10, 300 << 10, 20 << 20} {
+			t.Run(fmt.Sprintf("%s/%d", proto, size), func(t *testing.T) {
+				t.Parallel()
+				payload := make([]byte, size)
+				rand.Read(payload)
+				var asked atomic.Int32
+				protos := []string{"http/1.1"}
+				if proto == "h2" {
+					protos = []string{"h2", "http/1.1"}
+				}
+				b := newBench(t, setup{protos: protos, handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					asked.Add(1)
+					h := sha256.New()
+					n, err := io.Copy(h, r.Body)
+					if err != nil || n != int64(size) || !bytes.Equal(h.Sum(nil), sum(payload)) {
+						t.Errorf("member %s got %d bytes, %v, or other ones", member(r), n, err)
+					}
+					if member(r) == "a" {
+						refuse(w)
+						return
+					}
+					fmt.Fprint(w, "served by "+member(r))
+				})})
+				req, _ := http.NewRequest("POST", "https://"+testHost+"/v1", bytes.NewReader(payload))
+				resp, err := b.client(proto == "h2").Do(req)
+				if err != nil {
+					t.Fatal(err)
+				}
+				body, _ := io.ReadAll(resp.Body)
+				resp.Body.Close()
+				if resp.StatusCode != 200 || string(body) != "served by b" || resp.Header.Get("Retry-After") != "" {
+					t.Errorf("client got %d %q %v", resp.StatusCode, body, resp.Header)
+				}
+				if want := map[string]int{"h1": 1, "h2": 2}[proto]; resp.ProtoMajor != want {
+					t.Errorf("client spoke HTTP/%d", resp.ProtoMajor)
+				}
+				if n := asked.Load(); n != 2 {
+					t.Errorf("upstream was asked %d times", n)
+				}
+			})
+		}
+	}
+}
+
+func sum(b []byte) []byte { s := sha256.Sum256(b); return s[:] }
+
+func TestExhaustedPoolIsAnsweredLocally(t *testing.T) {
+	t.Parallel()
+	for _, proto := range []string{"h1", "h2"} {
+		t.Run(proto, func(t *testing.T) {
+			t.Parallel()
+			var asked atomic.Int32
+			protos := []string{"http/1.1"}
+			if proto == "h2" {
+				protos = []string{"h2", "http/1.1"}
+			}
+			b := newBench(t, setup{protos: protos, handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				asked.Add(1)
+				refuse(w)
+			})})
+			cl := b.client(proto == "h2")
+			for i := range 3 {
+				resp, err := cl.Post("https://"+testHost+"/", "text/plain", strings.NewReader("hello"))
+				if err != nil {
+					t.Fatal(err)
+				}
+				body, _ := io.ReadAll(resp.Body)
+				resp.Body.Close()
+				if resp.StatusCode != 429 || resp.Header.Get("Retry-After") != "90" || resp.Header.Get("Sluice-Pool") != "p" || !bytes.Contains(body, []byte("error")) {
+					t.Errorf("%d: got %d %v %q", i, resp.StatusCode, resp.Header, body)
+				}
+			}
+			if n := asked.Load(); n != 2 {
+				t.Errorf("upstream was asked %d times, want once a member", n)
+			}
+			if s := b.x.Snapshot(); s.Connections != 1 || s.Exhausted != 3 {
+				t.Errorf("counters: %+v", s)
+			}
+		})
+	}
+}
+
+func TestStreamArrivesInOrderAndInTime(t *testing.T) {
+	for _, proto := range []string{"h1", "h2"} {
+		t.Run(proto, func(t *testing.T) {
+			const events = 10000
+			protos := []string{"http/1.1"}
+			if proto == "h2" {
+				protos = []string{"h2", "http/1.1"}
+			}
+			epoch := time.Now()
+			b := newBench(t, setup{protos: protos, handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("Content-Type", "text/event-stream")
+				for i := range events {
+					fmt.Fprintf(w, "data: %d %d\n\n", i, time.Since(epoch))
+					w.(http.Flusher).Flush()
+				}
+			})})
+			resp, err := b.client(proto == "h2").Get("https://" + testHost + "/")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer resp.Body.Close()
+			lines := bufio.NewScanner(resp.Body)
+			n, late := 0, 0
+			for lines.Scan() {
+				if lines.Text() == "" {
+					continue
+				}
+				var i int
+				var sent time.Duration
+				if _, err := fmt.Sscanf(lines.Text(), "data: %d %d", &i, &sent); err != nil || i != n {
+					t.Fatalf("event %d is %q", n, lines.Text())
+				}
+				if time.Since(epoch)-sent > 50*time.Millisecond {
+					late++
+				}
+				n++
+			}
+			if n != events || lines.Err() != nil {
+				t.Fatalf("%d events, %v", n, lines.Err())
+			}
+			t.Logf("%d of %d later than 50 ms", late, n)
+		})
+	}
+}

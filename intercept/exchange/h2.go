@@ -1,0 +1,404 @@
+package exchange
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"net/textproto"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/net/http2"
+
+	"github.com/sluice-proxy/sluice/pool"
+)
+
+// newH2Server makes the server that all HTTP/2 client connections share. The
+// http.Server listens nowhere: it is what tells them to go away at Shutdown.
+func newH2Server(o *Options) (*http.Server, *http2.Server, error) {
+	base := &http.Server{
+		MaxHeaderBytes: o.MaxHead,
+		ErrorLog:       log.New(io.Discard, "", 0),
+	}
+	h2 := &http2.Server{MaxConcurrentStreams: 250, IdleTimeout: o.IdleTimeout}
+	if err := http2.ConfigureServer(base, h2); err != nil {
+		return nil, nil, fmt.Errorf("exchange: set up HTTP/2: %w", err)
+	}
+	return base, h2, nil
+}
+
+func (cl *client) serveH2() {
+	_ = cl.raw.SetDeadline(time.Time{})
+	cl.x.h2Server.ServeConn(cl.tls, &http2.ServeConnOpts{
+		Context:    cl.ctx,
+		BaseConfig: cl.x.h2Base,
+		Handler:    http.HandlerFunc(cl.serveStream),
+	})
+	cl.streams.Wait()
+}
+
+// serveStream answers one HTTP/2 request.
+func (cl *client) serveStream(w http.ResponseWriter, r *http.Request) {
+	cl.streams.Add(1)
+	defer cl.streams.Done()
+	x := cl.x
+	x.counts.requests.Add(1)
+	if denied, ok := cl.sameHost(r); !ok {
+		x.deny(cl.upstream, cl.route, []byte(denied), ":authority names another host than the connection")
+		writeLocal(w, plainAnswer(421, "the request names another host than its connection"))
+		return
+	}
+	if r.Method == http.MethodConnect {
+		writeLocal(w, plainAnswer(501, "CONNECT over HTTP/2 is not carried"))
+		return
+	}
+	s := &stream{cl: cl, w: w, r: r, body: newKept(x, r)}
+	defer s.body.release(r.Body)
+	s.run()
+}
+
+// sameHost holds :authority, and Host where both are there, against the
+// connection's host: one connection may be shared by several (RFC 9113 section
+// 9.1.1), and only the one that was verified gets the credential.
+func (cl *client) sameHost(r *http.Request) (sent string, ok bool) {
+	for _, h := range append([]string{r.Host}, r.Header["Host"]...) {
+		if !sameAuthority([]byte(h), cl.route.Host, cl.upstream.Port) {
+			return h, false
+		}
+	}
+	return "", true
+}
+
+// stream is one HTTP/2 exchange.
+type stream struct {
+	cl   *client
+	w    http.ResponseWriter
+	r    *http.Request
+	body *kept
+}
+
+func (s *stream) run() {
+	cl, x := s.cl, s.cl.x
+	a := attempts{x: x, route: cl.route}
+	if err := a.first(s.r.Context()); err != nil {
+		writeLocal(s.w, x.failure(cl.route.Host, err))
+		return
+	}
+	for {
+		ctx, cancel := context.WithCancelCause(s.r.Context())
+		resp, err := s.send(ctx, cancel, &a.lease)
+		if err != nil {
+			cancel(nil)
+			if s.r.Context().Err() != nil {
+				x.counts.canceled.Add(1)
+				panic(http.ErrAbortHandler) // resets the stream; there is no one to answer
+			}
+			writeLocal(s.w, x.failure(cl.route.Host, err))
+			return
+		}
+		v, exhausted, ahead := s.judge(resp, &a)
+		if v == verdictPass {
+			defer cancel(nil)
+			s.deliver(resp, ahead)
+			return
+		}
+		cancel(nil) // resets the refused stream, and its body's with it
+		resp.Body.Close()
+		if v == verdictExhausted {
+			writeLocal(s.w, x.failure(cl.route.Host, exhausted))
+			return
+		}
+	}
+}
+
+var errNoResponse = fmt.Errorf("no response head: %w", context.DeadlineExceeded)
+
+// send makes one attempt, up to the response's head.
+func (s *stream) send(ctx context.Context, cancel context.CancelCauseFunc, l *pool.Lease) (*http.Response, error) {
+	cl, x := s.cl, s.cl.x
+	if cl.failed != nil {
+		return nil, cl.failed
+	}
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		Got1xxResponse: func(code int, h textproto.MIMEHeader) error {
+			if code == http.StatusContinue {
+				return nil // the library answers Expect itself when the body is first read
+			}
+			header := s.w.Header()
+			for k, v := range h {
+				header[k] = v
+			}
+			s.w.WriteHeader(code)
+			clear(header)
+			return nil
+		},
+	})
+	timer := time.AfterFunc(x.opts.ResponseTimeout, func() { cancel(errNoResponse) })
+	defer timer.Stop()
+	resp, err := x.h2.roundTrip(x, cl.upstream, s.request(ctx, l))
+	if err != nil && errors.Is(context.Cause(ctx), errNoResponse) {
+		err = errNoResponse
+	}
+	return resp, err
+}
+
+// request makes what goes upstream. Nothing is added to it but the lease's
+// fields: not even a User-Agent.
+func (s *stream) request(ctx context.Context, l *pool.Lease) *http.Request {
+	r := s.r
+	header := make(http.Header, len(r.Header)+len(l.Inject))
+	for name, values := range r.Header {
+		lower := strings.ToLower(name)
+		if replaced([]byte(lower), l) || hopByHopH2(lower) {
+			continue
+		}
+		header[name] = values
+	}
+	if listHas([]byte(strings.Join(r.Header["Te"], ",")), "trailers") {
+		header["Te"] = []string{"trailers"}
+	}
+	for i := range l.Inject {
+		header[http.CanonicalHeaderKey(l.Inject[i].Name)] = []string{string(l.Inject[i].Value)}
+	}
+	if _, ok := header["User-Agent"]; !ok {
+		header["User-Agent"] = nil
+	}
+	target := string(appendTarget(nil, []byte(r.RequestURI), l.StripQuery))
+	u := &url.URL{Scheme: "https", Host: r.Host, Opaque: target}
+	if strings.HasPrefix(target, "//") {
+		u.Opaque = "https://" + r.Host + target // else it would be read as an authority
+	}
+	out := &http.Request{
+		Method: r.Method, URL: u, Host: r.Host, Header: header,
+		Proto: "HTTP/2.0", ProtoMajor: 2,
+		ContentLength: r.ContentLength, Trailer: r.Trailer,
+	}
+	if r.ContentLength != 0 {
+		out.Body = s.body.reader()
+	}
+	return out.WithContext(ctx)
+}
+
+func hopByHopH2(lower string) bool {
+	switch lower {
+	case "connection", "keep-alive", "te", "host", "transfer-encoding", "upgrade", "trailer":
+		return true
+	}
+	return strings.HasPrefix(lower, "proxy-")
+}
+
+// judge has the answer judged; ahead is what was read of its body for that.
+func (s *stream) judge(resp *http.Response, a *attempts) (v verdict, e *pool.ExhaustedError, ahead []byte) {
+	answer := pool.Answer{Status: resp.StatusCode, At: time.Now()}
+	if resp.StatusCode >= 400 {
+		answer.Header = resp.Header
+		if pool.NeedsBody(resp.StatusCode) {
+			// A failure to read comes again when the body is passed on.
+			ahead, _ = io.ReadAll(io.LimitReader(resp.Body, pool.MaxAnswerBody))
+			answer.Body = decodeAnswer(ahead, resp.Header.Get("Content-Encoding"))
+		}
+	}
+	if !a.observe(s.r.Context(), answer) {
+		return verdictPass, nil, ahead
+	}
+	if !s.body.replayable() {
+		s.cl.x.counts.notReplayable.Add(1)
+		return verdictPass, nil, ahead
+	}
+	v, e = a.next(s.r.Context())
+	return v, e, ahead
+}
+
+// deliver passes the response on as it arrives, with its trailers.
+func (s *stream) deliver(resp *http.Response, ahead []byte) {
+	defer resp.Body.Close()
+	header := s.w.Header()
+	for name, values := range resp.Header {
+		header[name] = values
+	}
+	for name := range resp.Trailer {
+		header.Add("Trailer", name)
+	}
+	// nil keeps the library from making up what the upstream did not send.
+	for _, name := range [...]string{"Date", "Content-Type"} {
+		if _, ok := header[name]; !ok {
+			header[name] = nil
+		}
+	}
+	s.w.WriteHeader(resp.StatusCode)
+	// Without a body the head must go out with the end of the stream: for gRPC a
+	// head that ends the stream is the trailers.
+	if resp.ContentLength != 0 && s.r.Method != http.MethodHead {
+		s.copyBody(resp, ahead)
+	}
+	for name, values := range resp.Trailer {
+		if _, announced := header[name]; !announced {
+			header[http.TrailerPrefix+name] = values
+		}
+	}
+}
+
+func (s *stream) copyBody(resp *http.Response, ahead []byte) {
+	control := http.NewResponseController(s.w)
+	block := s.cl.x.blocks.get(block16k)
+	defer s.cl.x.blocks.put(block)
+	p := ahead
+	// A long or unknown body may be a stream: its head goes out at once.
+	flush := resp.ContentLength < 0 || resp.ContentLength > block4k
+	var err error
+	for {
+		if len(p) > 0 {
+			if _, werr := s.w.Write(p); werr != nil {
+				panic(http.ErrAbortHandler)
+			}
+		}
+		if err == io.EOF {
+			return
+		}
+		if err != nil {
+			s.cl.x.counts.aborted.Add(1)
+			panic(http.ErrAbortHandler) // the client sees the stream reset, not a clean end
+		}
+		if flush {
+			if control.Flush() != nil {
+				panic(http.ErrAbortHandler)
+			}
+		}
+		var n int
+		n, err = resp.Body.Read(block)
+		p = block[:n]
+	}
+}
+
+// writeLocal answers in the upstream's place.
+func writeLocal(w http.ResponseWriter, answer localAnswer) {
+	for _, f := range answer.fields() {
+		w.Header().Set(f[0], f[1])
+	}
+	w.WriteHeader(answer.status)
+	_, _ = w.Write(answer.body)
+}
+
+// h2Upstreams are the HTTP/2 connections to upstreams, by what they may be used
+// for again.
+type h2Upstreams struct {
+	mu   sync.Mutex
+	all  map[upstreamKey]*h2Upstream
+	shut bool
+}
+
+type h2Upstream struct {
+	transport *http2.Transport
+	spare     *tls.Conn // opened in a client's handshake
+	used      time.Time
+	active    int
+}
+
+// get returns the upstream's transport, counted as in use until release. The lock is held.
+func (h *h2Upstreams) get(x *Exchanger, u Upstream) *h2Upstream {
+	up := h.all[u.key()]
+	if up == nil {
+		up = &h2Upstream{}
+		up.transport = &http2.Transport{
+			DisableCompression: true,
+			IdleConnTimeout:    x.opts.UpstreamIdle,
+			MaxHeaderListSize:  uint32(x.opts.MaxHead),
+			// A dead path is noticed while a model thinks in silence.
+			ReadIdleTimeout: 30 * time.Second,
+			DialTLSContext: func(ctx context.Context, _, _ string, _ *tls.Config) (net.Conn, error) {
+				return h.dial(ctx, x, u, up)
+			},
+		}
+		if h.all == nil {
+			h.all = make(map[upstreamKey]*h2Upstream)
+		}
+		h.all[u.key()] = up
+	}
+	up.used = time.Now()
+	return up
+}
+
+func (h *h2Upstreams) dial(ctx context.Context, x *Exchanger, u Upstream, up *h2Upstream) (net.Conn, error) {
+	h.mu.Lock()
+	conn := up.spare
+	up.spare = nil
+	h.mu.Unlock()
+	if conn != nil {
+		return conn, nil
+	}
+	conn, err := x.dialTLS(ctx, u, []string{protoH2})
+	if err != nil {
+		return nil, err
+	}
+	if conn.ConnectionState().NegotiatedProtocol != protoH2 {
+		conn.Close()
+		x.alpn.forget(u)
+		return nil, errors.New("the upstream no longer speaks HTTP/2")
+	}
+	return conn, nil
+}
+
+// spare keeps a connection for the first request of the client it was opened for.
+func (h *h2Upstreams) spare(x *Exchanger, u Upstream, conn *tls.Conn) {
+	h.mu.Lock()
+	if !h.shut {
+		up := h.get(x, u)
+		conn, up.spare = up.spare, conn
+	}
+	h.mu.Unlock()
+	if conn != nil {
+		conn.Close()
+	}
+}
+
+func (h *h2Upstreams) roundTrip(x *Exchanger, u Upstream, r *http.Request) (*http.Response, error) {
+	h.mu.Lock()
+	up := h.get(x, u)
+	up.active++
+	h.mu.Unlock()
+	resp, err := up.transport.RoundTrip(r)
+	h.mu.Lock()
+	up.active--
+	up.used = time.Now()
+	h.mu.Unlock()
+	return resp, err
+}
+
+// remove forgets the upstreams that match and closes their idle connections;
+// those with streams on them close when these end and they have been idle.
+func (h *h2Upstreams) remove(all bool, match func(upstreamKey, *h2Upstream) bool) {
+	var gone []*h2Upstream
+	h.mu.Lock()
+	h.shut = h.shut || all
+	for key, up := range h.all {
+		if all || match(key, up) {
+			gone = append(gone, up)
+			delete(h.all, key)
+		}
+	}
+	h.mu.Unlock()
+	for _, up := range gone {
+		if up.spare != nil {
+			up.spare.Close()
+		}
+		up.transport.CloseIdleConnections()
+	}
+}
+
+func (h *h2Upstreams) closeAll() { h.remove(true, nil) }
+
+func (h *h2Upstreams) closeNetNS(cookie uint64) {
+	h.remove(false, func(key upstreamKey, _ *h2Upstream) bool { return key.netns == cookie })
+}
+
+func (h *h2Upstreams) closeUnused(now time.Time, idle time.Duration) {
+	h.remove(false, func(_ upstreamKey, up *h2Upstream) bool { return up.active == 0 && now.Sub(up.used) > idle })
+}

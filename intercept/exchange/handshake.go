@@ -1,0 +1,181 @@
+package exchange
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+const (
+	protoH1 = "http/1.1"
+	protoH2 = "h2"
+)
+
+// serverConfigs are the two ways of ending a client's TLS. They are shared by
+// all connections, so that session tickets work from one to the next.
+type serverConfigs struct {
+	h1, h2 *tls.Config
+}
+
+func (s *serverConfigs) init(leaves Leaves) {
+	config := func(proto string) *tls.Config {
+		return &tls.Config{
+			MinVersion: tls.VersionTLS12,
+			NextProtos: []string{proto},
+			// Small first records delay large answers and cost system calls.
+			DynamicRecordSizingDisabled: true,
+			GetCertificate: func(h *tls.ClientHelloInfo) (*tls.Certificate, error) {
+				return leaves.Leaf(canonical(h.ServerName))
+			},
+		}
+	}
+	s.h1, s.h2 = config(protoH1), config(protoH2)
+}
+
+// canonical is a host name without regard to case and a trailing dot.
+func canonical(host string) string { return strings.ToLower(strings.TrimSuffix(host, ".")) }
+
+// protocols remembers what upstreams chose when they were offered both HTTP/2
+// and HTTP/1.1.
+type protocols struct {
+	mu     sync.Mutex
+	chosen map[protocolKey]string
+}
+
+type protocolKey struct {
+	host string
+	addr netip.AddrPort
+}
+
+// maxProtocols bounds the memory: addresses of a large service come and go.
+const maxProtocols = 4096
+
+func (p *protocols) get(u Upstream) (string, bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	proto, ok := p.chosen[protocolKey{u.Host, u.Addr}]
+	return proto, ok
+}
+
+func (p *protocols) set(u Upstream, proto string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.chosen == nil || len(p.chosen) >= maxProtocols {
+		p.chosen = make(map[protocolKey]string)
+	}
+	p.chosen[protocolKey{u.Host, u.Addr}] = proto
+}
+
+func (p *protocols) forget(u Upstream) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.chosen, protocolKey{u.Host, u.Addr})
+}
+
+// handshake ends the client's TLS with the protocol its upstream speaks.
+func (cl *client) handshake() error {
+	x := cl.x
+	if err := x.watch.add(cl); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(cl.ctx, x.opts.HandshakeTimeout)
+	defer cancel()
+	cl.tls = tls.Server(cl.raw, &tls.Config{
+		GetConfigForClient: func(h *tls.ClientHelloInfo) (*tls.Config, error) {
+			// The route was chosen by another reader of this hello: what counts is
+			// that the one who answers it understands the same host.
+			if canonical(h.ServerName) != cl.route.Host {
+				x.deny(cl.upstream, cl.route, []byte(h.ServerName), "server name of the handshake is another host's")
+				return nil, errors.New("server name does not match the route")
+			}
+			if cl.protocol(ctx, h.SupportedProtos) == protoH2 {
+				return x.tls.h2, nil
+			}
+			return x.tls.h1, nil
+		},
+	})
+	err := cl.tls.HandshakeContext(ctx)
+	if err != nil && (errors.Is(ctx.Err(), context.DeadlineExceeded) || isTimeout(err)) {
+		x.counts.handshakesTimedOut.Add(1)
+	}
+	return err
+}
+
+// protocol decides what to offer the client: what the upstream chooses, of what
+// the client offers. Only a client that offers both leaves a choice, so only
+// then is the upstream asked before the handshake goes on.
+func (cl *client) protocol(ctx context.Context, offer []string) string {
+	h1, h2 := slices.Contains(offer, protoH1), slices.Contains(offer, protoH2)
+	if !h2 {
+		return protoH1
+	}
+	if proto, ok := cl.x.alpn.get(cl.upstream); ok {
+		return proto
+	}
+	protos := []string{protoH2, protoH1}
+	if !h1 {
+		protos = protos[:1]
+	}
+	conn, err := cl.x.dialTLS(ctx, cl.upstream, protos)
+	if err != nil {
+		// The client is told in an answer, which it understands better than an alert.
+		cl.failed = err
+		if h1 {
+			return protoH1
+		}
+		return protoH2
+	}
+	if conn.ConnectionState().NegotiatedProtocol == protoH2 {
+		cl.x.alpn.set(cl.upstream, protoH2)
+		cl.x.h2.spare(cl.x, cl.upstream, conn)
+		return protoH2
+	}
+	cl.x.alpn.set(cl.upstream, protoH1)
+	cl.x.idle.put(cl.x.newUpstreamConn(cl.upstream, conn), time.Now().Add(cl.x.opts.UpstreamIdle))
+	return protoH1
+}
+
+// dialTLS connects to an upstream and verifies that it is the host. The client's
+// credentials and the pool's go nowhere before that.
+func (x *Exchanger) dialTLS(ctx context.Context, u Upstream, protos []string) (*tls.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, x.opts.DialTimeout)
+	defer cancel()
+	x.counts.dials.Add(1)
+	raw, err := x.opts.Dialer.Dial(ctx, u)
+	if err != nil {
+		return nil, fmt.Errorf("connect to %s: %w", u.Addr, err)
+	}
+	conn := tls.Client(raw, &tls.Config{
+		ServerName:                  u.Host,
+		RootCAs:                     x.opts.RootCAs,
+		MinVersion:                  tls.VersionTLS12,
+		NextProtos:                  protos,
+		ClientSessionCache:          x.sessions,
+		DynamicRecordSizingDisabled: true,
+	})
+	if err := conn.HandshakeContext(ctx); err != nil {
+		raw.Close()
+		if ctx.Err() != nil {
+			err = ctx.Err()
+		}
+		return nil, fmt.Errorf("TLS handshake with %s: %w", u.Host, err)
+	}
+	return conn, nil
+}
+
+// isTimeout tells a time-out from other failures.
+func isTimeout(err error) bool {
+	if errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.DeadlineExceeded) {
+		return true
+	}
+	var ne net.Error
+	return errors.As(err, &ne) && ne.Timeout()
+}

@@ -1,0 +1,207 @@
+package exchange
+
+import (
+	"bytes"
+	"strconv"
+
+	"github.com/sluice-proxy/sluice/pool"
+)
+
+// requestSize bounds the length of the head that appendRequest makes.
+func requestSize(h *head, l *pool.Lease) int {
+	n := len(h.raw) + 64
+	for i := range l.Inject {
+		n += len(l.Inject[i].Name) + len(l.Inject[i].Value) + 4
+	}
+	return n
+}
+
+// appendRequest writes the head that goes upstream: the client's fields in their
+// order and case, without those that end at this hop and those that could carry
+// a credential of its own, and with the lease's.
+func appendRequest(dst []byte, h *head, l *pool.Lease) []byte {
+	raw := h.raw
+	dst = append(dst, h.methodBytes()...)
+	dst = append(dst, ' ')
+	dst = appendTarget(dst, originForm(h.targetBytes()), l.StripQuery)
+	dst = append(dst, " HTTP/1.1\r\n"...)
+	length := false
+	for i := range h.fields {
+		f := &h.fields[i]
+		if h.hopByHop(f) || replaced(f.name(raw), l) {
+			continue
+		}
+		if f.id == fieldContentLength {
+			if length {
+				continue
+			}
+			length = true
+		}
+		dst = append(dst, raw[f.line:f.end]...)
+	}
+	if h.trailersOK {
+		dst = append(dst, "TE: trailers\r\n"...)
+	}
+	switch {
+	case h.upgrade && h.trailersOK:
+		dst = append(dst, "Connection: Upgrade, TE\r\n"...)
+	case h.upgrade:
+		dst = append(dst, "Connection: Upgrade\r\n"...)
+	case h.trailersOK:
+		dst = append(dst, "Connection: TE\r\n"...)
+	}
+	for i := range l.Inject {
+		dst = append(dst, l.Inject[i].Name...)
+		dst = append(dst, ": "...)
+		dst = append(dst, l.Inject[i].Value...)
+		dst = append(dst, "\r\n"...)
+	}
+	return append(dst, "\r\n"...)
+}
+
+// replaced tells whether a field of this name is removed for the lease's sake.
+func replaced(name []byte, l *pool.Lease) bool {
+	for _, s := range l.Strip {
+		if equalFold(name, s) {
+			return true
+		}
+	}
+	for i := range l.Inject {
+		if equalFold(name, l.Inject[i].Name) {
+			return true
+		}
+	}
+	return false
+}
+
+// originForm cuts scheme and authority off an absolute-form target, which was
+// checked before (RFC 9112 section 3.2).
+func originForm(target []byte) []byte {
+	_, rest, ok := splitAbsolute(target)
+	if !ok {
+		return target
+	}
+	if len(rest) == 0 {
+		return []byte("/")
+	}
+	return rest
+}
+
+// splitAbsolute takes "https://authority/path?query" apart.
+func splitAbsolute(target []byte) (authority, rest []byte, ok bool) {
+	const scheme = "https://"
+	if len(target) < len(scheme) || !equalFold(target[:len(scheme)], scheme) {
+		return nil, nil, false
+	}
+	rest = target[len(scheme):]
+	end := bytes.IndexAny(rest, "/?")
+	if end < 0 {
+		return rest, nil, true
+	}
+	return rest[:end], rest[end:], true
+}
+
+// appendTarget writes the target without the query parameters named in strip.
+func appendTarget(dst, target []byte, strip []string) []byte {
+	path, query, found := bytes.Cut(target, []byte("?"))
+	if len(path) == 0 {
+		dst = append(dst, '/')
+	}
+	dst = append(dst, path...)
+	if !found {
+		return dst
+	}
+	if len(strip) == 0 {
+		dst = append(dst, '?')
+		return append(dst, query...)
+	}
+	sep := byte('?')
+	for more := true; more; {
+		var param []byte
+		param, query, more = bytes.Cut(query, []byte("&"))
+		name, _, _ := bytes.Cut(param, []byte("="))
+		if named(name, strip) {
+			continue
+		}
+		dst = append(dst, sep)
+		dst = append(dst, param...)
+		sep = '&'
+	}
+	return dst
+}
+
+// named tells whether a parameter's name, percent-encoded or not, is in strip.
+func named(name []byte, strip []string) bool {
+	for _, s := range strip {
+		if sameDecoded(name, s) {
+			return true
+		}
+	}
+	return false
+}
+
+func sameDecoded(name []byte, want string) bool {
+	for i := 0; i < len(want); i++ {
+		if len(name) == 0 {
+			return false
+		}
+		c := name[0]
+		if c == '%' && len(name) >= 3 && hexDigit(name[1]) >= 0 && hexDigit(name[2]) >= 0 {
+			c = byte(hexDigit(name[1])<<4 | hexDigit(name[2]))
+			name = name[2:]
+		}
+		if c != want[i] {
+			return false
+		}
+		name = name[1:]
+	}
+	return len(name) == 0
+}
+
+// checkTarget holds the request's target and Host against the connection's host
+// and port. denied is the authority that disagrees.
+func checkTarget(h *head, host string, port uint16) (denied []byte, err error) {
+	target := h.targetBytes()
+	field := h.fields[h.host].val(h.raw)
+	switch {
+	case target[0] == '/':
+	case len(target) == 1 && target[0] == '*':
+		if string(h.methodBytes()) != "OPTIONS" {
+			return nil, malformed("bad request target")
+		}
+	default:
+		authority, _, ok := splitAbsolute(target)
+		if !ok {
+			return nil, malformed("bad request target")
+		}
+		if bytes.IndexByte(authority, '@') >= 0 {
+			return nil, malformed("user information in the request target")
+		}
+		if !sameAuthority(authority, host, port) {
+			return authority, nil
+		}
+	}
+	if !sameAuthority(field, host, port) {
+		return field, nil
+	}
+	return nil, nil
+}
+
+// sameAuthority compares what a request names with the connection's host: case,
+// one trailing dot and the port where it is the connection's do not count.
+func sameAuthority(b []byte, host string, port uint16) bool {
+	if i := bytes.LastIndexByte(b, ':'); i >= 0 {
+		digits := b[i+1:]
+		if len(digits) > 0 {
+			n, ok := decimal(digits)
+			if !ok || n != int64(port) || strconv.Itoa(int(n)) != string(digits) {
+				return false
+			}
+		}
+		b = b[:i]
+	}
+	if n := len(b); n > 0 && b[n-1] == '.' {
+		b = b[:n-1]
+	}
+	return equalFold(b, host)
+}

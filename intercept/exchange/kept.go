@@ -1,0 +1,131 @@
+package exchange
+
+import (
+	"io"
+	"net/http"
+	"sync"
+)
+
+// kept is the body of an HTTP/2 request, kept while it is sent so that it can be
+// sent again. Each attempt reads it through a reader of its own; the library
+// reads from a goroutine of its own, and an abandoned attempt may still be at it.
+type kept struct {
+	x   *Exchanger
+	src io.Reader
+
+	mu     sync.Mutex
+	blocks [][]byte // each full to its length
+	size   int64    // bytes in blocks
+	held   int64    // counted against the budget
+	err    error    // of src
+	lost   bool     // over the limits: what is read is no longer kept
+	closed bool
+}
+
+func newKept(x *Exchanger, r *http.Request) *kept { return &kept{x: x, src: r.Body} }
+
+func (k *kept) replayable() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return !k.lost && (k.err == nil || k.err == io.EOF)
+}
+
+func (k *kept) reader() io.ReadCloser { return &keptReader{k: k} }
+
+// release gives the blocks back. The source is closed first, which wakes a
+// reader that waits in it.
+func (k *kept) release(src io.Closer) {
+	_ = src.Close()
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.closed = true
+	k.forget()
+}
+
+// forget gives the blocks back. The lock is held.
+func (k *kept) forget() {
+	for _, b := range k.blocks {
+		k.x.blocks.put(b)
+	}
+	k.blocks = nil
+	k.x.budget.Add(-k.held)
+	k.held = 0
+}
+
+type keptReader struct {
+	k      *kept
+	at     int64
+	block  int // that at lies in
+	offset int // in that block
+}
+
+func (r *keptReader) Read(p []byte) (int, error) {
+	k := r.k
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.closed {
+		return 0, http.ErrBodyReadAfterClose
+	}
+	if r.at < k.size {
+		if k.lost {
+			// An abandoned attempt read past the limits meanwhile: nothing may be skipped.
+			return 0, io.ErrUnexpectedEOF
+		}
+		return r.again(p), nil
+	}
+	if k.err != nil {
+		return 0, k.err
+	}
+	n, err := k.src.Read(p)
+	if n > 0 {
+		k.keep(p[:n])
+		r.at += int64(n)
+		r.block, r.offset = len(k.blocks), 0
+		if last := len(k.blocks) - 1; last >= 0 {
+			r.block, r.offset = last, len(k.blocks[last])
+		}
+	}
+	k.err = err
+	return n, err
+}
+
+// again reads what is kept.
+func (r *keptReader) again(p []byte) int {
+	k := r.k
+	for r.offset == len(k.blocks[r.block]) {
+		r.block, r.offset = r.block+1, 0
+	}
+	n := copy(p, k.blocks[r.block][r.offset:])
+	r.offset += n
+	r.at += int64(n)
+	return n
+}
+
+// Close ends one attempt's reading; the body stays for the next.
+func (*keptReader) Close() error { return nil }
+
+// keep stores what was read, as far as the limits allow.
+func (k *kept) keep(p []byte) {
+	k.size += int64(len(p))
+	for len(p) > 0 && !k.lost {
+		last := len(k.blocks) - 1
+		if last < 0 || len(k.blocks[last]) == cap(k.blocks[last]) {
+			size := block64k
+			if last < 0 && len(p) <= block4k {
+				size = block4k
+			}
+			if k.size > k.x.opts.MaxReplayBody || !k.x.reserve(int64(size)) {
+				k.lost = true
+				k.forget()
+				return
+			}
+			k.held += int64(size)
+			k.blocks = append(k.blocks, k.x.blocks.get(size)[:0])
+			last++
+		}
+		b := k.blocks[last]
+		n := min(cap(b)-len(b), len(p))
+		k.blocks[last] = append(b, p[:n]...)
+		p = p[n:]
+	}
+}

@@ -1,0 +1,61 @@
+package exchange
+
+import (
+	"context"
+	"errors"
+	"slices"
+
+	"github.com/sluice-proxy/sluice/pool"
+)
+
+// attempts is the part of an exchange that HTTP/1.1 and HTTP/2 share: which
+// member is asked, what its answer meant, and which is asked next.
+type attempts struct {
+	x     *Exchanger
+	route pool.Route
+	lease pool.Lease
+	tried []string
+}
+
+// verdict is what becomes of an answer.
+type verdict uint8
+
+const (
+	verdictPass      verdict = iota // it goes to the client
+	verdictAgain                    // the request is sent again with the new lease
+	verdictExhausted                // the client gets the pool's own answer
+)
+
+// first leases the first member.
+func (a *attempts) first(ctx context.Context) error {
+	var err error
+	a.lease, err = a.x.opts.Pools.Acquire(ctx, a.route, a.tried)
+	return err
+}
+
+// observe has an answer judged and tells whether its member is now out. It
+// counts even if the client has hung up meanwhile.
+func (a *attempts) observe(ctx context.Context, answer pool.Answer) (refused bool) {
+	outcome, err := a.x.opts.Pools.Observe(context.WithoutCancel(ctx), a.lease, answer)
+	if err != nil {
+		a.x.opts.Log.Error("answer not recorded", "pool", a.lease.Pool, "member", a.lease.Member, "err", err)
+	}
+	return outcome.Refused()
+}
+
+// next leases a member that was not asked yet, for a request that can be sent
+// again. Without one the answer at hand is passed on, unless the whole pool is
+// known to be out: then its own answer says when it is back.
+func (a *attempts) next(ctx context.Context) (verdict, *pool.ExhaustedError) {
+	a.tried = append(a.tried, a.lease.Member)
+	lease, err := a.x.opts.Pools.Acquire(ctx, a.route, a.tried)
+	if exhausted, ok := errors.AsType[*pool.ExhaustedError](err); ok {
+		return verdictExhausted, exhausted
+	}
+	if err != nil || slices.Contains(a.tried, lease.Member) {
+		return verdictPass, nil
+	}
+	a.lease = lease
+	a.x.counts.replays.Add(1)
+	return verdictAgain, nil
+}

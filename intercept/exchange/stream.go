@@ -1,0 +1,176 @@
+package exchange
+
+import (
+	"io"
+	"time"
+)
+
+// deliver passes the response on as it arrives: what one read of the upstream
+// gave goes out with one write, so that no event of a stream waits for the next.
+func (cl *client) deliver(up *upstreamConn) (keep bool) {
+	x, h, req := cl.x, &cl.resp, &cl.req
+	f := responseFraming(h, req)
+	dechunk := h.chunked && req.minor == 0 // HTTP/1.0 has no chunks: the end of the connection ends the body
+	g := f
+	keep = !req.close && !x.draining.Load() && f.kind != bodyUntilClose && !dechunk &&
+		cl.bodyAllows()
+	untilClose := f.kind == bodyUntilClose || dechunk
+
+	block := x.blocks.get(min(len(h.raw)+64+min(up.in.len(), block4k), block256k))
+	out := appendResponse(block[:0], h, req, keep)
+	defer func() { x.blocks.put(block) }()
+	streaming := false
+	for {
+		n, err := f.take(up.in.bytes())
+		p := up.in.bytes()[:n]
+		if dechunk {
+			p = payload(&g, p)
+		}
+		up.in.r += n
+		if f.done() && err == nil {
+			return cl.finish(up, out, p, keep)
+		}
+		if !cl.forward(out, p) {
+			cl.lose(up)
+			return false
+		}
+		out = out[:0]
+		if err == nil {
+			up.in.widen()
+			if !streaming {
+				streaming = true
+				cl.rearm(up, time.Time{})
+			}
+			_, err = up.in.fill(up.tls, block16k)
+		}
+		if err == io.EOF && f.kind == bodyUntilClose {
+			cl.resp.close = true
+			return cl.finish(up, nil, nil, false)
+		}
+		if err != nil {
+			gone := cl.isGone()
+			cl.lose(up)
+			if !gone {
+				cl.cut(untilClose)
+			}
+			return false
+		}
+	}
+}
+
+// bodyAllows tells whether the request's body leaves the connection usable for
+// a next request. A client that gets an early refusal, or its final answer in
+// place of a 100, may or may not send the rest of it.
+func (cl *client) bodyAllows() bool {
+	b := &cl.body
+	early := cl.resp.status >= 400 || cl.req.expect
+	if early && b.pumping() {
+		// The pump may just have sent the last byte that this is the answer to.
+		t := time.NewTimer(time.Millisecond)
+		select {
+		case <-b.done:
+		case <-t.C:
+		}
+		t.Stop()
+	}
+	if b.pumping() {
+		return !early
+	}
+	return b.complete() && !b.stopped
+}
+
+// forward writes the head, if it is not out yet, and what is at hand of the
+// body; in one record if they fit.
+func (cl *client) forward(out, p []byte) bool {
+	if len(out) > 0 && len(out)+len(p) <= cap(out) {
+		out, p = append(out, p...), nil
+	}
+	for _, b := range [2][]byte{out, p} {
+		if len(b) == 0 {
+			continue
+		}
+		if _, err := cl.tls.Write(b); err != nil {
+			return false
+		}
+	}
+	return true
+}
+
+// finish sends the last bytes. The upstream connection is free before them, so
+// that a client which hangs up on having its answer cancels nothing.
+func (cl *client) finish(up *upstreamConn, out, p []byte, keep bool) bool {
+	whole := up.in.len() == 0
+	if cl.body.pumping() {
+		if !cl.forward(out, p) {
+			cl.lose(up)
+			return false
+		}
+		cl.waitPump(up)
+		keep = keep && cl.body.complete()
+		cl.giveBack(up, whole)
+	} else {
+		// p lies in the connection's buffer, which must outlive giveBack.
+		in := up.in
+		up.in = buffer{pool: in.pool}
+		cl.giveBack(up, whole)
+		ok := cl.forward(out, p)
+		in.drop()
+		if !ok {
+			return false
+		}
+	}
+	if !keep {
+		if !cl.body.complete() && cl.body.readErr == nil && !cl.req.expect {
+			cl.drainBody()
+		}
+		cl.farewell()
+	}
+	return keep
+}
+
+// settle ends the exchange with an upstream whose answer is not passed on. Its
+// connection is of use again if the body has been read whole already.
+func (cl *client) settle(up *upstreamConn) {
+	cl.stopPump(up)
+	f := responseFraming(&cl.resp, &cl.req)
+	n, err := f.take(up.in.bytes())
+	up.in.r += n
+	cl.giveBack(up, err == nil && f.done() && up.in.len() == 0)
+}
+
+// giveBack puts the upstream connection into the pool if the exchange on it is
+// over and clean, and closes it otherwise. whole: the response was read to its
+// end and nothing behind it.
+func (cl *client) giveBack(up *upstreamConn, whole bool) {
+	b := &cl.body
+	clean := cl.detach() && whole && !cl.resp.close && cl.keepFor > 0 &&
+		b.complete() && b.sendErr == nil && b.readErr == nil && !b.stopped
+	if !clean {
+		up.close()
+		return
+	}
+	cl.x.idle.put(up, time.Now().Add(cl.keepFor))
+}
+
+// lose ends an exchange whose response did not get through.
+func (cl *client) lose(up *upstreamConn) {
+	cl.stopPump(up)
+	cl.detach()
+	up.close()
+}
+
+// payload takes the chunked framing out of p, in place; g has seen all before.
+func payload(g *framing, p []byte) []byte {
+	out := p[:0]
+	for len(p) > 0 && !g.done() {
+		n, data, err := g.step(p)
+		if err != nil {
+			break
+		}
+		if data {
+			out = append(out, p[:n]...)
+		}
+		p = p[n:]
+	}
+	return out
+}
