@@ -27,7 +27,7 @@ func (k *Keeper) observeGood(ctx context.Context, l Lease) error {
 	if err != nil {
 		return err
 	}
-	if c.Until.IsZero() || l.Sent.Before(c.Began) {
+	if c.Until.IsZero() || !l.Sent.After(c.Began) {
 		return nil
 	}
 	k.mu.Lock()

@@ -1,0 +1,116 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/sluice-proxy/sluice/pool"
+)
+
+// AddCredential stores a credential.
+func (db *DB) AddCredential(ctx context.Context, r pool.CredentialRecord) error {
+	return db.tx(ctx, func(tx *sql.Tx) error {
+		if err := nameIsFree(ctx, tx, r.Credential.Name); err != nil {
+			return err
+		}
+		c := r.Credential
+		extra, err := json.Marshal(c.ExtraHeaders)
+		if err != nil {
+			return fmt.Errorf("encode header names: %w", err)
+		}
+		_, err = tx.ExecContext(ctx, `INSERT INTO credentials (name, type, sealed, token_url, client_id, extra_headers, expires_at)
+			VALUES (?, ?, ?, ?, ?, ?, ?)`, c.Name, c.Type, r.Sealed, c.TokenURL, c.ClientID, string(extra), nanos(c.ExpiresAt))
+		if err != nil {
+			return fmt.Errorf("add credential: %w", err)
+		}
+		return nil
+	})
+}
+
+// nameIsFree keeps one name from standing for a pool and a credential, or for two of one kind.
+func nameIsFree(ctx context.Context, tx *sql.Tx, name string) error {
+	var kind string
+	err := tx.QueryRowContext(ctx, `SELECT 'credential' FROM credentials WHERE name = ?1
+		UNION ALL SELECT 'pool' FROM pools WHERE name = ?1`, name).Scan(&kind)
+	switch {
+	case errors.Is(err, sql.ErrNoRows):
+		return nil
+	case err != nil:
+		return fmt.Errorf("look for the name: %w", err)
+	}
+	return pool.Conflict("name: there is a %s named %q already", kind, name)
+}
+
+// UpdateCredential replaces a credential's row.
+func (db *DB) UpdateCredential(ctx context.Context, r pool.CredentialRecord) error {
+	c := r.Credential
+	extra, err := json.Marshal(c.ExtraHeaders)
+	if err != nil {
+		return fmt.Errorf("encode header names: %w", err)
+	}
+	res, err := db.sql.ExecContext(ctx, `UPDATE credentials SET sealed = ?, token_url = ?, client_id = ?, extra_headers = ?, expires_at = ?
+		WHERE name = ?`, r.Sealed, c.TokenURL, c.ClientID, string(extra), nanos(c.ExpiresAt), c.Name)
+	return oneRow(res, err, "there is no credential %q", c.Name)
+}
+
+// oneRow turns a statement that met no row into a not-found error.
+func oneRow(res sql.Result, err error, format string, args ...any) error {
+	if err != nil {
+		return fmt.Errorf("write: %w", err)
+	}
+	n, err := res.RowsAffected()
+	if err != nil {
+		return fmt.Errorf("write: %w", err)
+	}
+	if n == 0 {
+		return pool.NotFound(format, args...)
+	}
+	return nil
+}
+
+// RemoveCredential deletes a credential that no pool holds.
+func (db *DB) RemoveCredential(ctx context.Context, name string) error {
+	return db.tx(ctx, func(tx *sql.Tx) error {
+		var holder string
+		err := tx.QueryRowContext(ctx, `SELECT p.name FROM pools p JOIN members m ON m.pool_id = p.id
+			JOIN credentials c ON c.id = m.credential_id WHERE c.name = ?`, name).Scan(&holder)
+		if err == nil {
+			return pool.Conflict("credential %q is a member of pool %q: remove it there first", name, holder)
+		}
+		if !errors.Is(err, sql.ErrNoRows) {
+			return fmt.Errorf("look for members: %w", err)
+		}
+		res, err := tx.ExecContext(ctx, `DELETE FROM credentials WHERE name = ?`, name)
+		return oneRow(res, err, "there is no credential %q", name)
+	})
+}
+
+func credentials(ctx context.Context, tx *sql.Tx) ([]pool.CredentialRecord, error) {
+	rows, err := tx.QueryContext(ctx, `SELECT c.name, c.type, c.sealed, c.token_url, c.client_id, c.extra_headers, c.expires_at, COALESCE(p.name, '')
+		FROM credentials c LEFT JOIN members m ON m.credential_id = c.id LEFT JOIN pools p ON p.id = m.pool_id ORDER BY c.id`)
+	if err != nil {
+		return nil, fmt.Errorf("read credentials: %w", err)
+	}
+	defer func() { _ = rows.Close() }()
+	var all []pool.CredentialRecord
+	for rows.Next() {
+		var (
+			r       pool.CredentialRecord
+			extra   string
+			expires int64
+		)
+		c := &r.Credential
+		if err := rows.Scan(&c.Name, &c.Type, &r.Sealed, &c.TokenURL, &c.ClientID, &extra, &expires, &c.Pool); err != nil {
+			return nil, fmt.Errorf("read a credential: %w", err)
+		}
+		if err := json.Unmarshal([]byte(extra), &c.ExtraHeaders); err != nil {
+			return nil, fmt.Errorf("read credential %s: %w", c.Name, err)
+		}
+		c.ExpiresAt = instant(expires)
+		all = append(all, r)
+	}
+	return all, rows.Err()
+}

@@ -1,0 +1,177 @@
+// Package store keeps pools, credentials, cooldowns, events and targets in SQLite:
+// the one place in which a restart finds everything again.
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"modernc.org/sqlite"
+	sqlite3 "modernc.org/sqlite/lib"
+)
+
+// FileName is the database's name in the state directory.
+const FileName = "sluice.db"
+
+var (
+	// ErrLocked means that another daemon uses the state directory.
+	ErrLocked = errors.New("state directory is in use")
+	// ErrDamaged means that the file is no intact database; it is left as it is.
+	ErrDamaged = errors.New("damaged database")
+)
+
+// DB is an open store. It may be used concurrently.
+type DB struct {
+	sql  *sql.DB
+	path string
+	lock *os.File
+}
+
+// Open opens the database in a state directory, which must exist, and brings its
+// schema up to date. The directory is locked until Close.
+//
+// Errors: [ErrLocked], [ErrDamaged].
+func Open(ctx context.Context, dir string) (_ *DB, err error) {
+	lock, err := lockDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	db := &DB{path: filepath.Join(dir, FileName), lock: lock}
+	defer func() {
+		if err != nil {
+			err = errors.Join(db.explain(err), db.Close())
+		}
+	}()
+	// The secrets are encrypted; the names in it are nobody's business either.
+	if f, err := os.OpenFile(db.path, os.O_CREATE|os.O_RDWR, 0o600); err != nil {
+		return nil, fmt.Errorf("open the database: %w", err)
+	} else if err := f.Close(); err != nil {
+		return nil, fmt.Errorf("open the database: %w", err)
+	}
+	dsn := url.URL{Scheme: "file", OmitHost: true, Path: db.path, RawQuery: url.Values{
+		"_pragma": {
+			"busy_timeout(5000)",
+			"foreign_keys(1)",
+			"journal_mode(WAL)",
+			// A refused credential must be known after a power cut too: it would be used again.
+			"synchronous(FULL)",
+		},
+		// A transaction that reads and then writes must not find another one in between.
+		"_txlock": {"immediate"},
+	}.Encode()}
+	if db.sql, err = sql.Open("sqlite", dsn.String()); err != nil {
+		return nil, fmt.Errorf("open the database: %w", err)
+	}
+	if err := db.check(ctx); err != nil {
+		return nil, err
+	}
+	if err := db.migrate(ctx); err != nil {
+		return nil, err
+	}
+	return db, nil
+}
+
+// Close releases the database and the state directory.
+func (db *DB) Close() error {
+	var errs []error
+	if db.sql != nil {
+		errs = append(errs, db.sql.Close())
+	}
+	return errors.Join(append(errs, db.lock.Close())...)
+}
+
+// lockDir takes the state directory for this process.
+func lockDir(dir string) (*os.File, error) {
+	path := filepath.Join(dir, "lock")
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("lock the state directory: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		holder := make([]byte, 32)
+		n, _ := f.Read(holder)
+		_ = f.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, fmt.Errorf("%s: %w by another sluice (pid %s): stop that one, or use another --state-dir", dir, ErrLocked, holder[:n])
+		}
+		return nil, fmt.Errorf("lock %s: %w", path, err)
+	}
+	// The pid is for people; the lock is what counts.
+	if err := f.Truncate(0); err == nil {
+		_, _ = fmt.Fprintf(f, "%d", os.Getpid())
+	}
+	return f, nil
+}
+
+// check looks at every page, so that damage is found before anything is changed.
+func (db *DB) check(ctx context.Context) error {
+	var result string
+	if err := db.sql.QueryRowContext(ctx, "PRAGMA quick_check(1)").Scan(&result); err != nil {
+		return err
+	}
+	if result != "ok" {
+		return fmt.Errorf("%w: %s", ErrDamaged, result)
+	}
+	return nil
+}
+
+// explain names the file and the way out when the database is what is wrong.
+func (db *DB) explain(err error) error {
+	var e *sqlite.Error
+	damaged := errors.Is(err, ErrDamaged)
+	if errors.As(err, &e) {
+		switch e.Code() & 0xff { // the primary code
+		case sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB:
+			damaged = true
+		}
+	}
+	if !damaged {
+		return err
+	}
+	return fmt.Errorf("%s: %w (%s): it was left as it is; restore it from a backup, or move it away to begin with an empty one", db.path, ErrDamaged, err)
+}
+
+// tx runs f in a transaction.
+func (db *DB) tx(ctx context.Context, f func(*sql.Tx) error) error {
+	tx, err := db.sql.BeginTx(ctx, nil)
+	if err != nil {
+		return fmt.Errorf("begin: %w", err)
+	}
+	if err := f(tx); err != nil {
+		return errors.Join(err, ignoreDone(tx.Rollback()))
+	}
+	if err := tx.Commit(); err != nil {
+		return fmt.Errorf("commit: %w", err)
+	}
+	return nil
+}
+
+// ignoreDone drops what Rollback says of a transaction that a cancelled context ended.
+func ignoreDone(err error) error {
+	if errors.Is(err, sql.ErrTxDone) {
+		return nil
+	}
+	return err
+}
+
+// nanos and instant keep the zero time apart from 1970.
+func nanos(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixNano()
+}
+
+func instant(n int64) time.Time {
+	if n == 0 {
+		return time.Time{}
+	}
+	return time.Unix(0, n).UTC()
+}

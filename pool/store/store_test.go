@@ -1,0 +1,259 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/sluice-proxy/sluice/pool"
+)
+
+func mustOpen(t testing.TB, dir string) *DB {
+	t.Helper()
+	db, err := Open(t.Context(), dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = db.Close() })
+	return db
+}
+
+// populate fills every table.
+func populate(t testing.TB, db *DB) {
+	t.Helper()
+	ctx := t.Context()
+	at := time.Date(2026, 11, 23, 17, 30, 0, 0, time.UTC)
+	for i, name := range []string{"a", "b", "c"} {
+		r := pool.CredentialRecord{Credential: pool.Credential{Name: name, Type: pool.Static}, Sealed: []byte{byte(i)}}
+		if i == 2 {
+			r.Credential = pool.Credential{Name: name, Type: pool.OAuth, TokenURL: "https://auth.example/t", ClientID: "x", ExtraHeaders: []string{"X-A"}, ExpiresAt: at}
+		}
+		if err := db.AddCredential(ctx, r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, p := range []pool.Pool{
+		{Name: "p", Strategy: pool.Failover, Members: []string{"b", "a"}, Provider: "openai", Bindings: []pool.Binding{{Host: "api.openai.com", Port: 443, Header: "Authorization: Bearer {token}"}}},
+		{Name: "q", Strategy: pool.Failover, Members: []string{"c"}, Bindings: []pool.Binding{{Host: "h.example", Port: 8443, Header: "x: {token}"}, {Host: "i.example", Port: 443, Header: "x: {token}"}}},
+	} {
+		if err := db.CreatePool(ctx, p, at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	change := pool.Change{
+		Pool: 1, At: at, Active: 2, Parked: map[int64]bool{1: true},
+		Cooldowns: map[int64]pool.Cooldown{1: {Began: at, Until: at.Add(time.Hour), Reason: "r", Unhinted: 2, ProbeAt: at.Add(time.Minute)}},
+		Events:    []pool.Event{{Kind: pool.EventFailover, Pool: "p", Member: "b", Reason: "r", Detail: "d"}},
+		To:        pool.StateExhausted, EdgeEvent: pool.Event{Kind: pool.EventExhausted, Pool: "p"},
+	}
+	if err := db.Apply(ctx, change); err != nil {
+		t.Fatal(err)
+	}
+	if err := db.SaveTarget(ctx, Target{ID: "t1", Kind: "cgroup", Ref: "/x", Pools: []string{"p"}, CreatedAt: at}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := db.InstallationKey(ctx); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// dump is every row of every table but the migrations' own.
+func dump(t testing.TB, db *DB, except ...string) map[string][]string {
+	t.Helper()
+	all := make(map[string][]string)
+	for _, table := range []string{"settings", "credentials", "pools", "members", "bindings", "cooldowns", "events", "targets"} {
+		rows, err := db.sql.QueryContext(t.Context(), "SELECT * FROM "+table)
+		if err != nil {
+			t.Fatal(err)
+		}
+		columns, err := rows.Columns()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for rows.Next() {
+			values := make([]any, len(columns))
+			for i := range values {
+				values[i] = new(any)
+			}
+			if err := rows.Scan(values...); err != nil {
+				t.Fatal(err)
+			}
+			var row []string
+			for i, c := range columns {
+				if !slices.Contains(except, c) {
+					row = append(row, fmt.Sprintf("%s=%v", c, *values[i].(*any)))
+				}
+			}
+			all[table] = append(all[table], strings.Join(row, " "))
+		}
+		if err := rows.Err(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return all
+}
+
+func TestMigrationsKeepEveryRow(t *testing.T) {
+	t.Parallel()
+	db := mustOpen(t, t.TempDir())
+	populate(t, db)
+	if err := db.SetAuthResetTarget(t.Context(), "p", "openai-codex"); err != nil {
+		t.Fatal(err)
+	}
+	before := dump(t, db, "auth_reset_target")
+	if err := db.migrateTo(t.Context(), 1); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(before, dump(t, db)); diff != "" {
+		t.Fatalf("down changed rows (-before +after):\n%s", diff)
+	}
+	if err := db.migrateTo(t.Context(), 2); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(before, dump(t, db, "auth_reset_target")); diff != "" {
+		t.Fatalf("up again changed rows (-before +after):\n%s", diff)
+	}
+	if err := db.migrateTo(t.Context(), 0); err != nil {
+		t.Fatal(err)
+	}
+	var left int
+	if err := db.sql.QueryRowContext(t.Context(), `SELECT COUNT(*) FROM sqlite_master WHERE type = 'table'
+		AND name NOT LIKE 'sqlite_%' AND name NOT LIKE 'goose_%'`).Scan(&left); err != nil || left != 0 {
+		t.Fatalf("all the way down leaves %d tables, %v", left, err)
+	}
+}
+
+func TestReopenFindsEverything(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	db := mustOpen(t, dir)
+	populate(t, db)
+	before := dump(t, db)
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(before, dump(t, mustOpen(t, dir))); diff != "" {
+		t.Fatal(diff)
+	}
+}
+
+func TestDamagedFileIsLeftAlone(t *testing.T) {
+	t.Parallel()
+	for name, damage := range map[string]func([]byte) []byte{
+		"not a database": func([]byte) []byte {
+			return []byte("this is no database, not even nearly, but it is long enough to be one...")
+		},
+		"header overrun":  func(b []byte) []byte { copy(b[16:], "garbage garbage garbage"); return b },
+		"a page in it":    func(b []byte) []byte { copy(b[4096:], strings.Repeat("x", 4096)); return b },
+		"cut in the half": func(b []byte) []byte { return b[:len(b)/2] },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			db := mustOpen(t, dir)
+			populate(t, db)
+			if _, err := db.sql.ExecContext(t.Context(), "PRAGMA wal_checkpoint(TRUNCATE)"); err != nil {
+				t.Fatal(err)
+			}
+			if err := db.Close(); err != nil {
+				t.Fatal(err)
+			}
+			path := filepath.Join(dir, FileName)
+			data, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			data = damage(data)
+			if err := os.WriteFile(path, data, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			_, err = Open(t.Context(), dir)
+			if !errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), path) {
+				t.Fatalf("got %v, want ErrDamaged naming %s", err, path)
+			}
+			after, err := os.ReadFile(path)
+			if err != nil || !slices.Equal(data, after) {
+				t.Fatalf("the damaged file was changed (%v)", err)
+			}
+		})
+	}
+}
+
+func TestSecondDaemonIsToldWho(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	mustOpen(t, dir)
+	_, err := Open(t.Context(), dir)
+	if !errors.Is(err, ErrLocked) || !strings.Contains(err.Error(), fmt.Sprint(os.Getpid())) {
+		t.Fatalf("got %v, want ErrLocked with pid %d", err, os.Getpid())
+	}
+}
+
+func TestNewerSchemaIsRefused(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	db := mustOpen(t, dir)
+	if _, err := db.sql.ExecContext(t.Context(), "INSERT INTO goose_db_version (version_id, is_applied) VALUES (999, 1)"); err != nil {
+		t.Fatal(err)
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(t.Context(), dir); err == nil || !strings.Contains(err.Error(), "newer release") {
+		t.Fatalf("got %v, want a word about a newer release", err)
+	}
+}
+
+func TestEdgeHasOneAuthor(t *testing.T) {
+	t.Parallel()
+	db := mustOpen(t, t.TempDir())
+	populate(t, db)
+	change := pool.Change{Pool: 2, To: pool.StateExhausted, EdgeEvent: pool.Event{Kind: pool.EventExhausted, Pool: "q"}, At: time.Now()}
+	for range 3 {
+		if err := db.Apply(t.Context(), change); err != nil {
+			t.Fatal(err)
+		}
+	}
+	events, err := db.LastEvents(t.Context(), 100)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for _, e := range events {
+		if e.Pool == "q" {
+			n++
+		}
+	}
+	if n != 1 {
+		t.Fatalf("%d exhausted events, want 1", n)
+	}
+}
+
+func TestTransactionLeavesNothingOnError(t *testing.T) {
+	t.Parallel()
+	db := mustOpen(t, t.TempDir())
+	populate(t, db)
+	before := dump(t, db)
+	err := db.CreatePool(t.Context(), pool.Pool{Name: "r", Strategy: pool.Failover, Members: []string{"nobody"}}, time.Now())
+	var e *pool.Error
+	if !errors.As(err, &e) || e.Code != pool.CodeNotFound {
+		t.Fatalf("got %v, want not found", err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := db.tx(ctx, func(*sql.Tx) error { return nil }); err == nil {
+		t.Fatal("a cancelled context wrote")
+	}
+	if diff := cmp.Diff(before, dump(t, db)); diff != "" {
+		t.Fatal(diff)
+	}
+}
