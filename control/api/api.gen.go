@@ -20,6 +20,48 @@ import (
 	"github.com/oapi-codegen/runtime"
 )
 
+// Defines values for AttachedTargetKind.
+const (
+	AttachedTargetKindCgroup AttachedTargetKind = "cgroup"
+	AttachedTargetKindPid    AttachedTargetKind = "pid"
+	AttachedTargetKindRun    AttachedTargetKind = "run"
+)
+
+// Valid indicates whether the value is a known member of the AttachedTargetKind enum.
+func (e AttachedTargetKind) Valid() bool {
+	switch e {
+	case AttachedTargetKindCgroup:
+		return true
+	case AttachedTargetKindPid:
+		return true
+	case AttachedTargetKindRun:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for AttachedTargetState.
+const (
+	AttachedTargetStateAttached AttachedTargetState = "attached"
+	AttachedTargetStateFailed   AttachedTargetState = "failed"
+	AttachedTargetStateWaiting  AttachedTargetState = "waiting"
+)
+
+// Valid indicates whether the value is a known member of the AttachedTargetState enum.
+func (e AttachedTargetState) Valid() bool {
+	switch e {
+	case AttachedTargetStateAttached:
+		return true
+	case AttachedTargetStateFailed:
+		return true
+	case AttachedTargetStateWaiting:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for CredentialType.
 const (
 	Oauth  CredentialType = "oauth"
@@ -140,28 +182,87 @@ func (e Strategy) Valid() bool {
 	}
 }
 
+// Defines values for TargetKind.
+const (
+	TargetKindCgroup TargetKind = "cgroup"
+	TargetKindPid    TargetKind = "pid"
+	TargetKindRun    TargetKind = "run"
+)
+
+// Valid indicates whether the value is a known member of the TargetKind enum.
+func (e TargetKind) Valid() bool {
+	switch e {
+	case TargetKindCgroup:
+		return true
+	case TargetKindPid:
+		return true
+	case TargetKindRun:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for TargetState.
+const (
+	TargetStateAttached TargetState = "attached"
+	TargetStateFailed   TargetState = "failed"
+	TargetStateWaiting  TargetState = "waiting"
+)
+
+// Valid indicates whether the value is a known member of the TargetState enum.
+func (e TargetState) Valid() bool {
+	switch e {
+	case TargetStateAttached:
+		return true
+	case TargetStateFailed:
+		return true
+	case TargetStateWaiting:
+		return true
+	default:
+		return false
+	}
+}
+
 // AttachedTarget defines model for AttachedTarget.
 type AttachedTarget struct {
-	AttachedAt  time.Time `json:"attached_at"`
-	Cgroup      string    `json:"cgroup"`
-	CgroupId    uint64    `json:"cgroup_id"`
-	Connections int       `json:"connections"`
+	Cgroup   string `json:"cgroup"`
+	CgroupId uint64 `json:"cgroup_id"`
 
-	// Detail Why the state is what it is, if there is more to say.
-	Detail string `json:"detail"`
+	// Connections Open now.
+	Connections int       `json:"connections"`
+	CreatedAt   time.Time `json:"created_at"`
 
 	// Environment The provider's variables and the placeholder each may hold.
 	Environment map[string]string `json:"environment"`
-	Id          string            `json:"id"`
 
-	// Netns Cookies of the network namespaces in which sluice listens for it.
-	Netns []uint64 `json:"netns"`
+	// Id The same for the same cgroup path.
+	Id string `json:"id"`
+
+	// Kind How it was named when it was attached.
+	Kind AttachedTargetKind `json:"kind"`
+
+	// Namespaces Cookies of the network namespaces in which sluice listens for it.
+	Namespaces []uint64 `json:"namespaces"`
+
+	// Pools Empty stands for every pool.
 	Pools []string `json:"pools"`
 
-	// State What the kernel says of it.
-	State     string `json:"state"`
-	Transient bool   `json:"transient"`
+	// Reason Why it waits or failed.
+	Reason string `json:"reason"`
+
+	// Ref What it was named: a path or a process id.
+	Ref string `json:"ref"`
+
+	// State Waiting is for a cgroup that is not there now.
+	State AttachedTargetState `json:"state"`
 }
+
+// AttachedTargetKind How it was named when it was attached.
+type AttachedTargetKind string
+
+// AttachedTargetState Waiting is for a cgroup that is not there now.
+type AttachedTargetState string
 
 // Binding defines model for Binding.
 type Binding struct {
@@ -202,7 +303,7 @@ type Credential struct {
 	ExtraHeaders []string `json:"extra_headers"`
 	Name         string   `json:"name"`
 
-	// Pool The pool it is a member of
+	// Pool The pool it is a member of, empty if of none.
 	Pool     string         `json:"pool"`
 	TokenUrl string         `json:"token_url"`
 	Type     CredentialType `json:"type"`
@@ -365,8 +466,9 @@ type Status struct {
 	// Connections Connections of agents that are open now.
 	Connections int `json:"connections"`
 
-	// Counters What the BPF programs did, by cause, since they were loaded.
-	Counters map[string]int64 `json:"counters"`
+	// Counters What happened, by cause: `bpf.*` in the kernel since the programs were loaded, `intercept.*` with connections
+	// since the daemon was started.
+	Counters map[string]uint64 `json:"counters"`
 
 	// Flows Redirected connections that have not been accepted yet.
 	Flows         int        `json:"flows"`
@@ -383,36 +485,54 @@ type Strategy string
 
 // Target defines model for Target.
 type Target struct {
-	AttachedAt  time.Time `json:"attached_at"`
-	Cgroup      string    `json:"cgroup"`
-	CgroupId    uint64    `json:"cgroup_id"`
+	Cgroup   string `json:"cgroup"`
+	CgroupId uint64 `json:"cgroup_id"`
+
+	// Connections Open now.
 	Connections int       `json:"connections"`
+	CreatedAt   time.Time `json:"created_at"`
 
-	// Detail Why the state is what it is, if there is more to say.
-	Detail string `json:"detail"`
-	Id     string `json:"id"`
+	// Id The same for the same cgroup path.
+	Id string `json:"id"`
 
-	// Netns Cookies of the network namespaces in which sluice listens for it.
-	Netns []uint64 `json:"netns"`
+	// Kind How it was named when it was attached.
+	Kind TargetKind `json:"kind"`
+
+	// Namespaces Cookies of the network namespaces in which sluice listens for it.
+	Namespaces []uint64 `json:"namespaces"`
+
+	// Pools Empty stands for every pool.
 	Pools []string `json:"pools"`
 
-	// State What the kernel says of it.
-	State     string `json:"state"`
-	Transient bool   `json:"transient"`
+	// Reason Why it waits or failed.
+	Reason string `json:"reason"`
+
+	// Ref What it was named: a path or a process id.
+	Ref string `json:"ref"`
+
+	// State Waiting is for a cgroup that is not there now.
+	State TargetState `json:"state"`
 }
 
-// TargetSpec Either `cgroup` or `pid`.
+// TargetKind How it was named when it was attached.
+type TargetKind string
+
+// TargetState Waiting is for a cgroup that is not there now.
+type TargetState string
+
+// TargetSpec Either `cgroup` or `pid`; for a transient target `cgroup`, and `pid` may say who fills it.
 type TargetSpec struct {
 	// Cgroup The cgroup v2 directory's absolute path.
 	Cgroup *string `json:"cgroup,omitempty"`
 
-	// Pid A process whose cgroup is meant.
+	// Pid A process whose cgroup is meant. For a transient target: the process that will start others in the cgroup,
+	// whose network namespace is made ready for them.
 	Pid *int `json:"pid,omitempty"`
 
 	// Pools Only these pools serve the target; without it, every pool does.
 	Pools *[]Name `json:"pools,omitempty"`
 
-	// Transient Detach by itself once the cgroup's last process has gone; not remembered over a restart of the host.
+	// Transient The target ends when its cgroup does. Without it, the target waits for the cgroup to come back.
 	Transient *bool `json:"transient,omitempty"`
 }
 
@@ -2158,13 +2278,6 @@ type ClientWithResponsesInterface interface {
 type GetCAResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
-	// JSON500 the response for an HTTP 500 `application/json` response
-	JSON500 *Internal
-}
-
-// GetJSON500 returns the response for an HTTP 500 `application/json` response
-func (r GetCAResponse) GetJSON500() *Internal {
-	return r.JSON500
 }
 
 // GetBody returns the raw response body bytes
@@ -2488,13 +2601,6 @@ func (r ListEventsResponse) ContentType() string {
 type GetDocumentResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
-	// JSON500 the response for an HTTP 500 `application/json` response
-	JSON500 *Internal
-}
-
-// GetJSON500 returns the response for an HTTP 500 `application/json` response
-func (r GetDocumentResponse) GetJSON500() *Internal {
-	return r.JSON500
 }
 
 // GetBody returns the raw response body bytes
@@ -3137,18 +3243,11 @@ type ListTargetsResponse struct {
 	HTTPResponse *http.Response
 	// JSON200 the response for an HTTP 200 `application/json` response
 	JSON200 *[]Target
-	// JSON500 the response for an HTTP 500 `application/json` response
-	JSON500 *Internal
 }
 
 // GetJSON200 returns the response for an HTTP 200 `application/json` response
 func (r ListTargetsResponse) GetJSON200() *[]Target {
 	return r.JSON200
-}
-
-// GetJSON500 returns the response for an HTTP 500 `application/json` response
-func (r ListTargetsResponse) GetJSON500() *Internal {
-	return r.JSON500
 }
 
 // GetBody returns the raw response body bytes
@@ -3323,8 +3422,6 @@ type GetHealthResponse struct {
 	HTTPResponse *http.Response
 	// JSON200 the response for an HTTP 200 `application/json` response
 	JSON200 *Health
-	// JSON500 the response for an HTTP 500 `application/json` response
-	JSON500 *Internal
 	// JSON503 the response for an HTTP 503 `application/json` response
 	JSON503 *Unavailable
 }
@@ -3332,11 +3429,6 @@ type GetHealthResponse struct {
 // GetJSON200 returns the response for an HTTP 200 `application/json` response
 func (r GetHealthResponse) GetJSON200() *Health {
 	return r.JSON200
-}
-
-// GetJSON500 returns the response for an HTTP 500 `application/json` response
-func (r GetHealthResponse) GetJSON500() *Internal {
-	return r.JSON500
 }
 
 // GetJSON503 returns the response for an HTTP 503 `application/json` response
@@ -3376,13 +3468,6 @@ func (r GetHealthResponse) ContentType() string {
 type GetMetricsResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
-	// JSON500 the response for an HTTP 500 `application/json` response
-	JSON500 *Internal
-}
-
-// GetJSON500 returns the response for an HTTP 500 `application/json` response
-func (r GetMetricsResponse) GetJSON500() *Internal {
-	return r.JSON500
 }
 
 // GetBody returns the raw response body bytes
@@ -3781,16 +3866,6 @@ func ParseGetCAResponse(rsp *http.Response) (*GetCAResponse, error) {
 		HTTPResponse: rsp,
 	}
 
-	switch {
-	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
-		var dest Internal
-		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
-			return nil, err
-		}
-		response.JSON500 = &dest
-
-	}
-
 	return response, nil
 }
 
@@ -4025,16 +4100,6 @@ func ParseGetDocumentResponse(rsp *http.Response) (*GetDocumentResponse, error) 
 	response := &GetDocumentResponse{
 		Body:         bodyBytes,
 		HTTPResponse: rsp,
-	}
-
-	switch {
-	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
-		var dest Internal
-		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
-			return nil, err
-		}
-		response.JSON500 = &dest
-
 	}
 
 	return response, nil
@@ -4520,13 +4585,6 @@ func ParseListTargetsResponse(rsp *http.Response) (*ListTargetsResponse, error) 
 		}
 		response.JSON200 = &dest
 
-	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
-		var dest Internal
-		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
-			return nil, err
-		}
-		response.JSON500 = &dest
-
 	}
 
 	return response, nil
@@ -4664,13 +4722,6 @@ func ParseGetHealthResponse(rsp *http.Response) (*GetHealthResponse, error) {
 		}
 		response.JSON200 = &dest
 
-	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
-		var dest Internal
-		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
-			return nil, err
-		}
-		response.JSON500 = &dest
-
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
 		var dest Unavailable
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
@@ -4694,16 +4745,6 @@ func ParseGetMetricsResponse(rsp *http.Response) (*GetMetricsResponse, error) {
 	response := &GetMetricsResponse{
 		Body:         bodyBytes,
 		HTTPResponse: rsp,
-	}
-
-	switch {
-	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
-		var dest Internal
-		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
-			return nil, err
-		}
-		response.JSON500 = &dest
-
 	}
 
 	return response, nil

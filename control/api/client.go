@@ -1,0 +1,253 @@
+package api
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"syscall"
+	"time"
+
+	"github.com/sluice-proxy/sluice/pool"
+)
+
+// Client asks a daemon. Its errors are *[pool.Error], with the code that the
+// operation gave, or *[UnreachableError]. Its methods may be called concurrently.
+type Client struct {
+	raw  *generatedClient
+	http *http.Client
+}
+
+// UnreachableError says that no daemon answers on a socket.
+type UnreachableError struct {
+	Socket string
+	Err    error
+}
+
+// Error names the socket and the cause, and where it can be, the way out.
+func (e *UnreachableError) Error() string {
+	switch {
+	case e.NotRunning():
+		return fmt.Sprintf("no daemon answers on %s: start one with 'sudo sluice serve' or 'sudo systemctl start sluice'", e.Socket)
+	case errors.Is(e.Err, fs.ErrPermission):
+		return fmt.Sprintf("no permission to use %s: use sudo, or join the group sluice", e.Socket)
+	}
+	return fmt.Sprintf("the daemon on %s does not answer: %s", e.Socket, e.Err)
+}
+
+// NotRunning says that there is no daemon, rather than one that cannot be asked.
+func (e *UnreachableError) NotRunning() bool {
+	return errors.Is(e.Err, fs.ErrNotExist) || errors.Is(e.Err, syscall.ECONNREFUSED)
+}
+
+// Dial makes a client of the daemon that listens on the unix socket. It does
+// not connect yet.
+func Dial(socket string) (*Client, error) {
+	transport := &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			conn, err := new(net.Dialer).DialContext(ctx, "unix", socket)
+			if err != nil {
+				return nil, &UnreachableError{Socket: socket, Err: err}
+			}
+			return conn, nil
+		},
+		MaxIdleConns: 1, IdleConnTimeout: 10 * time.Second,
+	}
+	c := &Client{http: &http.Client{Transport: transport}}
+	raw, err := NewClient("http://sluice", WithHTTPClient(c.http))
+	if err != nil {
+		return nil, err
+	}
+	c.raw = raw
+	return c, nil
+}
+
+// Close drops the connection, if there is one.
+func (c *Client) Close() { c.http.CloseIdleConnections() }
+
+// receive turns an answer into a value, or into the error that it stands for.
+func receive[T any](r *http.Response, err error) (T, error) {
+	var value T
+	body, err := received(r, err)
+	if err != nil || len(body) == 0 {
+		return value, err
+	}
+	if err := json.Unmarshal(body, &value); err != nil {
+		return value, restore(r.StatusCode, nil)
+	}
+	return value, nil
+}
+
+func received(r *http.Response, err error) ([]byte, error) {
+	if err != nil {
+		return nil, reached(err)
+	}
+	defer r.Body.Close()
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		return nil, reached(err)
+	}
+	if r.StatusCode >= 400 {
+		return nil, restore(r.StatusCode, body)
+	}
+	return body, nil
+}
+
+// reached takes off what net/http puts around an error.
+func reached(err error) error {
+	var unreachable *UnreachableError
+	if errors.As(err, &unreachable) {
+		return unreachable
+	}
+	return err
+}
+
+// Status says what the daemon is doing.
+func (c *Client) Status(ctx context.Context) (Status, error) {
+	return receive[Status](c.raw.GetStatus(ctx))
+}
+
+// CA gives the certificates that an agent has to trust, as PEM.
+func (c *Client) CA(ctx context.Context) ([]byte, error) { return received(c.raw.GetCA(ctx)) }
+
+// Pools lists the pools by name.
+func (c *Client) Pools(ctx context.Context) ([]Pool, error) {
+	return receive[[]Pool](c.raw.ListPools(ctx))
+}
+
+// CreatePool creates a pool.
+func (c *Client) CreatePool(ctx context.Context, spec PoolSpec) (Pool, error) {
+	return receive[Pool](c.raw.CreatePool(ctx, spec))
+}
+
+// Pool gives a pool with the state of each member.
+func (c *Client) Pool(ctx context.Context, name string) (PoolStatus, error) {
+	return receive[PoolStatus](c.raw.GetPool(ctx, name))
+}
+
+// RemovePool removes a pool.
+func (c *Client) RemovePool(ctx context.Context, name string) error {
+	_, err := received(c.raw.RemovePool(ctx, name))
+	return err
+}
+
+// RotatePool makes the next member active.
+func (c *Client) RotatePool(ctx context.Context, name string) (PoolStatus, error) {
+	return receive[PoolStatus](c.raw.RotatePool(ctx, name))
+}
+
+// ClearPool lifts the cooldown of a member, or of all if member is empty.
+func (c *Client) ClearPool(ctx context.Context, name, member string) (PoolStatus, error) {
+	var spec ClearSpec
+	if member != "" {
+		spec.Member = &member
+	}
+	return receive[PoolStatus](c.raw.ClearPool(ctx, name, spec))
+}
+
+// AddMember adds a credential to a pool.
+func (c *Client) AddMember(ctx context.Context, name, credential string) (PoolStatus, error) {
+	return receive[PoolStatus](c.raw.AddMember(ctx, name, credential))
+}
+
+// RemoveMember takes a credential out of a pool.
+func (c *Client) RemoveMember(ctx context.Context, name, credential string) (PoolStatus, error) {
+	return receive[PoolStatus](c.raw.RemoveMember(ctx, name, credential))
+}
+
+// Credentials lists the credentials by name.
+func (c *Client) Credentials(ctx context.Context) ([]Credential, error) {
+	return receive[[]Credential](c.raw.ListCredentials(ctx))
+}
+
+// AddCredential stores a credential.
+func (c *Client) AddCredential(ctx context.Context, spec CredentialSpec) (Credential, error) {
+	return receive[Credential](c.raw.AddCredential(ctx, spec))
+}
+
+// UpdateCredential changes what is given of a credential.
+func (c *Client) UpdateCredential(ctx context.Context, name string, change CredentialChange) (Credential, error) {
+	return receive[Credential](c.raw.UpdateCredential(ctx, name, change))
+}
+
+// RemoveCredential forgets a credential.
+func (c *Client) RemoveCredential(ctx context.Context, name string) error {
+	_, err := received(c.raw.RemoveCredential(ctx, name))
+	return err
+}
+
+// Targets lists the targets.
+func (c *Client) Targets(ctx context.Context) ([]Target, error) {
+	return receive[[]Target](c.raw.ListTargets(ctx))
+}
+
+// Attach attaches a cgroup.
+func (c *Client) Attach(ctx context.Context, spec TargetSpec) (AttachedTarget, error) {
+	return receive[AttachedTarget](c.raw.AttachTarget(ctx, spec))
+}
+
+// Detach detaches a target.
+func (c *Client) Detach(ctx context.Context, id string) error {
+	_, err := received(c.raw.DetachTarget(ctx, id))
+	return err
+}
+
+// DetachAll detaches every target and says which ones there were.
+func (c *Client) DetachAll(ctx context.Context) ([]Target, error) {
+	return receive[[]Target](c.raw.DetachAllTargets(ctx))
+}
+
+// Events lists the last n events, oldest first.
+func (c *Client) Events(ctx context.Context, n int) ([]Event, error) {
+	return receive[[]Event](c.raw.ListEvents(ctx, &ListEventsParams{Limit: &n}))
+}
+
+// Follow calls each with the last n events and then with every further one,
+// until ctx ends (which is no error), each fails or the daemon stops.
+func (c *Client) Follow(ctx context.Context, n int, each func(Event) error) error {
+	answer, err := c.raw.ListEvents(ctx, &ListEventsParams{Limit: &n},
+		func(_ context.Context, r *http.Request) error {
+			r.Header.Set("Accept", "text/event-stream")
+			return nil
+		})
+	if err != nil {
+		return ended(ctx, reached(err))
+	}
+	defer answer.Body.Close()
+	if answer.StatusCode >= 400 {
+		_, err := received(answer, nil)
+		return err
+	}
+	lines := bufio.NewScanner(answer.Body)
+	lines.Buffer(nil, 1<<20)
+	for lines.Scan() {
+		data, ok := bytes.CutPrefix(lines.Bytes(), []byte("data: "))
+		if !ok {
+			continue
+		}
+		var event Event
+		if err := json.Unmarshal(data, &event); err != nil {
+			return fmt.Errorf("event stream: %w", err)
+		}
+		if err := each(event); err != nil {
+			return err
+		}
+	}
+	if err := lines.Err(); err != nil {
+		return ended(ctx, err)
+	}
+	return ended(ctx, &pool.Error{Code: pool.CodeUnavailable, Message: "event stream: the daemon ended it"})
+}
+
+func ended(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}

@@ -1,0 +1,127 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// socketGroup is the group whose people may use the socket, if it exists.
+const socketGroup = "sluice"
+
+// ErrInUse is returned by [Listen] when a daemon answers on the socket.
+var ErrInUse = errors.New("a daemon already answers there")
+
+// Listen makes the unix socket at path with mode 0660, owned by root and the
+// group "sluice", or by root alone (0600) where there is no such group. What an
+// earlier daemon left behind is replaced; one that still answers is left
+// alone, with an error for which errors.Is(err, [ErrInUse]) holds.
+//
+// The socket is made in a directory of its own and then renamed, so that there
+// is no moment at which somebody else may connect. Close removes it.
+func Listen(ctx context.Context, path string) (net.Listener, error) {
+	if err := clearStale(ctx, path); err != nil {
+		return nil, fmt.Errorf("socket %s: %w", path, err)
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return nil, fmt.Errorf("socket: %w", err)
+	}
+	private, err := os.MkdirTemp(filepath.Dir(path), ".sluice-")
+	if err != nil {
+		return nil, fmt.Errorf("socket: %w", err)
+	}
+	defer os.RemoveAll(private)
+	made := filepath.Join(private, "s")
+	inner, err := new(net.ListenConfig).Listen(ctx, "unix", made)
+	if err != nil {
+		return nil, fmt.Errorf("socket %s: %w", path, err)
+	}
+	unix := inner.(*net.UnixListener)
+	unix.SetUnlinkOnClose(false)
+	l := &listener{UnixListener: unix, path: path}
+	if err := l.publish(made); err != nil {
+		inner.Close()
+		return nil, fmt.Errorf("socket %s: %w", path, err)
+	}
+	return l, nil
+}
+
+// clearStale removes a socket on which nobody listens.
+func clearStale(ctx context.Context, path string) error {
+	info, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if info.Mode().Type() != fs.ModeSocket {
+		return errors.New("there is a file of another kind at this place: remove it or choose another --socket")
+	}
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	conn, err := new(net.Dialer).DialContext(ctx, "unix", path)
+	switch {
+	case err == nil:
+		conn.Close()
+		return ErrInUse
+	case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, fs.ErrNotExist):
+		return nil
+	case errors.Is(err, syscall.EAGAIN), errors.Is(err, context.DeadlineExceeded):
+		// A full backlog: somebody listens, however slowly.
+		return ErrInUse
+	}
+	return err
+}
+
+type listener struct {
+	*net.UnixListener
+	path  string
+	info  fs.FileInfo
+	close sync.Once
+}
+
+func (l *listener) publish(made string) error {
+	mode, gid := fs.FileMode(0o600), -1
+	if group, err := user.LookupGroup(socketGroup); err == nil {
+		if gid, err = strconv.Atoi(group.Gid); err != nil {
+			return err
+		}
+		mode = 0o660
+	}
+	if gid >= 0 {
+		if err := os.Chown(made, -1, gid); err != nil {
+			return err
+		}
+	}
+	if err := os.Chmod(made, mode); err != nil {
+		return err
+	}
+	info, err := os.Lstat(made)
+	if err != nil {
+		return err
+	}
+	l.info = info
+	return os.Rename(made, l.path)
+}
+
+// Close stops listening and removes the socket, unless another one is at its
+// place by now.
+func (l *listener) Close() error {
+	err := l.UnixListener.Close()
+	l.close.Do(func() {
+		if info, statErr := os.Lstat(l.path); statErr == nil && os.SameFile(info, l.info) {
+			os.Remove(l.path)
+		}
+	})
+	return err
+}

@@ -1,0 +1,100 @@
+package api
+
+import (
+	"errors"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+func TestListen(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "run", "sluice.sock")
+	first, err := Listen(t.Context(), path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	info, err := os.Lstat(path)
+	if err != nil || info.Mode().Type() != fs.ModeSocket || info.Mode().Perm()&0o007 != 0 {
+		t.Errorf("the socket is %v, %v: others must not get at it", info.Mode(), err)
+	}
+	if entries, _ := os.ReadDir(filepath.Dir(path)); len(entries) != 1 {
+		t.Errorf("beside the socket something is left: %v", entries)
+	}
+
+	if _, err := Listen(t.Context(), path); !errors.Is(err, ErrInUse) {
+		t.Errorf("a second one got %v, want ErrInUse", err)
+	}
+	conn, err := net.Dial("unix", path)
+	if err != nil {
+		t.Fatalf("the first one was disturbed: %v", err)
+	}
+	conn.Close()
+
+	if err := first.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the socket is still there: %v", err)
+	}
+}
+
+func TestListenReplacesStale(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "sluice.sock")
+	stale, err := net.ListenUnix("unix", &net.UnixAddr{Name: path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	stale.SetUnlinkOnClose(false)
+	stale.Close()
+	l, err := Listen(t.Context(), path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	conn, err := net.Dial("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn.Close()
+}
+
+func TestListenLeavesOtherFiles(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "precious")
+	if err := os.WriteFile(path, []byte("data"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Listen(t.Context(), path); err == nil {
+		t.Fatal("a file was taken for a stale socket")
+	}
+	if data, err := os.ReadFile(path); err != nil || string(data) != "data" {
+		t.Errorf("the file is %q, %v", data, err)
+	}
+}
+
+// A daemon that comes late does not take away the socket of the one before it
+// when it goes, nor the other way round.
+func TestCloseLeavesSuccessor(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "sluice.sock")
+	first, err := Listen(t.Context(), path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	second, err := Listen(t.Context(), path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer second.Close()
+	first.Close()
+	if _, err := os.Lstat(path); err != nil {
+		t.Errorf("the successor's socket is gone: %v", err)
+	}
+}

@@ -1,0 +1,131 @@
+package api
+
+import (
+	"math"
+	"net/http"
+	"time"
+
+	"github.com/sluice-proxy/sluice/pool"
+)
+
+// ListPools answers GET /api/pools.
+func (s *Server) ListPools(w http.ResponseWriter, r *http.Request) {
+	pools, err := s.ops.ListPools(r.Context())
+	list := make([]Pool, 0, len(pools))
+	for _, p := range pools {
+		list = append(list, newPool(p))
+	}
+	s.answer(w, r, http.StatusOK, list, err)
+}
+
+// CreatePool answers POST /api/pools.
+func (s *Server) CreatePool(w http.ResponseWriter, r *http.Request) {
+	spec, err := decode[PoolSpec](r)
+	if err != nil {
+		fail(w, r, s.log, err)
+		return
+	}
+	made, err := s.ops.CreatePool(r.Context(), actor(r), spec.pool())
+	s.answer(w, r, http.StatusCreated, newPool(made), err)
+}
+
+// GetPool answers GET /api/pools/{name}.
+func (s *Server) GetPool(w http.ResponseWriter, r *http.Request, name PoolName) {
+	status, err := s.ops.Pool(r.Context(), name)
+	s.answer(w, r, http.StatusOK, s.poolStatus(status), err)
+}
+
+// RemovePool answers DELETE /api/pools/{name}.
+func (s *Server) RemovePool(w http.ResponseWriter, r *http.Request, name PoolName) {
+	s.answer(w, r, http.StatusNoContent, nil, s.ops.RemovePool(r.Context(), actor(r), name))
+}
+
+// RotatePool answers POST /api/pools/{name}/rotate.
+func (s *Server) RotatePool(w http.ResponseWriter, r *http.Request, name PoolName) {
+	status, err := s.ops.RotatePool(r.Context(), actor(r), name)
+	s.answer(w, r, http.StatusOK, s.poolStatus(status), err)
+}
+
+// ClearPool answers POST /api/pools/{name}/clear.
+func (s *Server) ClearPool(w http.ResponseWriter, r *http.Request, name PoolName) {
+	spec, err := decode[ClearSpec](r)
+	if err != nil {
+		fail(w, r, s.log, err)
+		return
+	}
+	status, err := s.ops.ClearPool(r.Context(), actor(r), name, deref(spec.Member))
+	s.answer(w, r, http.StatusOK, s.poolStatus(status), err)
+}
+
+// AddMember answers POST /api/pools/{name}/members/{credential}.
+func (s *Server) AddMember(w http.ResponseWriter, r *http.Request, name PoolName, credential MemberName) {
+	status, err := s.ops.AddMember(r.Context(), actor(r), name, credential)
+	s.answer(w, r, http.StatusOK, s.poolStatus(status), err)
+}
+
+// RemoveMember answers DELETE /api/pools/{name}/members/{credential}.
+func (s *Server) RemoveMember(w http.ResponseWriter, r *http.Request, name PoolName, credential MemberName) {
+	status, err := s.ops.RemoveMember(r.Context(), actor(r), name, credential)
+	s.answer(w, r, http.StatusOK, s.poolStatus(status), err)
+}
+
+func (spec PoolSpec) pool() pool.Pool {
+	p := pool.Pool{Name: spec.Name, Members: spec.Members, Provider: deref(spec.Provider)}
+	p.Strategy = pool.Strategy(deref(spec.Strategy))
+	for _, b := range deref(spec.Bindings) {
+		p.Bindings = append(p.Bindings, pool.Binding{
+			Host: b.Host, Port: uint16(deref(b.Port)), Header: deref(b.Header),
+		})
+	}
+	return p
+}
+
+func newBindings(bindings []pool.Binding) []Binding {
+	list := make([]Binding, 0, len(bindings))
+	for _, b := range bindings {
+		list = append(list, Binding{Host: b.Host, Port: int(b.Port), Header: b.Header})
+	}
+	return list
+}
+
+func newPool(p pool.PoolStatus) Pool {
+	members := make([]string, 0, len(p.Members))
+	for _, m := range p.Members {
+		members = append(members, m.Name)
+	}
+	return Pool{
+		Name: p.Name, Strategy: Strategy(p.Strategy), Provider: p.Provider, Members: members,
+		Bindings: newBindings(p.Bindings), State: PoolState(p.State), Active: p.Active, RecoversAt: instant(p.RecoversAt),
+	}
+}
+
+func (s *Server) poolStatus(p pool.PoolStatus) PoolStatus {
+	members := make([]Member, 0, len(p.Members))
+	for _, m := range p.Members {
+		members = append(members, Member{
+			Name: m.Name, State: MemberState(m.State), Reason: m.Reason,
+			Until: instant(m.Until), RemainingSeconds: secondsUntil(m.Until, s.now()),
+		})
+	}
+	return PoolStatus{
+		Name: p.Name, Strategy: Strategy(p.Strategy), Provider: p.Provider, Members: members,
+		Bindings: newBindings(p.Bindings), State: PoolState(p.State), Active: p.Active, RecoversAt: instant(p.RecoversAt),
+	}
+}
+
+// instant is nil for the zero time, which stands for "none".
+func instant(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	t = t.UTC()
+	return &t
+}
+
+// secondsUntil rounds up: who waits that long finds the instant passed.
+func secondsUntil(t, now time.Time) int64 {
+	if !t.After(now) {
+		return 0
+	}
+	return int64(math.Ceil(t.Sub(now).Seconds()))
+}

@@ -1,0 +1,184 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/sluice-proxy/sluice/control"
+)
+
+// Options is what a [Server] needs.
+type Options struct {
+	Operations *control.Operations // what the routes do; required
+	Metrics    http.Handler        // what /metrics answers; required
+	Log        *slog.Logger        // nil discards
+	Now        func() time.Time    // nil is time.Now
+}
+
+// Server answers the routes of control/openapi.yaml.
+type Server struct {
+	ops     *control.Operations
+	metrics http.Handler
+	log     *slog.Logger
+	now     func() time.Time
+	check   *validator
+	handler http.Handler
+	// streams ends the answers that have no end of their own.
+	streams context.Context
+	stop    context.CancelFunc
+}
+
+var _ ServerInterface = (*Server)(nil)
+
+// New makes a server; Serve starts it.
+func New(o Options) (*Server, error) {
+	check, err := newValidator(control.Document)
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{ops: o.Operations, metrics: o.Metrics, log: o.Log, now: o.Now, check: check}
+	if s.now == nil {
+		s.now = time.Now
+	}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	s.streams, s.stop = context.WithCancel(context.Background())
+	routes := http.NewServeMux()
+	HandlerWithOptions(s, StdHTTPServerOptions{
+		BaseRouter: routes, Middlewares: []MiddlewareFunc{s.validated},
+		ErrorHandlerFunc: func(w http.ResponseWriter, r *http.Request, err error) {
+			fail(w, r, s.log, invalid("%s", err))
+		},
+	})
+	s.handler = s.routed(routes)
+	return s, nil
+}
+
+// ServeHTTP answers one request.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.handler.ServeHTTP(w, r) }
+
+// Serve answers on l until ctx ends, then lets what is being answered finish,
+// for at most grace, and closes l. Event streams end at once.
+func (s *Server) Serve(ctx context.Context, l net.Listener, grace time.Duration) error {
+	server := &http.Server{
+		Handler: s, ConnContext: withPeer, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
+		MaxHeaderBytes: 64 << 10, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+	}
+	done := make(chan error, 1)
+	go func() { done <- server.Serve(l) }()
+	select {
+	case err := <-done:
+		s.stop()
+		return err
+	case <-ctx.Done():
+	}
+	s.stop()
+	limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), grace)
+	defer cancel()
+	if err := server.Shutdown(limit); err != nil {
+		server.Close()
+	}
+	if err := <-done; !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}
+
+// validated holds a routed request against the document before it is handled.
+func (s *Server) validated(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if err := s.check.check(r); err != nil {
+			fail(w, r, s.log, err)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// routed answers what no route is there for in the shape of every other error.
+func (s *Server) routed(mux *http.ServeMux) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		refusal, pattern := mux.Handler(r)
+		if pattern != "" {
+			mux.ServeHTTP(w, r)
+			return
+		}
+		// The mux knows whether it is the path or only the method: its own
+		// answer is asked, not sent.
+		var plain discarded
+		refusal.ServeHTTP(&plain, r)
+		if allow := plain.Header().Get("Allow"); allow != "" {
+			w.Header().Set("Allow", allow)
+			write(w, http.StatusMethodNotAllowed, errorBody(ErrorErrorCodeInvalid,
+				fmt.Sprintf("method: %s takes %s, not %s", r.URL.Path, allow, r.Method)))
+			return
+		}
+		write(w, http.StatusNotFound, errorBody(ErrorErrorCodeNotFound,
+			fmt.Sprintf("there is no route %s: GET /api/openapi.yaml lists them", r.URL.Path)))
+	})
+}
+
+// discarded is an answer of which only the header is of interest.
+type discarded struct{ header http.Header }
+
+func (d *discarded) Header() http.Header {
+	if d.header == nil {
+		d.header = make(http.Header)
+	}
+	return d.header
+}
+func (d *discarded) Write(b []byte) (int, error) { return len(b), nil }
+func (d *discarded) WriteHeader(int)             {}
+
+// answer sends the body, or the error if there is one.
+func (s *Server) answer(w http.ResponseWriter, r *http.Request, status int, body any, err error) {
+	switch {
+	case err != nil:
+		fail(w, r, s.log, err)
+	case status == http.StatusNoContent:
+		w.WriteHeader(status)
+	default:
+		write(w, status, body)
+	}
+}
+
+type peerKey struct{}
+
+// withPeer notes who is at the other end of a unix socket. The kernel vouches
+// for it (unix(7), SO_PEERCRED).
+func withPeer(ctx context.Context, c net.Conn) context.Context {
+	conn, ok := c.(*net.UnixConn)
+	if !ok {
+		return ctx
+	}
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return ctx
+	}
+	var peer *unix.Ucred
+	err = raw.Control(func(fd uintptr) {
+		peer, _ = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+	})
+	if err != nil || peer == nil {
+		return ctx
+	}
+	return context.WithValue(ctx, peerKey{}, control.Actor{
+		Channel: control.ChannelREST, PID: int(peer.Pid), UID: int(peer.Uid), GID: int(peer.Gid),
+	})
+}
+
+// actor is who sent the request.
+func actor(r *http.Request) control.Actor {
+	if who, ok := r.Context().Value(peerKey{}).(control.Actor); ok {
+		return who
+	}
+	return control.Actor{Channel: control.ChannelREST, PID: -1, UID: -1, GID: -1}
+}

@@ -1,0 +1,123 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/sluice-proxy/sluice/pool"
+)
+
+// Pools keeps the pools; *pool.Keeper is one. Errors are *[pool.Error].
+type Pools interface {
+	CreatePool(ctx context.Context, p pool.Pool) (pool.Pool, error)
+	Pools(ctx context.Context) ([]pool.Pool, error)
+	PoolStatus(ctx context.Context, name string) (pool.PoolStatus, error)
+	Rotate(ctx context.Context, name string) error
+	RemovePool(ctx context.Context, name string) error
+}
+
+// Members changes who is in a pool; *pool.Keeper does. Errors are *[pool.Error].
+type Members interface {
+	AddMember(ctx context.Context, name, credential string) error
+	RemoveMember(ctx context.Context, name, credential string) error
+	// Clear lifts the cooldown of a member, or of all if member is empty.
+	Clear(ctx context.Context, name, member string) error
+}
+
+// ListPools lists the pools by name, each with the state it is in.
+func (o *Operations) ListPools(ctx context.Context) ([]pool.PoolStatus, error) {
+	pools, err := o.o.Pools.Pools(ctx)
+	if err != nil {
+		return nil, err
+	}
+	list := make([]pool.PoolStatus, 0, len(pools))
+	for _, p := range pools {
+		status, err := o.o.Pools.PoolStatus(ctx, p.Name)
+		if isNotFound(err) {
+			continue // removed since
+		}
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, status)
+	}
+	return list, nil
+}
+
+// Pool is a pool with the state of each member.
+func (o *Operations) Pool(ctx context.Context, name string) (pool.PoolStatus, error) {
+	return o.o.Pools.PoolStatus(ctx, name)
+}
+
+// CreatePool creates a pool. The authority may sign for its hosts before the
+// operation is done, so that an agent that is started next trusts that.
+func (o *Operations) CreatePool(ctx context.Context, by Actor, p pool.Pool) (pool.PoolStatus, error) {
+	made, err := o.o.Pools.CreatePool(ctx, p)
+	if err != nil {
+		return pool.PoolStatus{}, err
+	}
+	hosts := make([]string, 0, len(made.Bindings))
+	for _, b := range made.Bindings {
+		hosts = append(hosts, b.Host)
+	}
+	if _, err := o.o.Authority.Permit(hosts); err != nil {
+		return pool.PoolStatus{}, errors.Join(err, o.o.Pools.RemovePool(context.WithoutCancel(ctx), made.Name))
+	}
+	o.did(by, "pool created", "pool", made.Name)
+	return o.Pool(ctx, made.Name)
+}
+
+// RemovePool removes a pool; its credentials stay.
+func (o *Operations) RemovePool(ctx context.Context, by Actor, name string) error {
+	if err := o.o.Pools.RemovePool(ctx, name); err != nil {
+		return err
+	}
+	o.did(by, "pool removed", "pool", name)
+	return nil
+}
+
+// RotatePool makes the next member active.
+func (o *Operations) RotatePool(ctx context.Context, by Actor, name string) (pool.PoolStatus, error) {
+	if err := o.o.Pools.Rotate(ctx, name); err != nil {
+		return pool.PoolStatus{}, err
+	}
+	o.did(by, "pool rotated", "pool", name)
+	return o.Pool(ctx, name)
+}
+
+// ClearPool lifts the cooldown of a member, or of all if member is empty.
+func (o *Operations) ClearPool(ctx context.Context, by Actor, name, member string) (pool.PoolStatus, error) {
+	if err := o.o.Members.Clear(ctx, name, member); err != nil {
+		return pool.PoolStatus{}, err
+	}
+	o.did(by, "cooldown cleared", "pool", name, "member", member)
+	return o.Pool(ctx, name)
+}
+
+// AddMember adds a credential as the last member.
+func (o *Operations) AddMember(ctx context.Context, by Actor, name, credential string) (pool.PoolStatus, error) {
+	if err := o.o.Members.AddMember(ctx, name, credential); err != nil {
+		return pool.PoolStatus{}, err
+	}
+	o.did(by, "member added", "pool", name, "member", credential)
+	return o.Pool(ctx, name)
+}
+
+// RemoveMember takes a credential out of a pool.
+func (o *Operations) RemoveMember(ctx context.Context, by Actor, name, credential string) (pool.PoolStatus, error) {
+	if err := o.o.Members.RemoveMember(ctx, name, credential); err != nil {
+		return pool.PoolStatus{}, err
+	}
+	o.did(by, "member removed", "pool", name, "member", credential)
+	return o.Pool(ctx, name)
+}
+
+func isNotFound(err error) bool {
+	var known *pool.Error
+	return errors.As(err, &known) && known.Code == pool.CodeNotFound
+}
+
+func invalid(format string, args ...any) error {
+	return &pool.Error{Code: pool.CodeInvalid, Message: fmt.Sprintf(format, args...)}
+}

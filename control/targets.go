@@ -1,0 +1,112 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+
+	"github.com/sluice-proxy/sluice/intercept"
+	"github.com/sluice-proxy/sluice/intercept/cgroup"
+	"github.com/sluice-proxy/sluice/pool"
+)
+
+// Targets attaches and detaches; *intercept.Interceptor is one.
+type Targets interface {
+	Attach(ctx context.Context, r intercept.Request) (intercept.Target, error)
+	Detach(ctx context.Context, id string) error
+	DetachAll(ctx context.Context) error
+	Targets() []intercept.Target
+	// Connections is how many are open now.
+	Connections() int
+}
+
+// Placeholders gives what an agent may hold instead of a secret; *pool.Keeper does.
+type Placeholders interface {
+	// Placeholders maps the providers' environment variables to placeholders.
+	// No pool named means all pools.
+	Placeholders(pools []string) map[string]string
+}
+
+// TargetSpec is what to attach.
+type TargetSpec struct {
+	Cgroup    string   // absolute path; or, if empty,
+	PID       int      // the process whose cgroup is meant
+	Pools     []string // only these serve it; empty is every pool
+	Transient bool     // ends with its cgroup; PID is the process that fills it
+}
+
+// ListTargets lists the targets, oldest first.
+func (o *Operations) ListTargets() []intercept.Target { return o.o.Targets.Targets() }
+
+// Attach attaches a cgroup and says which placeholders its processes may hold.
+func (o *Operations) Attach(ctx context.Context, by Actor, s TargetSpec) (intercept.Target, map[string]string, error) {
+	request, err := s.request()
+	if err != nil {
+		return intercept.Target{}, nil, err
+	}
+	for _, name := range s.Pools {
+		if _, err := o.Pool(ctx, name); err != nil {
+			return intercept.Target{}, nil, err
+		}
+	}
+	target, err := o.o.Targets.Attach(ctx, request)
+	if err != nil {
+		return intercept.Target{}, nil, targetError(err)
+	}
+	o.did(by, "target attached", "target", target.ID, "cgroup", target.Cgroup)
+	return target, o.o.Placeholders.Placeholders(s.Pools), nil
+}
+
+func (s TargetSpec) request() (intercept.Request, error) {
+	r := intercept.Request{Kind: intercept.KindCgroup, Cgroup: s.Cgroup, PID: s.PID, Pools: s.Pools}
+	switch {
+	case s.Transient && s.Cgroup == "":
+		return r, invalid("cgroup: a transient target needs one")
+	case s.Transient:
+		r.Kind = intercept.KindRun
+	case s.Cgroup != "" && s.PID != 0:
+		return r, invalid("pid: give either cgroup or pid, not both")
+	case s.PID != 0:
+		r.Kind = intercept.KindPID
+	case s.Cgroup == "":
+		return r, invalid("cgroup: give either cgroup or pid")
+	}
+	return r, nil
+}
+
+// Detach takes sluice off a target.
+func (o *Operations) Detach(ctx context.Context, by Actor, id string) error {
+	if err := o.o.Targets.Detach(ctx, id); err != nil {
+		return targetError(err)
+	}
+	o.did(by, "target detached", "target", id)
+	return nil
+}
+
+// DetachAll takes sluice off every target and says which ones there were.
+func (o *Operations) DetachAll(ctx context.Context, by Actor) ([]intercept.Target, error) {
+	before := o.o.Targets.Targets()
+	if err := o.o.Targets.DetachAll(ctx); err != nil {
+		return nil, targetError(err)
+	}
+	o.did(by, "all targets detached", "targets", len(before))
+	return before, nil
+}
+
+// targetError gives the errors of the data plane their codes.
+func targetError(err error) error {
+	code := pool.CodeInternal
+	switch {
+	case errors.Is(err, intercept.ErrConflict):
+		code = pool.CodeConflict
+	case errors.Is(err, intercept.ErrStopped):
+		code = pool.CodeUnavailable
+	case errors.Is(err, intercept.ErrNotFound), errors.Is(err, fs.ErrNotExist), errors.Is(err, cgroup.ErrGone):
+		code = pool.CodeNotFound
+	case errors.Is(err, cgroup.ErrVersion1), errors.Is(err, cgroup.ErrNotCgroup), errors.Is(err, cgroup.ErrOwn):
+		code = pool.CodeInvalid
+	default:
+		return err
+	}
+	return &pool.Error{Code: code, Message: err.Error()}
+}
