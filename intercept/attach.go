@@ -1,0 +1,432 @@
+package intercept
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"strconv"
+
+	"github.com/sluice-proxy/sluice/bpf"
+	"github.com/sluice-proxy/sluice/intercept/cgroup"
+	"github.com/sluice-proxy/sluice/intercept/guard"
+)
+
+// Request says what to attach to.
+type Request struct {
+	// Kind is how the cgroup is named: KindCgroup and KindRun take Cgroup, KindPID takes
+	// PID. Empty: KindCgroup.
+	Kind Kind
+	// Cgroup is the absolute path of a cgroup v2 folder.
+	Cgroup string
+	// PID is the process whose cgroup is meant. With KindRun, where the cgroup has no
+	// process yet, it is the one that will start the command: its network namespace has a
+	// listener before Attach returns, and keeps it while the target is there. 0: none.
+	PID int
+	// Pools are the names of the pools that the target may use. Empty: any.
+	Pools []string
+}
+
+// Attach puts the programs on a cgroup, after every network namespace of its processes
+// has listeners. A cgroup that is attached already is not touched, and its target
+// returned. When it fails, nothing is left: no program, no listener, no row. The errors
+// match what cgroup.Validate and cgroup.OfPID give, ErrConflict and ErrStopped.
+func (in *Interceptor) Attach(ctx context.Context, r Request) (Target, error) {
+	path, ref, err := locate(r)
+	if err != nil {
+		return Target{}, err
+	}
+	in.ops.Lock()
+	defer in.ops.Unlock()
+	if in.stopped {
+		return Target{}, ErrStopped
+	}
+	if t := in.at(path); t != nil {
+		if !samePools(t.Pools, r.Pools) {
+			return Target{}, fmt.Errorf("cgroup %s: %w: it is target %s, for other pools; detach that first", path, ErrConflict, t.ID)
+		}
+		return in.present(t), nil
+	}
+	// A socket's hooks would run once for each attached cgroup above it, and the second run
+	// takes the first one's redirect for the agent's own connect to loopback.
+	if t := in.nested(path); t != nil {
+		return Target{}, fmt.Errorf("cgroup %s: %w: target %s is %s, and attached cgroups cannot be nested; detach that first", path, ErrConflict, t.ID, t.Cgroup)
+	}
+	t := in.newTarget(Target{
+		ID:      targetID(path, in.taken),
+		Kind:    r.Kind,
+		Ref:     ref,
+		Cgroup:  path,
+		Pools:   append([]string{}, r.Pools...),
+		Created: in.opts.Now(),
+	})
+	if t.Kind == "" {
+		t.Kind = KindCgroup
+	}
+	if t.Kind == KindRun {
+		t.pid = r.PID
+	}
+	in.register(t)
+	if err := in.engage(ctx, t); err != nil {
+		return Target{}, errors.Join(err, in.dismiss(t, false))
+	}
+	if err := in.opts.Memory.Save(ctx, in.present(t)); err != nil {
+		return Target{}, errors.Join(fmt.Errorf("remember the target: %w", err), in.dismiss(t, true))
+	}
+	in.tasks.Go(func() { in.follow(t) })
+	in.opts.Log.Info("attached", "target", t.ID, "cgroup", path)
+	return in.present(t), nil
+}
+
+// locate finds the cgroup that a request means, and checks that it may be attached.
+func locate(r Request) (path, ref string, err error) {
+	path, ref = r.Cgroup, r.Cgroup
+	switch r.Kind {
+	case KindCgroup, KindRun, "":
+		if path == "" {
+			return "", "", errors.New("no cgroup given")
+		}
+	case KindPID:
+		ref = strconv.Itoa(r.PID)
+		path, err = cgroup.OfPID(r.PID)
+		if errors.Is(err, fs.ErrNotExist) {
+			return "", "", fmt.Errorf("there is no process %d: %w", r.PID, fs.ErrNotExist)
+		}
+		if err != nil {
+			return "", "", err
+		}
+	default:
+		return "", "", fmt.Errorf("unknown kind of target %q", r.Kind)
+	}
+	path, err = cgroup.Validate(path)
+	if err != nil && r.Kind == KindPID {
+		err = fmt.Errorf("process %d: %w", r.PID, err)
+	}
+	return path, ref, err
+}
+
+// Detach takes the programs off a target's cgroup, closes its connections and forgets
+// it. The error matches ErrNotFound.
+func (in *Interceptor) Detach(ctx context.Context, id string) error {
+	in.ops.Lock()
+	defer in.ops.Unlock()
+	if in.stopped {
+		return ErrStopped
+	}
+	in.mu.RLock()
+	t, ok := in.targets[id]
+	in.mu.RUnlock()
+	if !ok {
+		return fmt.Errorf("target %q: %w", id, ErrNotFound)
+	}
+	return in.detach(ctx, t)
+}
+
+// DetachAll detaches every target, also after one of them failed.
+func (in *Interceptor) DetachAll(ctx context.Context) error {
+	in.ops.Lock()
+	defer in.ops.Unlock()
+	if in.stopped {
+		return ErrStopped
+	}
+	var failed []error
+	for _, t := range in.allTargets() {
+		failed = append(failed, in.detach(ctx, t))
+	}
+	return errors.Join(failed...)
+}
+
+// detach forgets first: if the rest fails, a restart does not attach it again, but takes
+// the programs off. The caller holds ops.
+func (in *Interceptor) detach(ctx context.Context, t *target) error {
+	if err := in.opts.Memory.Delete(ctx, t.ID); err != nil {
+		return fmt.Errorf("forget target %s: %w", t.ID, err)
+	}
+	hooked, err := in.hooked(t)
+	if err != nil {
+		return err
+	}
+	if err := in.dismiss(t, hooked); err != nil {
+		return err
+	}
+	in.opts.Log.Info("detached", "target", t.ID, "cgroup", t.Cgroup)
+	return nil
+}
+
+// hooked asks the kernel whether a target's cgroup carries programs: one that failed may
+// have them from a former run.
+func (in *Interceptor) hooked(t *target) (bool, error) {
+	attachments, err := in.opts.Hooks.Attachments()
+	if err != nil {
+		return false, fmt.Errorf("read the attached cgroups: %w", err)
+	}
+	return slices.ContainsFunc(attachments, func(a bpf.Attachment) bool { return a.CgroupID == t.CgroupID }), nil
+}
+
+// dismiss takes the programs off, then the target, its connections and the listeners
+// that only it used. The caller holds ops.
+func (in *Interceptor) dismiss(t *target, hooked bool) error {
+	var err error
+	if hooked {
+		err = in.unhook(t)
+	}
+	in.mu.Lock()
+	delete(in.targets, t.ID)
+	clear(in.owners)
+	in.mu.Unlock()
+	t.end()
+	t.cut()
+	return errors.Join(err, in.release(t))
+}
+
+// unhook takes the programs off, by id if the path is gone or stands for another cgroup.
+func (in *Interceptor) unhook(t *target) error {
+	if id, err := cgroup.ID(t.Cgroup); err == nil && id == t.CgroupID {
+		if err := in.opts.Hooks.Detach(t.Cgroup); err != nil {
+			return fmt.Errorf("take the programs off %s: %w", t.Cgroup, err)
+		}
+		return nil
+	}
+	if err := in.opts.Hooks.DetachID(t.CgroupID); err != nil {
+		return fmt.Errorf("take the programs off cgroup %d, which was %s: %w", t.CgroupID, t.Cgroup, err)
+	}
+	return nil
+}
+
+// engage makes the listeners and then puts the programs on, so that no connect is
+// refused in between. When it fails the programs are off; the listeners go in dismiss.
+// The caller holds ops.
+func (in *Interceptor) engage(ctx context.Context, t *target) error {
+	id, err := cgroup.ID(t.Cgroup)
+	if err != nil {
+		return err
+	}
+	in.mu.Lock()
+	t.CgroupID, t.State, t.Reason = id, StateAttached, ""
+	clear(in.owners)
+	in.mu.Unlock()
+	if t.pid != 0 {
+		if err := in.prepare(ctx, t); err != nil {
+			return err
+		}
+	}
+	if err := in.scan(ctx, t); err != nil {
+		return err
+	}
+	if err := in.opts.Hooks.Attach(t.Cgroup); err != nil {
+		return fmt.Errorf("attach to %s: %w", t.Cgroup, err)
+	}
+	// Processes that came meanwhile; later ones are told by Events.
+	if err := in.scan(ctx, t); err != nil {
+		return errors.Join(err, in.unhook(t))
+	}
+	in.closeOlder(t)
+	return nil
+}
+
+// closeOlder destroys the target's connections to bound ports that were made before the
+// programs were there, and notes how many. A kernel that cannot is told of in the log:
+// those connections go on past us until they end.
+func (in *Interceptor) closeOlder(t *target) {
+	own := make(map[uint64]bool)
+	wanted := func(id uint64) bool {
+		is, known := own[id]
+		if !known {
+			o, ok := in.owner(id)
+			is = ok && o == t
+			own[id] = is
+		}
+		return is
+	}
+	var closed int
+	for _, s := range in.allSpaces() {
+		err := s.home.ns.Do(func() error {
+			n, err := guard.Destroy(wanted, in.opts.Routes.Ports())
+			closed += n
+			return err
+		})
+		if err != nil {
+			in.opts.Log.Warn("older connections not closed", "target", t.ID, "error", err)
+		}
+	}
+	in.mu.Lock()
+	t.Destroyed = closed
+	in.mu.Unlock()
+}
+
+// raise is engage for a target that stays, whatever comes of it. The caller holds ops.
+func (in *Interceptor) raise(ctx context.Context, t *target) {
+	before := t.CgroupID
+	_, err := cgroup.Validate(t.Cgroup)
+	if err == nil {
+		err = in.engage(ctx, t)
+	}
+	if err == nil {
+		in.opts.Log.Info("attached again", "target", t.ID, "cgroup", t.Cgroup)
+		if before != t.CgroupID {
+			if err := in.opts.Memory.Save(ctx, in.present(t)); err != nil {
+				in.opts.Log.Error("target's new cgroup not remembered", "target", t.ID, "error", err)
+			}
+		}
+		return
+	}
+	state := StateFailed
+	if errors.Is(err, fs.ErrNotExist) {
+		state = StateWaiting
+	} else {
+		in.opts.Log.Error("target not attached", "target", t.ID, "error", err)
+	}
+	in.setState(t, state, err.Error())
+	if err := in.release(t); err != nil {
+		in.opts.Log.Error("listeners not taken back", "target", t.ID, "error", err)
+	}
+}
+
+// follow accompanies a target: listeners when processes come, and the wait for the
+// cgroup's return when it is gone.
+func (in *Interceptor) follow(t *target) {
+	for t.life.Err() == nil {
+		in.mu.RLock()
+		attached := t.State == StateAttached
+		in.mu.RUnlock()
+		if attached && !in.watch(t) {
+			return
+		}
+		if !attached || in.lost(t) {
+			if err := cgroup.Appear(t.life, t.Cgroup); err != nil {
+				if t.life.Err() == nil {
+					in.setState(t, StateFailed, err.Error())
+				}
+				return
+			}
+			in.ops.Lock()
+			failed := false
+			if t.life.Err() == nil && !in.stopped {
+				in.raise(t.life, t)
+				in.mu.RLock()
+				failed = t.State == StateFailed
+				in.mu.RUnlock()
+			}
+			in.ops.Unlock()
+			if failed {
+				return // its reason is shown; detach and attach it to try again
+			}
+		}
+	}
+}
+
+// watch follows an attached cgroup until it is removed; it is false when the following
+// ended for another reason.
+func (in *Interceptor) watch(t *target) bool {
+	events, err := cgroup.Watch(t.life, t.Cgroup)
+	if errors.Is(err, fs.ErrNotExist) {
+		return true
+	}
+	if err != nil {
+		in.opts.Log.Error("cgroup not watched: it will not be attached again after it was removed", "target", t.ID, "error", err)
+		return false
+	}
+	for e := range events {
+		switch e {
+		case cgroup.Populated:
+			in.ops.Lock()
+			if err := in.scan(t.life, t); err != nil && t.life.Err() == nil {
+				in.opts.Log.Error("namespace without listener: its connects are refused", "target", t.ID, "error", err)
+			}
+			in.ops.Unlock()
+		case cgroup.Removed:
+			return true
+		}
+	}
+	return false
+}
+
+// lost notes that a target's cgroup is gone, and tells whether to wait for its return:
+// not if the target ends with it.
+func (in *Interceptor) lost(t *target) bool {
+	in.ops.Lock()
+	defer in.ops.Unlock()
+	if t.life.Err() != nil || in.stopped {
+		return false
+	}
+	if t.Kind == KindRun {
+		if err := in.detach(t.life, t); err != nil {
+			in.opts.Log.Error("ended target not cleaned up", "target", t.ID, "error", err)
+		}
+		return false
+	}
+	in.setState(t, StateWaiting, "the cgroup was removed")
+	err := errors.Join(in.opts.Hooks.DetachID(t.CgroupID), in.release(t))
+	if err != nil {
+		in.opts.Log.Error("removed cgroup not cleaned up", "target", t.ID, "error", err)
+	}
+	in.opts.Log.Info("cgroup removed: waiting for its return", "target", t.ID, "cgroup", t.Cgroup)
+	return true
+}
+
+func (in *Interceptor) setState(t *target, s State, reason string) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	t.State, t.Reason = s, reason
+	clear(in.owners)
+}
+
+func (in *Interceptor) newTarget(v Target) *target {
+	t := &target{Target: v}
+	t.life, t.end = context.WithCancel(in.live)
+	t.conn, t.cut = context.WithCancel(in.conn)
+	return t
+}
+
+func (in *Interceptor) register(t *target) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.targets[t.ID] = t
+}
+
+func (in *Interceptor) present(t *target) Target {
+	in.mu.RLock()
+	defer in.mu.RUnlock()
+	return in.show(t)
+}
+
+// at is the target of a cgroup, or nil.
+func (in *Interceptor) at(path string) *target {
+	in.mu.RLock()
+	defer in.mu.RUnlock()
+	for _, t := range in.targets {
+		if t.Cgroup == path {
+			return t
+		}
+	}
+	return nil
+}
+
+// nested is a target whose cgroup is above or below path, or nil.
+func (in *Interceptor) nested(path string) *target {
+	in.mu.RLock()
+	defer in.mu.RUnlock()
+	for _, t := range in.targets {
+		if cgroup.Within(path, t.Cgroup) || cgroup.Within(t.Cgroup, path) {
+			return t
+		}
+	}
+	return nil
+}
+
+func (in *Interceptor) taken(id string) bool {
+	in.mu.RLock()
+	defer in.mu.RUnlock()
+	return in.targets[id] != nil
+}
+
+func (in *Interceptor) allTargets() []*target {
+	in.mu.RLock()
+	defer in.mu.RUnlock()
+	list := make([]*target, 0, len(in.targets))
+	for _, t := range in.targets {
+		list = append(list, t)
+	}
+	return list
+}

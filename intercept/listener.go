@@ -1,0 +1,402 @@
+package intercept
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/sluice-proxy/sluice/bpf"
+	"github.com/sluice-proxy/sluice/intercept/cgroup"
+	"github.com/sluice-proxy/sluice/intercept/netns"
+)
+
+// space is a network namespace that we listen in. It lasts as long as a process of an
+// attached cgroup is in it, or a target has it prepared for one.
+type space struct {
+	home  *home
+	v4    *net.TCPListener
+	v6    *net.TCPListener // nil where the namespace has no ::1
+	done  chan struct{}    // closed when the space is given up
+	inode uint64
+
+	users  map[string]bool // ids of the targets with a process here: under Interceptor.mu
+	pins   map[string]bool // ids of the targets that it was prepared for: under ops
+	holder *process        // whose end makes us look whether others are left: under ops
+}
+
+// scan gives each namespace that a target's processes are in its listeners. A process
+// that ends meanwhile is no error. The caller holds ops.
+func (in *Interceptor) scan(ctx context.Context, t *target) error {
+	pids, err := cgroup.Processes(t.Cgroup)
+	if err != nil {
+		return err
+	}
+	known := make(map[uint64]bool)
+	for _, s := range in.allSpaces() {
+		in.mu.RLock()
+		if s.users[t.ID] {
+			known[s.inode] = true
+		}
+		in.mu.RUnlock()
+	}
+	for _, pid := range pids {
+		inode, err := netnsInode(pid)
+		if err != nil || known[inode] {
+			continue
+		}
+		if err := in.adopt(ctx, pid); err != nil {
+			return err
+		}
+		known[inode] = true
+	}
+	return nil
+}
+
+// adopt gives the namespace of a process listeners, if the process is in an attached
+// cgroup: somebody outside cannot make us listen anywhere. The caller holds ops.
+func (in *Interceptor) adopt(ctx context.Context, pid int) error {
+	p, err := openProcess(pid)
+	if errors.Is(err, unix.ESRCH) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	t, ns, err := in.inspect(p)
+	if err != nil || t == nil {
+		p.close()
+		return err
+	}
+	s, err := in.open(ctx, ns)
+	if err != nil {
+		p.close()
+		return fmt.Errorf("listen in the network namespace of process %d: %w", pid, err)
+	}
+	in.use(s, t)
+	if s.holder == nil {
+		in.hold(s, p)
+	} else {
+		p.close()
+	}
+	return nil
+}
+
+// inspect finds the target and the namespace of a process; the target is nil when the
+// process belongs to none, or has ended.
+func (in *Interceptor) inspect(p *process) (*target, *netns.NS, error) {
+	path, err := cgroup.OfPID(p.pid)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, cgroup.ErrGone) {
+		return nil, nil, nil
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	in.mu.RLock()
+	t := in.nearest(path)
+	in.mu.RUnlock()
+	if t == nil {
+		return nil, nil, nil
+	}
+	ns, err := netns.OfPID(p.pid)
+	if !p.alive() {
+		if err == nil {
+			ns.Close()
+		}
+		return nil, nil, nil
+	}
+	return t, ns, err
+}
+
+// prepare opens the namespace of the process that is going to start a run's command.
+func (in *Interceptor) prepare(ctx context.Context, t *target) error {
+	ns, err := netns.OfPID(t.pid)
+	if err != nil {
+		return err
+	}
+	s, err := in.open(ctx, ns)
+	if err != nil {
+		return fmt.Errorf("listen in the network namespace of process %d: %w", t.pid, err)
+	}
+	s.pins[t.ID] = true
+	in.use(s, t)
+	return nil
+}
+
+// open takes over ns, listens in it and publishes the ports, unless that has been done.
+// The caller holds ops.
+func (in *Interceptor) open(ctx context.Context, ns *netns.NS) (*space, error) {
+	in.mu.RLock()
+	s, ok := in.spaces[ns.Cookie()]
+	in.mu.RUnlock()
+	if ok {
+		ns.Close()
+		return s, nil
+	}
+	v4, v6, err := ns.Loopback(ctx)
+	if err != nil {
+		in.count.notAdopted.Add(1)
+		ns.Close()
+		return nil, err
+	}
+	s = &space{
+		v4: v4, v6: v6, done: make(chan struct{}), inode: ns.Inode(),
+		users: make(map[string]bool), pins: make(map[string]bool),
+	}
+	ports := bpf.Listener{Port4: port(v4)}
+	if v6 != nil {
+		ports.Port6 = port(v6)
+	}
+	// Published only now that both accept.
+	if err := in.opts.Listeners.SetListener(ns.Cookie(), ports); err != nil {
+		in.count.notAdopted.Add(1)
+		s.stopListening()
+		ns.Close()
+		return nil, fmt.Errorf("publish the listener: %w", err)
+	}
+	s.home = in.opts.Dialer.add(ns)
+	in.mu.Lock()
+	in.spaces[ns.Cookie()] = s
+	in.mu.Unlock()
+	in.count.adopted.Add(1)
+	in.tasks.Go(func() { in.accept(s, v4) })
+	if v6 != nil {
+		in.tasks.Go(func() { in.accept(s, v6) })
+	}
+	return s, nil
+}
+
+func port(l *net.TCPListener) uint16 { return addrPort(l.Addr()).Port() }
+
+func (s *space) stopListening() {
+	_ = s.v4.Close()
+	if s.v6 != nil {
+		_ = s.v6.Close()
+	}
+}
+
+func (in *Interceptor) use(s *space, t *target) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	s.users[t.ID] = true
+}
+
+// hold makes p the process whose end is waited for.
+func (in *Interceptor) hold(s *space, p *process) {
+	s.holder = p
+	in.tasks.Go(func() {
+		defer p.close()
+		stop := context.AfterFunc(in.live, p.close)
+		defer stop()
+		if !p.ended() {
+			return
+		}
+		in.ops.Lock()
+		defer in.ops.Unlock()
+		if in.stopped || s.holder != p {
+			return
+		}
+		s.holder = nil
+		if err := in.review(in.live, s); err != nil {
+			in.opts.Log.Error("listener not taken back", "error", err)
+		}
+	})
+}
+
+// release takes a target off every space, and gives up those that nobody uses. The
+// caller holds ops.
+func (in *Interceptor) release(t *target) error {
+	var failed []error
+	for _, s := range in.allSpaces() {
+		in.mu.Lock()
+		used := s.users[t.ID]
+		delete(s.users, t.ID)
+		in.mu.Unlock()
+		delete(s.pins, t.ID)
+		if !used {
+			continue
+		}
+		if s.holder != nil {
+			s.holder.close() // it may be one of the target's
+			s.holder = nil
+		}
+		failed = append(failed, in.review(in.live, s))
+	}
+	return errors.Join(failed...)
+}
+
+// review finds out which targets still use a space that has lost its holder, and gives
+// it up if there is none. The caller holds ops.
+func (in *Interceptor) review(ctx context.Context, s *space) error {
+	p := in.survey(s)
+	if p == nil && len(s.pins) > 0 {
+		return nil
+	}
+	if p != nil {
+		in.hold(s, p)
+		return nil
+	}
+	cookie := s.home.ns.Cookie()
+	in.mu.Lock()
+	delete(in.spaces, cookie)
+	in.mu.Unlock()
+	err := in.opts.Listeners.DeleteListener(cookie)
+	close(s.done)
+	s.stopListening()
+	in.opts.Exchange.CloseNetNS(cookie)
+	s.home.release()
+	// Somebody may have come between the survey and the withdrawal, and saw a listener.
+	for _, t := range in.allTargets() {
+		in.mu.RLock()
+		attached := t.State == StateAttached
+		in.mu.RUnlock()
+		if attached && err == nil {
+			if missed := in.scan(ctx, t); missed != nil && !errors.Is(missed, fs.ErrNotExist) {
+				err = missed
+			}
+		}
+	}
+	return err
+}
+
+// survey looks for the processes of attached cgroups in a space: it brings users up to
+// date and returns a handle on one of them, or nil.
+func (in *Interceptor) survey(s *space) (found *process) {
+	users := make(map[string]bool)
+	for id := range s.pins {
+		users[id] = true
+	}
+	for _, t := range in.allTargets() {
+		in.mu.RLock()
+		attached := t.State == StateAttached
+		in.mu.RUnlock()
+		if !attached {
+			continue
+		}
+		pids, err := cgroup.Processes(t.Cgroup)
+		if err != nil {
+			continue // gone, with all of its processes
+		}
+		for _, pid := range pids {
+			p := in.occupant(pid, s)
+			if p == nil {
+				continue
+			}
+			users[t.ID] = true
+			if found == nil {
+				found = p
+			} else {
+				p.close()
+			}
+			break
+		}
+	}
+	in.mu.Lock()
+	s.users = users
+	in.mu.Unlock()
+	return found
+}
+
+// occupant is a handle on a process if it is inside a space, or nil.
+func (in *Interceptor) occupant(pid int, s *space) *process {
+	if inode, err := netnsInode(pid); err != nil || inode != s.inode {
+		return nil
+	}
+	p, err := openProcess(pid)
+	if err != nil {
+		return nil
+	}
+	// Asked again, now that the id cannot pass to another process unnoticed.
+	if inode, err := netnsInode(pid); err != nil || inode != s.inode || !p.alive() {
+		p.close()
+		return nil
+	}
+	return p
+}
+
+func (in *Interceptor) allSpaces() []*space {
+	in.mu.RLock()
+	defer in.mu.RUnlock()
+	list := make([]*space, 0, len(in.spaces))
+	for _, s := range in.spaces {
+		list = append(list, s)
+	}
+	return list
+}
+
+// followEvents adopts the namespaces that the programs found without a listener.
+func (in *Interceptor) followEvents() {
+	for {
+		e, err := in.opts.Events.Read()
+		if err != nil {
+			if in.live.Err() == nil {
+				in.opts.Log.Error("events of the kernel not readable: new namespaces are found late", "error", err)
+			}
+			return
+		}
+		in.ops.Lock()
+		if !in.stopped {
+			if err := in.adopt(in.live, int(e.PID)); err != nil {
+				in.opts.Log.Error("namespace without listener: its connects are refused", "pid", e.PID, "error", err)
+			}
+		}
+		in.ops.Unlock()
+	}
+}
+
+// accept serves a listener until it is closed.
+func (in *Interceptor) accept(s *space, l *net.TCPListener) {
+	const first, most = 5 * time.Millisecond, time.Second
+	pause := first
+	for {
+		c, err := l.AcceptTCP()
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil {
+			// EMFILE, ENFILE, ENOBUFS, ENOMEM: the connection stays in the backlog.
+			in.count.acceptErrors.Add(1)
+			in.opts.Log.Error("accept", "error", err)
+			select {
+			case <-time.After(pause):
+			case <-s.done:
+			case <-in.live.Done():
+			}
+			pause = min(2*pause, most)
+			continue
+		}
+		pause = first
+		if !in.slot(s) {
+			_ = c.Close()
+			return
+		}
+		s.home.keep()
+		in.conns.Go(func() {
+			defer func() { <-in.slots }()
+			defer s.home.release()
+			in.serve(c, s.home)
+		})
+	}
+}
+
+// slot waits for the right to serve one more connection; it is false when the listener
+// is given up first.
+func (in *Interceptor) slot(s *space) bool {
+	select {
+	case in.slots <- struct{}{}:
+		return true
+	default:
+		in.count.full.Add(1)
+	}
+	select {
+	case in.slots <- struct{}{}:
+		return true
+	case <-s.done:
+	case <-in.live.Done():
+	}
+	return false
+}

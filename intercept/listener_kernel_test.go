@@ -1,0 +1,202 @@
+package intercept
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/sluice-proxy/sluice/bpf"
+	"github.com/sluice-proxy/sluice/intercept/netns"
+)
+
+func (b *bench) listens(n *netns.NS) bool {
+	_, ok := b.kernel.listener(n.Cookie())
+	return ok
+}
+
+func TestListenersAreThereWhenAttachReturns(t *testing.T) {
+	dir, one, two := newCgroup(t), newNetNS(t), newNetNS(t)
+	b := newBench(t, nil)
+	child := filepath.Join(dir, "child")
+	must(t, os.Mkdir(child, 0o755))
+	startIn(t, dir, one) // lo is down in both
+	startIn(t, child, two)
+	target, err := b.Attach(t.Context(), Request{Cgroup: dir})
+	must(t, err)
+	want := []uint64{one.Cookie(), two.Cookie()}
+	slices.Sort(want)
+	if !slices.Equal(target.Namespaces, want) {
+		t.Errorf("namespaces %v, want %v", target.Namespaces, want)
+	}
+	for _, n := range []*netns.NS{one, two} {
+		l, ok := b.kernel.listener(n.Cookie())
+		if !ok || l.Port4 == 0 || l.Port6 == 0 {
+			t.Errorf("listener %+v, %t", l, ok)
+		}
+	}
+}
+
+func TestListenerFoundWhenAProcessEntersANewNamespace(t *testing.T) {
+	dir, first, second := newCgroup(t), newNetNS(t), newNetNS(t)
+	b := newBench(t, nil)
+	startIn(t, dir, first)
+	_, err := b.Attach(t.Context(), Request{Cgroup: dir})
+	must(t, err)
+	pid, stop := startIn(t, dir, second)
+	b.kernel.events <- bpf.EventNoListener{Cookie: second.Cookie(), PID: uint32(pid)}
+	eventually(t, "a listener in the new namespace", func() bool { return b.listens(second) })
+	stop()
+	eventually(t, "the listener is gone with the last process", func() bool { return !b.listens(second) })
+	if !b.listens(first) {
+		t.Error("the other namespace lost its listener too")
+	}
+	eventually(t, "its idle upstream connections are dropped", func() bool {
+		b.desk.mu.Lock()
+		defer b.desk.mu.Unlock()
+		return slices.Equal(b.desk.closed, []uint64{second.Cookie()})
+	})
+}
+
+func TestListenerFoundWhenTheCgroupIsPopulated(t *testing.T) {
+	dir, n := newCgroup(t), newNetNS(t)
+	b := newBench(t, nil)
+	_, err := b.Attach(t.Context(), Request{Cgroup: dir})
+	must(t, err)
+	startIn(t, dir, n) // no event is sent
+	eventually(t, "a listener", func() bool { return b.listens(n) })
+}
+
+func TestListenerStaysWhileAnyProcessIsLeft(t *testing.T) {
+	dir, n := newCgroup(t), newNetNS(t)
+	b := newBench(t, nil)
+	_, stopFirst := startIn(t, dir, n)
+	_, stopSecond := startIn(t, dir, n)
+	_, err := b.Attach(t.Context(), Request{Cgroup: dir})
+	must(t, err)
+	before, _ := b.kernel.listener(n.Cookie())
+	b.ops.Lock()
+	s := b.allSpaces()[0]
+	held := s.holder.pid
+	b.ops.Unlock()
+	stopFirst()
+	eventually(t, "another process is waited for", func() bool {
+		b.ops.Lock()
+		defer b.ops.Unlock()
+		return s.holder != nil && s.holder.pid != held
+	})
+	if now, ok := b.kernel.listener(n.Cookie()); !ok || now != before {
+		t.Errorf("listener is %v, %t; was %v", now, ok, before)
+	}
+	stopSecond()
+	eventually(t, "no listener", func() bool { return !b.listens(n) })
+}
+
+func TestOutsiderCannotMakeUsListen(t *testing.T) {
+	dir, outside, n := newCgroup(t), newCgroup(t), newNetNS(t)
+	b := newBench(t, nil)
+	_, err := b.Attach(t.Context(), Request{Cgroup: dir})
+	must(t, err)
+	stranger, _ := startIn(t, outside, n)
+	b.kernel.events <- bpf.EventNoListener{Cookie: n.Cookie(), PID: uint32(stranger)}
+	b.kernel.events <- bpf.EventNoListener{Cookie: n.Cookie(), PID: 1 << 30} // no such process
+	// Events are handled in order: once a further one is, these two are.
+	pid, _ := startIn(t, dir, newNetNS(t))
+	b.kernel.events <- bpf.EventNoListener{PID: uint32(pid)}
+	eventually(t, "the insider's listener", func() bool { _, l := b.kernel.counts(); return l == 1 })
+	if b.listens(n) {
+		t.Error("we listen where only an outsider is")
+	}
+}
+
+func TestRunIsPreparedBeforeItsCommandStarts(t *testing.T) {
+	dir, outside, n := newCgroup(t), newCgroup(t), newNetNS(t)
+	b := newBench(t, nil)
+	caller, _ := startIn(t, outside, n)
+	target, err := b.Attach(t.Context(), Request{Kind: KindRun, Cgroup: dir, PID: caller})
+	must(t, err)
+	if !b.listens(n) {
+		t.Fatal("no listener yet")
+	}
+	_, stop := startIn(t, dir, n)
+	stop()
+	if !b.listens(n) {
+		t.Error("the prepared listener went with a process")
+	}
+	must(t, b.Detach(t.Context(), target.ID))
+	if attached, listeners := b.kernel.counts(); attached+listeners+b.memory.len() != 0 {
+		t.Errorf("left behind: %d attached, %d listeners, %d rows", attached, listeners, b.memory.len())
+	}
+}
+
+func TestRunEndsWithItsCgroup(t *testing.T) {
+	dir := newCgroup(t)
+	b := newBench(t, nil)
+	_, err := b.Attach(t.Context(), Request{Kind: KindRun, Cgroup: dir, PID: os.Getpid()})
+	must(t, err)
+	removeCgroup(dir)
+	eventually(t, "the target is gone", func() bool { return len(b.Targets()) == 0 })
+	eventually(t, "nothing is left", func() bool {
+		attached, listeners := b.kernel.counts()
+		return attached+listeners+b.memory.len() == 0
+	})
+}
+
+func TestAcceptSurvivesAFullFileTable(t *testing.T) {
+	dir, n := newCgroup(t), newNetNS(t)
+	b := newBench(t, nil)
+	startIn(t, dir, n)
+	_, err := b.Attach(t.Context(), Request{Cgroup: dir})
+	must(t, err)
+	l, _ := b.kernel.listener(n.Cookie())
+	// The client's socket is made before descriptors run out.
+	var client int
+	must(t, n.Do(func() (err error) {
+		client, err = unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		return err
+	}))
+	defer unix.Close(client)
+	var old unix.Rlimit
+	must(t, unix.Getrlimit(unix.RLIMIT_NOFILE, &old))
+	must(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 0, Max: old.Max}))
+	err = unix.Connect(client, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}, Port: int(l.Port4)})
+	func() {
+		defer func() { must(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &old)) }()
+		must(t, err)
+		eventually(t, "a failed accept", func() bool { return b.Counters().AcceptErrors > 0 })
+	}()
+	eventually(t, "accepted after all", func() bool { return b.Counters().Accepted == 1 })
+}
+
+func TestFailedListenerLeavesNothing(t *testing.T) {
+	dir, n := newCgroup(t), newNetNS(t)
+	b := newBench(t, nil)
+	startIn(t, dir, n)
+	broken := errors.New("map full")
+	b.kernel.set("listener", broken)
+	if _, err := b.Attach(t.Context(), Request{Cgroup: dir}); err == nil {
+		t.Fatal("attached without a listener")
+	}
+	assertNothing(t, b)
+	b.kernel.set("listener", nil)
+	_, err := b.Attach(t.Context(), Request{Cgroup: dir})
+	must(t, err)
+}
+
+// assertNothing asserts that no trace of an attach is left.
+func assertNothing(t *testing.T, b *bench) {
+	t.Helper()
+	attached, listeners := b.kernel.counts()
+	if attached+listeners+b.memory.len()+len(b.Targets())+len(b.allSpaces()) != 0 {
+		t.Errorf("left behind: %d attached, %d listeners, %d rows, %d targets, %d namespaces",
+			attached, listeners, b.memory.len(), len(b.Targets()), len(b.allSpaces()))
+	}
+	b.opts.Dialer.mu.Lock()
+	defer b.opts.Dialer.mu.Unlock()
+	if n := len(b.opts.Dialer.homes); n != 0 {
+		t.Errorf("%d namespaces are held open", n)
+	}
+}

@@ -1,0 +1,97 @@
+package sniff
+
+import (
+	"bytes"
+	"strings"
+)
+
+const (
+	preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+	// maxMethod bounds the token before the first space: longer than any registered method.
+	maxMethod = 24
+)
+
+// parseHTTP reads a request head. What cannot become one is unknown at the first
+// byte that shows it.
+func parseHTTP(b []byte) (Hello, error) {
+	if n := min(len(b), len(preface)); string(b[:n]) == preface[:n] {
+		if n == len(preface) {
+			return Hello{Kind: KindH2C, Len: n}, nil
+		}
+		return Hello{}, ErrIncomplete
+	}
+	for i, c := range b[:min(len(b), maxMethod+1)] {
+		if c == ' ' && i > 0 {
+			return requestHead(b, i)
+		}
+		// RFC 9110 allows any token; every method in use is upper case, and being
+		// strict is what tells HTTP from other protocols early.
+		if c < 'A' || c > 'Z' {
+			if c == '-' || c == '_' {
+				continue
+			}
+			return Hello{Kind: KindUnknown}, nil
+		}
+	}
+	if len(b) > maxMethod {
+		return Hello{Kind: KindUnknown}, nil
+	}
+	return Hello{}, ErrIncomplete
+}
+
+// requestHead reads from the request target on; space is the index of the one after the method.
+func requestHead(b []byte, space int) (Hello, error) {
+	line, _, ended := bytes.Cut(b, []byte("\n"))
+	if !ended {
+		return Hello{}, incomplete(b)
+	}
+	target, version, ok := strings.Cut(strings.TrimSuffix(string(line[space+1:]), "\r"), " ")
+	if !ok || !strings.HasPrefix(version, "HTTP/1.") {
+		return Hello{Kind: KindUnknown}, nil // another line protocol whose commands are in capitals
+	}
+	end, head := headEnd(b)
+	if end < 0 {
+		return Hello{}, incomplete(b)
+	}
+	if end > MaxHello {
+		return Hello{}, ErrTooLong
+	}
+	h := Hello{Kind: KindHTTP, Len: end}
+	method := string(b[:space])
+	hosts := 0
+	for field := range strings.SplitSeq(string(head[len(line)+1:]), "\n") {
+		name, value, ok := strings.Cut(field, ":")
+		if ok && strings.EqualFold(name, "host") {
+			h.Host = strings.Trim(value, " \t\r")
+			hosts++
+		}
+	}
+	if hosts > 1 {
+		return Hello{}, ErrMalformed
+	}
+	// The authority of the target overrules the field (RFC 9112 section 3.2.2).
+	switch {
+	case method == "CONNECT":
+		h.Host = target
+	case !strings.HasPrefix(target, "/") && target != "*":
+		if _, rest, ok := strings.Cut(target, "://"); ok {
+			authority := rest[:strings.IndexAny(rest+"/", "/?#")]
+			h.Host = authority[strings.LastIndexByte(authority, '@')+1:]
+		}
+	}
+	return h, nil
+}
+
+// headEnd finds the empty line; lines may end in LF alone (RFC 9112 section 2.2).
+func headEnd(b []byte) (end int, head []byte) {
+	for at := 0; ; {
+		i := bytes.IndexByte(b[at:], '\n')
+		if i < 0 {
+			return -1, nil
+		}
+		line := b[at : at+i]
+		if at += i + 1; len(line) == 0 || len(line) == 1 && line[0] == '\r' {
+			return at, b[:at]
+		}
+	}
+}
