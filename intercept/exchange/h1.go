@@ -235,7 +235,7 @@ func (cl *client) try(up *upstreamConn, l *pool.Lease) error {
 			return nil
 		}
 		if h.status == 101 {
-			return malformed("protocol switched without having been asked")
+			return badResponse(malformed("protocol switched without having been asked"))
 		}
 		if cl.req.minor > 0 {
 			if err := cl.passInterim(); err != nil {
