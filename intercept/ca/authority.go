@@ -1,0 +1,266 @@
+// Package ca is the certificate authority that agents are made to trust, and the
+// leaf certificates that it signs for bound hosts.
+package ca
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha1" //nolint:gosec // a key identifier, not a signature (RFC 5280 section 4.2.1.2)
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/hex"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"math/big"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/dgraph-io/ristretto/v2"
+	"golang.org/x/sync/singleflight"
+)
+
+const (
+	caLife = 10 * 365 * 24 * time.Hour
+	// cachedLeaves bounds the memory for leaves: about 2 KiB each.
+	cachedLeaves = 10000
+)
+
+// ErrNotPermitted is returned by [Authority.Leaf] for a host that no CA may sign for.
+var ErrNotPermitted = errors.New("no CA is permitted to sign for this host")
+
+// Authority signs for bound hosts and no others: each of its CA certificates
+// carries critical name constraints (RFC 5280 section 4.2.1.10), so that a stolen
+// key is of no use for any other host. A permitted name permits its subdomains
+// too; that is how the constraint is defined. It may be used concurrently.
+type Authority struct {
+	dir  string
+	now  func() time.Time
+	key  *ecdsa.PrivateKey // of all leaves of this process
+	once singleflight.Group
+
+	leaves *ristretto.Cache[string, *tls.Certificate]
+
+	mu  sync.RWMutex
+	cas []*authority // oldest first
+}
+
+// authority is one CA certificate and its key.
+type authority struct {
+	cert *x509.Certificate
+	key  *ecdsa.PrivateKey
+}
+
+// Open reads the CAs in a directory, which it makes, mode 0700, if it is not there.
+func Open(dir string, now func() time.Time) (*Authority, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make the CA's directory: %w", err)
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, fmt.Errorf("make a key: %w", err)
+	}
+	a := &Authority{dir: dir, now: now, key: key}
+	files, err := filepath.Glob(filepath.Join(dir, "*.pem"))
+	if err != nil {
+		return nil, fmt.Errorf("read the CA's directory: %w", err)
+	}
+	slices.Sort(files)
+	for _, path := range files {
+		c, err := load(path)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %s: restore it from a backup, or move it away: its hosts get a new CA, which agents that run do not trust yet", path, err)
+		}
+		a.cas = append(a.cas, c)
+	}
+	a.leaves, err = ristretto.NewCache(&ristretto.Config[string, *tls.Certificate]{
+		NumCounters: cachedLeaves * 10, MaxCost: cachedLeaves, BufferItems: 64, IgnoreInternalCost: true,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("make the leaf cache: %w", err)
+	}
+	return a, nil
+}
+
+// Close ends the leaf cache.
+func (a *Authority) Close() { a.leaves.Close() }
+
+func load(path string) (*authority, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	c := &authority{}
+	for block, rest := pem.Decode(data); block != nil; block, rest = pem.Decode(rest) {
+		switch block.Type {
+		case "CERTIFICATE":
+			c.cert, err = x509.ParseCertificate(block.Bytes)
+		case "EC PRIVATE KEY":
+			c.key, err = x509.ParseECPrivateKey(block.Bytes)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("damaged: %s", err)
+		}
+	}
+	if c.cert == nil || c.key == nil || !c.key.PublicKey.Equal(c.cert.PublicKey) {
+		return nil, errors.New("damaged: it must hold a CA certificate and its key")
+	}
+	return c, nil
+}
+
+// Permit makes sure that every host can be signed for: those that no CA covers yet
+// get a further one, durable before this returns. What was trusted before stays so.
+func (a *Authority) Permit(hosts []string) (changed bool, err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	var missing []string
+	for _, h := range hosts {
+		if a.covering(h) == nil {
+			missing = append(missing, h)
+		}
+	}
+	if len(missing) == 0 {
+		return false, nil
+	}
+	slices.Sort(missing)
+	c, err := a.create(slices.Compact(missing))
+	if err != nil {
+		return false, err
+	}
+	a.cas = append(a.cas, c)
+	return true, nil
+}
+
+// covering is the newest CA that may sign for host and is valid now, or nil.
+func (a *Authority) covering(host string) *authority {
+	for _, c := range slices.Backward(a.cas) {
+		if a.now().After(c.cert.NotAfter) {
+			continue
+		}
+		for _, d := range c.cert.PermittedDNSDomains {
+			if host == d || strings.HasSuffix(host, "."+d) {
+				return c
+			}
+		}
+	}
+	return nil
+}
+
+func (a *Authority) create(hosts []string) (*authority, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, fmt.Errorf("make a key: %w", err)
+	}
+	serial, err := serialNumber()
+	if err != nil {
+		return nil, err
+	}
+	now := a.now()
+	everyIPv4 := &net.IPNet{IP: net.IPv4zero.To4(), Mask: net.CIDRMask(0, 32)}
+	everyIPv6 := &net.IPNet{IP: net.IPv6zero, Mask: net.CIDRMask(0, 128)}
+	template := &x509.Certificate{
+		SerialNumber: serial,
+		// Clients find an issuer by its name: no two CAs may share one.
+		Subject:                     pkix.Name{Organization: []string{"sluice"}, CommonName: "sluice CA " + hex.EncodeToString(serial.Bytes()[:4])},
+		NotBefore:                   now.Add(-backdate),
+		NotAfter:                    now.Add(caLife),
+		KeyUsage:                    x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
+		BasicConstraintsValid:       true,
+		IsCA:                        true,
+		MaxPathLenZero:              true,
+		SubjectKeyId:                keyID(&key.PublicKey),
+		PermittedDNSDomainsCritical: true,
+		PermittedDNSDomains:         hosts,
+		ExcludedIPRanges:            []*net.IPNet{everyIPv4, everyIPv6},
+	}
+	template.AuthorityKeyId = template.SubjectKeyId
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	if err != nil {
+		return nil, fmt.Errorf("sign the CA: %w", err)
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		return nil, fmt.Errorf("sign the CA: %w", err)
+	}
+	c := &authority{cert: cert, key: key}
+	return c, a.save(c)
+}
+
+// save writes certificate and key as one file, so that there is never one without the other.
+func (a *Authority) save(c *authority) (err error) {
+	der, err := x509.MarshalECPrivateKey(c.key)
+	if err != nil {
+		return fmt.Errorf("encode the CA's key: %w", err)
+	}
+	f, err := os.CreateTemp(a.dir, ".new-") // 0600
+	if err != nil {
+		return fmt.Errorf("save the CA: %w", err)
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(fmt.Errorf("save the CA: %w", err), os.Remove(f.Name()))
+		}
+	}()
+	err = errors.Join(
+		pem.Encode(f, &pem.Block{Type: "CERTIFICATE", Bytes: c.cert.Raw}),
+		pem.Encode(f, &pem.Block{Type: "EC PRIVATE KEY", Bytes: der}),
+		f.Sync(), f.Close())
+	if err != nil {
+		return err
+	}
+	name := fmt.Sprintf("%04d.pem", len(a.cas)+1)
+	for n := len(a.cas) + 2; exists(filepath.Join(a.dir, name)); n++ {
+		name = fmt.Sprintf("%04d.pem", n)
+	}
+	if err := os.Rename(f.Name(), filepath.Join(a.dir, name)); err != nil {
+		return err
+	}
+	dir, err := os.Open(a.dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
+}
+
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
+}
+
+// Bundle returns all CA certificates as PEM: what an agent has to trust. It is
+// empty while no host is bound.
+func (a *Authority) Bundle() []byte {
+	a.mu.RLock()
+	defer a.mu.RUnlock()
+	var out bytes.Buffer
+	for _, c := range a.cas {
+		_ = pem.Encode(&out, &pem.Block{Type: "CERTIFICATE", Bytes: c.cert.Raw}) // into memory
+	}
+	return out.Bytes()
+}
+
+func serialNumber() (*big.Int, error) {
+	b := make([]byte, 16)
+	if _, err := rand.Read(b); err != nil {
+		return nil, fmt.Errorf("make a serial number: %w", err)
+	}
+	b[0] = b[0]&0x7f | 0x40 // positive, and never short
+	return new(big.Int).SetBytes(b), nil
+}
+
+func keyID(k *ecdsa.PublicKey) []byte {
+	raw, err := k.Bytes()
+	if err != nil {
+		return nil // an invalid key, which is refused at signing
+	}
+	sum := sha1.Sum(raw) //nolint:gosec // see the import
+	return sum[:]
+}

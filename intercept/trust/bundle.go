@@ -1,0 +1,115 @@
+// Package trust makes a command trust sluice's CA without being configured: by the
+// certificate files it reads, and by the variables that name such files.
+package trust
+
+import (
+	"bytes"
+	"encoding/pem"
+	"path/filepath"
+	"slices"
+)
+
+// systemBundles are where distributions keep all roots in one file.
+var systemBundles = []string{
+	"/etc/ssl/certs/ca-certificates.crt",                // Debian, Ubuntu, Alpine, Arch
+	"/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem", // RHEL, Fedora
+	"/etc/pki/tls/certs/ca-bundle.crt",                  // RHEL, usually a link to the one above
+	"/etc/ssl/ca-bundle.pem",                            // SUSE
+	"/etc/ssl/cert.pem",                                 // Alpine, usually a link to the first
+}
+
+// packagedBundles are the copies that Python's packages carry, below a site-packages directory.
+var packagedBundles = []string{
+	"certifi/cacert.pem", "pip/_vendor/certifi/cacert.pem", "botocore/cacert.pem", "requests/cacert.pem",
+}
+
+// sitePackages are where Python's packages are, as patterns. What is put before
+// them is a home directory or a virtual environment.
+var sitePackages = []string{
+	"/usr/lib/python3/dist-packages", "/usr/lib/python3*/site-packages", "/usr/lib64/python3*/site-packages",
+	"/usr/local/lib/python3*/dist-packages", "/usr/local/lib/python3*/site-packages",
+	"/opt/*/lib/python3*/site-packages", "/opt/*/*/lib/python3*/site-packages",
+}
+
+// Bundles returns the certificate bundles that exist, links resolved, each once.
+// home is the user's home directory, venv their virtual environment; either may be "".
+func Bundles(home, venv string) []string {
+	patterns := slices.Clone(systemBundles)
+	sites := slices.Clone(sitePackages)
+	if home != "" {
+		sites = append(sites, filepath.Join(home, ".local/lib/python3*/site-packages"),
+			filepath.Join(home, ".pyenv/versions/*/lib/python3*/site-packages"))
+	}
+	if venv != "" {
+		sites = append(sites, filepath.Join(venv, "lib/python3*/site-packages"))
+	}
+	for _, site := range sites {
+		for _, file := range packagedBundles {
+			patterns = append(patterns, filepath.Join(site, file))
+		}
+	}
+	var found []string
+	for _, pattern := range patterns {
+		matches, err := filepath.Glob(pattern)
+		if err != nil {
+			continue // a home directory with brackets in its name
+		}
+		for _, m := range matches {
+			// The file itself is what is mounted over, so that every link to it leads to the merged one.
+			if real, err := filepath.EvalSymlinks(m); err == nil && !slices.Contains(found, real) {
+				found = append(found, real)
+			}
+		}
+	}
+	return found
+}
+
+// System returns the first of the system's own bundles, or "".
+func System() string {
+	for _, path := range systemBundles {
+		if real, err := filepath.EvalSymlinks(path); err == nil {
+			return real
+		}
+	}
+	return ""
+}
+
+// Merge returns original with those certificates of ca that it lacks. Merging
+// twice changes nothing.
+func Merge(original, ca []byte) []byte {
+	have := make(map[string]bool)
+	for _, block := range certificates(original) {
+		have[string(block.Bytes)] = true
+	}
+	out := bytes.Clone(original)
+	for _, block := range certificates(ca) {
+		if have[string(block.Bytes)] {
+			continue
+		}
+		if len(out) > 0 && out[len(out)-1] != '\n' {
+			out = append(out, '\n')
+		}
+		out = append(out, pem.EncodeToMemory(block)...)
+	}
+	return out
+}
+
+// Certificates returns the certificates of a PEM file and nothing else of it: the
+// file may be one that its reader must not see.
+func Certificates(data []byte) []byte {
+	var out []byte
+	for _, block := range certificates(data) {
+		out = append(out, pem.EncodeToMemory(block)...)
+	}
+	return out
+}
+
+func certificates(data []byte) []*pem.Block {
+	var blocks []*pem.Block
+	for block, rest := pem.Decode(data); block != nil; block, rest = pem.Decode(rest) {
+		if block.Type == "CERTIFICATE" || block.Type == "TRUSTED CERTIFICATE" {
+			blocks = append(blocks, &pem.Block{Type: block.Type, Bytes: block.Bytes})
+		}
+	}
+	return blocks
+}

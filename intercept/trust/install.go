@@ -1,0 +1,80 @@
+package trust
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+)
+
+// Dir is where a command finds its certificate files: a file system of its own,
+// in its mount namespace only.
+const Dir = "/run/sluice-trust"
+
+// source is how the mounts show up in /proc/PID/mountinfo.
+const source = "sluice-ca"
+
+// Install makes the calling process, and what it executes, trust ca (PEM). The
+// process must be root and in a mount namespace of its own. Every certificate
+// bundle that exists is covered by the same bundle with the CA added, read-only;
+// the bundles themselves are not changed, and mounts made on the host later are
+// still seen. It returns the environment for the command.
+//
+// home is the home directory of the command's user, "" if there is none.
+func Install(ca []byte, environ []string, home string) ([]string, error) {
+	if len(certificates(ca)) == 0 {
+		return environ, nil // no host is bound
+	}
+	// Nothing that is mounted here may show up on the host.
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
+		return nil, fmt.Errorf("take the mounts apart from the host's: %w", err)
+	}
+	if err := os.MkdirAll(Dir, 0o755); err != nil {
+		return nil, fmt.Errorf("make the trust directory: %w", err)
+	}
+	if err := unix.Mount(source, Dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=0755,size=64m"); err != nil {
+		return nil, fmt.Errorf("mount a file system for certificates: %w", err)
+	}
+	var system []byte
+	if path := System(); path != "" {
+		var err error
+		if system, err = os.ReadFile(path); err != nil {
+			return nil, fmt.Errorf("read the system's certificates: %w", err)
+		}
+	}
+	environ, made, err := plan(environ, Dir, ca, system, os.ReadFile)
+	if err != nil {
+		return nil, err
+	}
+	if err := made.write(Dir); err != nil {
+		return nil, err
+	}
+	if err := cover(Bundles(home, value(environ, "VIRTUAL_ENV")), ca); err != nil {
+		return nil, err
+	}
+	// The whole file system, and with it every file that was mounted from it.
+	if err := unix.Mount("", Dir, "", unix.MS_REMOUNT|unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
+		return nil, fmt.Errorf("make the certificates read-only: %w", err)
+	}
+	return environ, nil
+}
+
+// cover mounts a merged copy over each bundle.
+func cover(bundles []string, ca []byte) error {
+	for i, path := range bundles {
+		original, err := os.ReadFile(path)
+		if err != nil {
+			return fmt.Errorf("read %s: %w", path, err)
+		}
+		merged := filepath.Join(Dir, "over-"+strconv.Itoa(i)+".pem")
+		if err := os.WriteFile(merged, Merge(original, ca), 0o644); err != nil {
+			return fmt.Errorf("merge %s: %w", path, err)
+		}
+		if err := unix.Mount(merged, path, "", unix.MS_BIND, ""); err != nil {
+			return fmt.Errorf("mount over %s: %w", path, err)
+		}
+	}
+	return nil
+}
