@@ -32,6 +32,7 @@ type client struct {
 	keepFor time.Duration // how long the upstream keeps its connection, by its answer
 	readBy  time.Time     // the read deadline now set on raw, zero for none
 
+	h2Done  chan struct{}  // closed when an HTTP/2 connection has ended
 	streams sync.WaitGroup // HTTP/2 exchanges
 
 	mu       sync.Mutex

@@ -1,7 +1,5 @@
 package exchange
 
-import "io"
-
 // maxChunkLine bounds a chunk's size line with its extensions, maxTrailers a
 // trailer section.
 const (
@@ -219,20 +217,4 @@ func (f *framing) take(p []byte) (int, error) {
 		at += n
 	}
 	return at, nil
-}
-
-// ended is what the end of the connection means for the body.
-func (f *framing) ended() error {
-	if f.kind == bodyUntilClose || f.done() {
-		return nil
-	}
-	return io.ErrUnexpectedEOF
-}
-
-// clone copies the state, so that a body can be looked at ahead of its being
-// sent on.
-func (f *framing) clone() framing {
-	c := *f
-	c.chunks.trailers = append([]byte(nil), f.chunks.trailers...)
-	return c
 }

@@ -7,13 +7,10 @@ import (
 	"errors"
 	"log/slog"
 	"net"
-	"net/http"
 	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"golang.org/x/net/http2"
 
 	"github.com/sluice-proxy/sluice/intercept/sniff"
 	"github.com/sluice-proxy/sluice/pool"
@@ -124,8 +121,7 @@ type Exchanger struct {
 	idle     idlePool
 	alpn     protocols
 	h2       h2Upstreams
-	h2Base   *http.Server
-	h2Server *http2.Server
+	h2Server *h2Server
 	tls      serverConfigs
 	sessions tls.ClientSessionCache // of upstreams
 
@@ -148,15 +144,9 @@ func New(o Options) (*Exchanger, error) {
 	if err != nil {
 		return nil, err
 	}
-	base, h2, err := newH2Server(&o)
-	if err != nil {
-		w.close()
-		return nil, err
-	}
 	x := &Exchanger{
 		opts:     o,
-		h2Base:   base,
-		h2Server: h2,
+		h2Server: newH2Server(&o),
 		watch:    w,
 		clients:  make(map[*client]struct{}),
 		sessions: tls.NewLRUClientSessionCache(256),
@@ -166,6 +156,7 @@ func New(o Options) (*Exchanger, error) {
 	x.tls.init(o.Leaves)
 	x.workers.Go(w.run)
 	x.workers.Go(x.janitor)
+	x.workers.Go(x.h2Server.run)
 	return x, nil
 }
 
@@ -230,11 +221,9 @@ func (x *Exchanger) Shutdown(ctx context.Context) error {
 	}
 	x.mu.Unlock()
 
-	// It listens nowhere, so this only tells the HTTP/2 clients to go away.
-	_ = x.h2Base.Shutdown(ctx)
-
 	done := make(chan struct{})
 	go func() {
+		_ = x.h2Server.http.Shutdown(ctx) // tells HTTP/2 clients to go away
 		x.serving.Wait()
 		close(done)
 	}()

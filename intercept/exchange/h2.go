@@ -16,33 +16,94 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/net/http2"
-
 	"github.com/sluice-proxy/sluice/pool"
 )
 
-// newH2Server makes the server that all HTTP/2 client connections share. The
-// http.Server listens nowhere: it is what tells them to go away at Shutdown.
-func newH2Server(o *Options) (*http.Server, *http2.Server, error) {
-	base := &http.Server{
-		MaxHeaderBytes: o.MaxHead,
-		ErrorLog:       log.New(io.Discard, "", 0),
-	}
-	h2 := &http2.Server{MaxConcurrentStreams: 250, IdleTimeout: o.IdleTimeout}
-	if err := http2.ConfigureServer(base, h2); err != nil {
-		return nil, nil, fmt.Errorf("exchange: set up HTTP/2: %w", err)
-	}
-	return base, h2, nil
+// h2Server serves the HTTP/2 client connections of an Exchanger with net/http's
+// implementation. It listens nowhere: it accepts what serveH2 hands it.
+type h2Server struct {
+	http  *http.Server
+	conns chan net.Conn
+	done  chan struct{}
+	close sync.Once
+
+	mu      sync.Mutex
+	clients map[net.Conn]*client
 }
 
+type clientKey struct{}
+
+func newH2Server(o *Options) *h2Server {
+	s := &h2Server{conns: make(chan net.Conn), done: make(chan struct{}), clients: make(map[net.Conn]*client)}
+	s.http = &http.Server{
+		MaxHeaderBytes: o.MaxHead,
+		IdleTimeout:    o.IdleTimeout,
+		ErrorLog:       log.New(io.Discard, "", 0),
+		HTTP2:          &http.HTTP2Config{MaxConcurrentStreams: 250},
+		Protocols:      new(http.Protocols),
+		ConnContext: func(_ context.Context, c net.Conn) context.Context {
+			cl := s.client(c)
+			return context.WithValue(cl.ctx, clientKey{}, cl)
+		},
+		ConnState: func(c net.Conn, state http.ConnState) {
+			if state == http.StateClosed {
+				close(s.client(c).h2Done)
+			}
+		},
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			r.Context().Value(clientKey{}).(*client).serveStream(w, r)
+		}),
+	}
+	s.http.Protocols.SetHTTP2(true)
+	return s
+}
+
+func (s *h2Server) client(c net.Conn) *client {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.clients[c]
+}
+
+// run serves until Close.
+func (s *h2Server) run() { _ = s.http.Serve(s) }
+
+// Accept, Close and Addr make it the net.Listener of its http.Server.
+func (s *h2Server) Accept() (net.Conn, error) {
+	select {
+	case c := <-s.conns:
+		return c, nil
+	case <-s.done:
+		return nil, http.ErrServerClosed
+	}
+}
+
+// Close ends accepting; the http.Server may call it more than once.
+func (s *h2Server) Close() error {
+	s.close.Do(func() { close(s.done) })
+	return nil
+}
+
+// Addr is of no meaning here, but the interface asks for one.
+func (*h2Server) Addr() net.Addr { return &net.TCPAddr{} }
+
+// serveH2 hands the connection over and waits for its end.
 func (cl *client) serveH2() {
-	_ = cl.raw.SetDeadline(time.Time{})
-	cl.x.h2Server.ServeConn(cl.tls, &http2.ServeConnOpts{
-		Context:    cl.ctx,
-		BaseConfig: cl.x.h2Base,
-		Handler:    http.HandlerFunc(cl.serveStream),
-	})
-	cl.streams.Wait()
+	s := cl.x.h2Server
+	cl.h2Done = make(chan struct{})
+	s.mu.Lock()
+	s.clients[cl.tls] = cl
+	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		delete(s.clients, cl.tls)
+		s.mu.Unlock()
+	}()
+	select {
+	case s.conns <- cl.tls:
+		<-cl.h2Done
+		cl.streams.Wait()
+	case <-s.done:
+	}
 }
 
 // serveStream answers one HTTP/2 request.
@@ -219,7 +280,11 @@ func (s *stream) judge(resp *http.Response, a *attempts) (v verdict, e *pool.Exh
 
 // deliver passes the response on as it arrives, with its trailers.
 func (s *stream) deliver(resp *http.Response, ahead []byte) {
-	defer resp.Body.Close()
+	defer func() {
+		// The client's body first: closing the response waits for whoever sends that.
+		_ = s.r.Body.Close()
+		_ = resp.Body.Close()
+	}()
 	header := s.w.Header()
 	for name, values := range resp.Header {
 		header[name] = values
@@ -296,7 +361,7 @@ type h2Upstreams struct {
 }
 
 type h2Upstream struct {
-	transport *http2.Transport
+	transport *http.Transport
 	spare     *tls.Conn // opened in a client's handshake
 	used      time.Time
 	active    int
@@ -307,13 +372,14 @@ func (h *h2Upstreams) get(x *Exchanger, u Upstream) *h2Upstream {
 	up := h.all[u.key()]
 	if up == nil {
 		up = &h2Upstream{}
-		up.transport = &http2.Transport{
-			DisableCompression: true,
-			IdleConnTimeout:    x.opts.UpstreamIdle,
-			MaxHeaderListSize:  uint32(x.opts.MaxHead),
+		up.transport = &http.Transport{
+			DisableCompression:     true,
+			ForceAttemptHTTP2:      true,
+			IdleConnTimeout:        x.opts.UpstreamIdle,
+			MaxResponseHeaderBytes: int64(x.opts.MaxHead),
 			// A dead path is noticed while a model thinks in silence.
-			ReadIdleTimeout: 30 * time.Second,
-			DialTLSContext: func(ctx context.Context, _, _ string, _ *tls.Config) (net.Conn, error) {
+			HTTP2: &http.HTTP2Config{SendPingTimeout: 30 * time.Second},
+			DialTLSContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 				return h.dial(ctx, x, u, up)
 			},
 		}

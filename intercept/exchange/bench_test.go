@@ -1,0 +1,163 @@
+package exchange
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"strconv"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/sluice-proxy/sluice/pool"
+)
+
+// still is a pool with one member that costs nothing.
+type still struct{ lease pool.Lease }
+
+func (s *still) Acquire(context.Context, pool.Route, []string) (pool.Lease, error) {
+	return s.lease, nil
+}
+
+func (s *still) Observe(context.Context, pool.Lease, pool.Answer) (pool.Outcome, error) {
+	return pool.OutcomeOK, nil
+}
+
+// BenchmarkSmallRequest measures one keep-alive request through the Exchanger and
+// through net/http's ReverseProxy, with the same client and the same origin. The
+// process holds all three parties: cpu-us/op is the sum, and the ratio of the two
+// is therefore nearer to 1 than that of the proxies alone.
+func BenchmarkSmallRequest(b *testing.B) {
+	origin := func(_ int, c net.Conn) {
+		r := bufio.NewReader(c)
+		body := `{"ok":true,"n":1}`
+		answer := []byte("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: " + strconv.Itoa(len(body)) + "\r\n\r\n" + body)
+		for {
+			for {
+				line, err := r.ReadSlice('\n')
+				if err != nil {
+					return
+				}
+				if len(line) == 2 {
+					break
+				}
+			}
+			if _, err := c.Write(answer); err != nil {
+				return
+			}
+		}
+	}
+	request := []byte("GET /v1/models HTTP/1.1\r\nHost: " + testHost + "\r\nUser-Agent: bench\r\nAccept: */*\r\nAuthorization: Bearer placeholder\r\n\r\n")
+	drive := func(b *testing.B, c net.Conn) {
+		r := bufio.NewReader(c)
+		one := func() {
+			if _, err := c.Write(request); err != nil {
+				b.Fatal(err)
+			}
+			length := 0
+			for {
+				line, err := r.ReadSlice('\n')
+				if err != nil {
+					b.Fatal(err)
+				}
+				if len(line) == 2 {
+					break
+				}
+				if len(line) > 16 && equalFold(line[:16], "content-length: ") {
+					n, _ := decimal(line[16 : len(line)-2])
+					length = int(n)
+				}
+			}
+			r.Discard(length)
+		}
+		one()
+		before := cpuTime()
+		b.ReportAllocs()
+		for b.Loop() {
+			one()
+		}
+		b.ReportMetric(float64((cpuTime()-before).Nanoseconds())/1000/float64(b.N), "cpu-us/op")
+	}
+	lease := pool.Lease{
+		Pool: "p", Member: "a", Strip: []string{"authorization", "x-api-key"},
+		Inject: []pool.Field{{Name: "authorization", Value: []byte("Bearer real-a")}},
+	}
+	b.Run("direct", func(b *testing.B) {
+		h := newBench(b, setup{raw: origin})
+		c, err := tls.Dial("tcp", h.origin.String(), &tls.Config{RootCAs: h.ca.pool, ServerName: testHost})
+		if err != nil {
+			b.Fatal(err)
+		}
+		defer c.Close()
+		drive(b, c)
+	})
+	b.Run("exchange", func(b *testing.B) {
+		h := newBench(b, setup{raw: origin, change: func(o *Options) { o.Pools = &still{lease} }})
+		drive(b, h.dial("http/1.1"))
+	})
+	b.Run("ReverseProxy", func(b *testing.B) {
+		h := newBench(b, setup{raw: origin})
+		proxy := &httputil.ReverseProxy{
+			Rewrite: func(r *httputil.ProxyRequest) {
+				r.SetURL(&url.URL{Scheme: "https", Host: testHost})
+				r.Out.Header.Set("Authorization", "Bearer real-a")
+			},
+			Transport: &http.Transport{
+				TLSClientConfig:    &tls.Config{RootCAs: h.ca.pool},
+				DisableCompression: true,
+				DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+					var d net.Dialer
+					return d.DialContext(ctx, "tcp", h.origin.String())
+				},
+			},
+		}
+		cert, _ := h.ca.Leaf(testHost)
+		srv := httptest.NewUnstartedServer(proxy)
+		srv.TLS = &tls.Config{Certificates: []tls.Certificate{*cert}}
+		srv.StartTLS()
+		defer srv.Close()
+		c, err := tls.Dial("tcp", srv.Listener.Addr().String(), &tls.Config{RootCAs: h.ca.pool, ServerName: testHost})
+		if err != nil {
+			b.Fatal(err)
+		}
+		defer c.Close()
+		drive(b, c)
+		proxy.Transport.(*http.Transport).CloseIdleConnections()
+	})
+}
+
+func cpuTime() time.Duration {
+	var r syscall.Rusage
+	if syscall.Getrusage(syscall.RUSAGE_SELF, &r) != nil {
+		return 0
+	}
+	return time.Duration(r.Utime.Nano() + r.Stime.Nano())
+}
+
+// BenchmarkHead measures parsing a request's head and writing it for upstream.
+func BenchmarkHead(b *testing.B) {
+	raw := []byte("POST /v1/responses?a=b HTTP/1.1\r\nHost: " + testHost + "\r\nUser-Agent: codex/1.2.3 (Linux; x86_64)\r\nAccept: text/event-stream\r\n" +
+		"Authorization: Bearer placeholder\r\nContent-Type: application/json\r\nContent-Length: 2048\r\nOpenai-Beta: responses=experimental\r\n" +
+		"Session_id: 0199-0123456789\r\nOriginator: codex_cli\r\nConnection: keep-alive\r\n\r\n")
+	lease := pool.Lease{
+		Strip: []string{"authorization", "x-api-key", "x-goog-api-key"}, StripQuery: []string{"key"},
+		Inject: []pool.Field{{Name: "authorization", Value: []byte("Bearer real-a")}},
+	}
+	var h head
+	out := make([]byte, 0, block4k)
+	b.ReportAllocs()
+	for b.Loop() {
+		if err := h.parseRequest(raw, 200); err != nil {
+			b.Fatal(err)
+		}
+		if denied, err := checkTarget(&h, testHost, 443); denied != nil || err != nil {
+			b.Fatal(err)
+		}
+		out = appendRequest(out[:0], &h, &lease)
+	}
+}
