@@ -10,55 +10,52 @@ import (
 	"net/http"
 	"net/textproto"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/sluice-proxy/sluice/scripts/sandbox"
 )
 
 // agent is a shell that `sluice run` started in the agent's network namespace.
 // It knows nothing of sluice and calls the API with curl, as anybody would.
 type agent struct {
-	cmd    *exec.Cmd
+	proc   *sandbox.Process
 	stdin  io.WriteCloser
-	lines  chan string // what it prints; closed when it has ended
-	ended  chan error
-	said   *tail // its standard error
+	lines  chan string   // what it prints; closed when it has ended
+	said   *sandbox.Tail // its standard error
 	reader sync.WaitGroup
 	quit   chan struct{} // closed: what it prints is read no more
 }
 
 // startAgent starts it with an environment of PATH and HOME, nothing else.
-func startAgent(ctx context.Context, d *daemon, w *world) (*agent, error) {
-	home := filepath.Join(d.dir, "home")
+func startAgent(ctx context.Context, d *sandbox.Daemon, w *world) (*agent, error) {
+	home := filepath.Join(d.Dir, "home")
 	if err := os.Mkdir(home, 0o700); err != nil {
 		return nil, err
 	}
-	a := &agent{lines: make(chan string), ended: make(chan error, 1), said: &tail{}, quit: make(chan struct{})}
-	a.cmd = inOwnMounts([]string{w.hostsFile + ":/etc/hosts"},
-		d.bin, "--socket", d.socket, "run", "--pool", poolName, "--", "/bin/sh")
-	a.cmd.Env, a.cmd.Stderr, a.cmd.Dir = plainEnvironment(home), a.said, "/"
+	a := &agent{lines: make(chan string), said: sandbox.NewTail("", false), quit: make(chan struct{})}
+	cmd := sandbox.Command([]string{w.hostsFile + ":/etc/hosts"},
+		d.Bin, "--socket", d.Socket, "run", "--pool", poolName, "--", "/bin/sh")
+	cmd.Env, cmd.Stderr, cmd.Dir = sandbox.Environment(home), a.said, "/"
 	var err error
-	if a.stdin, err = a.cmd.StdinPipe(); err != nil {
+	if a.stdin, err = cmd.StdinPipe(); err != nil {
 		return nil, err
 	}
 	read, write, err := os.Pipe()
 	if err != nil {
 		return nil, err
 	}
-	a.cmd.Stdout = write
-	err = w.start(a.cmd)
+	cmd.Stdout = write
+	a.proc, err = sandbox.Start("sluice run", cmd, func() error { return w.agent.Do(cmd.Start) })
 	write.Close()
 	if err != nil {
 		read.Close()
-		return nil, fmt.Errorf("sluice run: %w", err)
+		return nil, err
 	}
 	a.reader.Go(func() { a.read(read) })
-	go func() { a.ended <- a.cmd.Wait(); close(a.ended) }()
 	if _, err := a.shell(ctx, "true"); err != nil {
 		return nil, errors.Join(err, a.stop())
 	}
@@ -88,51 +85,12 @@ func (a *agent) stop() error {
 	defer timer.Stop()
 	var err error
 	select {
-	case <-a.ended:
+	case <-a.proc.Ended():
 	case <-timer.C: // in the middle of a request
-		err = end(a.cmd, a.ended, "sluice run")
+		err = a.proc.Stop()
 	}
 	a.reader.Wait()
-	return errors.Join(err, a.sweep())
-}
-
-// sweep removes the cgroup of a `sluice run` that could not do it itself.
-func (a *agent) sweep() error {
-	mounts, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil {
-		return err
-	}
-	var errs []error
-	for line := range strings.Lines(string(mounts)) {
-		mounted, kind, _ := strings.Cut(line, " - ")
-		fields := strings.Fields(mounted)
-		if !strings.HasPrefix(kind, "cgroup2 ") || len(fields) < 5 {
-			continue
-		}
-		left, err := filepath.Glob(filepath.Join(fields[4], "sluice", fmt.Sprintf("run-%d-*", a.cmd.Process.Pid)))
-		errs = append(errs, err)
-		for _, dir := range left {
-			errs = append(errs, removeCgroup(dir))
-		}
-	}
-	return errors.Join(errs...)
-}
-
-// removeCgroup kills what is in a cgroup of ours and removes it.
-func removeCgroup(dir string) error {
-	if err := os.WriteFile(filepath.Join(dir, "cgroup.kill"), []byte("1"), 0); err != nil {
-		return err
-	}
-	for deadline := time.Now().Add(5 * time.Second); ; {
-		err := unix.Rmdir(dir)
-		if err == nil || errors.Is(err, unix.ENOENT) {
-			return nil
-		}
-		if !errors.Is(err, unix.EBUSY) || time.Now().After(deadline) {
-			return fmt.Errorf("remove %s: %w", dir, err)
-		}
-		time.Sleep(10 * time.Millisecond) // killed processes take a moment, and nothing tells of the last
-	}
+	return errors.Join(err, sandbox.SweepRun(a.proc.PID()))
 }
 
 // shell has the agent run a line and returns what it printed.
@@ -165,7 +123,7 @@ func (a *agent) shell(ctx context.Context, line string) (string, error) {
 }
 
 func (a *agent) died(err error) error {
-	return fmt.Errorf("sluice run ended: %w\n%s", err, a.said.text())
+	return fmt.Errorf("sluice run ended: %w\n%s", err, a.said.Text())
 }
 
 // answer is what the agent saw.

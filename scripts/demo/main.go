@@ -1,8 +1,7 @@
 // Command demo shows sluice doing its job in a world of its own: two network namespaces, a simulated upstream, a throw-away daemon.
 //
-// It uses nothing but sluice's command line. What it makes, it takes away again, also when it is interrupted: the network
-// namespaces have no name and the BPF pins are on a file system of the daemon's own mount namespace, so both go with the
-// processes that use them.
+// It uses nothing but sluice's command line, and takes away again what it makes, also when it is interrupted: see package
+// sandbox.
 //
 //	sudo make demo
 //	sudo go run ./scripts/demo -bin ./bin/sluice   # an executable that is built already
@@ -14,22 +13,16 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/signal"
-	"runtime"
-	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/sluice-proxy/sluice/scripts/sandbox"
 )
 
 // limit is how long the demo may take, everything included.
 const limit = 5 * time.Minute
 
 func main() {
-	if len(os.Args) > 1 && os.Args[1] == stageName {
-		fmt.Fprintln(os.Stderr, "demo: "+enter(os.Args[2:]).Error())
-		os.Exit(1)
-	}
+	sandbox.Become()
 	os.Exit(demo(os.Args[1:]))
 }
 
@@ -40,12 +33,7 @@ func demo(args []string) int {
 	if err := flags.Parse(args); err != nil {
 		return 2
 	}
-	// `go run` does not pass SIGTERM on: hear of its end instead.
-	runtime.LockOSThread()
-	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGTERM), 0, 0, 0); err != nil {
-		fmt.Fprintf(os.Stderr, "demo: parent-death signal: %v\n", err)
-	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT)
+	ctx, stop := sandbox.Signals()
 	defer stop()
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
@@ -74,7 +62,7 @@ func show(ctx context.Context, bin string, logs bool) (err error) {
 	out := newTimeline(os.Stdout)
 	if bin == "" {
 		out.say("building sluice ...")
-		if bin, err = build(ctx, dir); err != nil {
+		if bin, err = sandbox.Build(ctx, dir); err != nil {
 			return err
 		}
 	}
@@ -83,12 +71,12 @@ func show(ctx context.Context, bin string, logs bool) (err error) {
 		return fmt.Errorf("network namespaces and simulator: %w", err)
 	}
 	defer func() { err = errors.Join(err, world.close()) }()
-	daemon, err := startDaemon(ctx, dir, bin, world.caFile, logs)
+	daemon, err := sandbox.StartDaemon(ctx, sandbox.DaemonOptions{Bin: bin, Dir: dir, Roots: world.caFile, Show: logs})
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, daemon.stop()) }()
-	if err := daemon.makePool(ctx); err != nil {
+	defer func() { err = errors.Join(err, daemon.Stop()) }()
+	if err := makePool(ctx, daemon); err != nil {
 		return err
 	}
 	agent, err := startAgent(ctx, daemon, world)

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/sluice-proxy/sluice/scripts/sandbox"
 	"github.com/sluice-proxy/sluice/scripts/simulator"
 )
 
@@ -16,7 +17,7 @@ import (
 type story struct {
 	out    *timeline
 	world  *world
-	daemon *daemon
+	daemon *sandbox.Daemon
 	agent  *agent
 	checks []check
 }
@@ -88,7 +89,7 @@ func (s *story) ask(ctx context.Context, what, curl string) (scene, error) {
 	if err != nil {
 		return c, fmt.Errorf("%s: a request is still under way upstream: %w", what, err)
 	}
-	if c.pool, err = s.daemon.poolStatus(ctx); err != nil {
+	if c.pool, err = readStatus(ctx, s.daemon); err != nil {
 		return c, err
 	}
 	s.out.request(what, c.answer.Status, c.members(), c.pool.out())
@@ -200,7 +201,7 @@ func (s *story) recovery(ctx context.Context) error {
 	}
 	s.promise("when the time is up the first key is back", c.answered(false), c.sentWith("first"))
 	status := c.pool
-	for deadline := time.Now().Add(window + 3*time.Second); status.State != "healthy" && time.Now().Before(deadline); {
+	for deadline := time.Now().Add(secondWindow + 3*time.Second); status.State != "healthy" && time.Now().Before(deadline); {
 		timer := time.NewTimer(250 * time.Millisecond)
 		select {
 		case <-timer.C:
@@ -208,7 +209,7 @@ func (s *story) recovery(ctx context.Context) error {
 			timer.Stop()
 			return ctx.Err()
 		}
-		if status, err = s.daemon.poolStatus(ctx); err != nil {
+		if status, err = readStatus(ctx, s.daemon); err != nil {
 			return err
 		}
 	}
@@ -228,7 +229,7 @@ func (s *story) verdict() error {
 		}
 	}
 	if failed > 0 {
-		return fmt.Errorf("%d of %d promises were not kept; what the daemon said:\n%s", failed, len(s.checks), s.daemon.log.text())
+		return fmt.Errorf("%d of %d promises were not kept; what the daemon said:\n%s", failed, len(s.checks), s.daemon.Log())
 	}
 	s.out.say("\nAll of it held. The agent was not configured, never held a real key, and saw one kind of error: both keys used up.")
 	return nil
@@ -274,7 +275,7 @@ func (c scene) refusedHere() string {
 	switch {
 	case c.answer.Status != 429:
 		return fmt.Sprintf("status %d", c.answer.Status)
-	case after < 1 || after > int(window/time.Second):
+	case after < 1 || after > int(firstWindow/time.Second):
 		return fmt.Sprintf("Retry-After is %q", c.answer.Header.Get("Retry-After"))
 	case c.answer.Header.Get("Sluice-Pool") != poolName:
 		return fmt.Sprintf("Sluice-Pool is %q", c.answer.Header.Get("Sluice-Pool"))

@@ -6,14 +6,10 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"runtime"
 	"time"
 
-	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netns"
-
+	"github.com/sluice-proxy/sluice/scripts/sandbox"
 	"github.com/sluice-proxy/sluice/scripts/simulator"
 )
 
@@ -26,9 +22,12 @@ const (
 	prefix        = "/24"
 )
 
-// window is how long the upstream refuses a key that has run out; the shortest
-// that sluice believes is 10 s.
-const window = 12 * time.Second
+// How long the upstream refuses a key that has run out. The shortest time that
+// sluice believes is 10 s; they differ so that one is back before the other.
+const (
+	firstWindow  = 12 * time.Second
+	secondWindow = 16 * time.Second
+)
 
 // What the simulated provider knows. The agent never sees the first two.
 const (
@@ -40,7 +39,7 @@ const (
 // world is where the agent lives: its network namespace, that of the upstream,
 // and the cable between them. There is no route out.
 type world struct {
-	agent, upstream netns.NsHandle
+	agent, upstream *sandbox.Namespace
 	sim             *simulator.Simulator
 	caFile          string // the CA of the upstream's certificates
 	hostsFile       string // what stands in the place of DNS
@@ -48,7 +47,6 @@ type world struct {
 
 func newWorld(ctx context.Context, dir string) (_ *world, err error) {
 	w := &world{
-		agent: netns.None(), upstream: netns.None(),
 		caFile: filepath.Join(dir, "upstream-ca.pem"), hostsFile: filepath.Join(dir, "hosts"),
 	}
 	defer func() {
@@ -56,13 +54,14 @@ func newWorld(ctx context.Context, dir string) (_ *world, err error) {
 			err = errors.Join(err, w.close())
 		}
 	}()
-	if w.upstream, err = newNamespace(); err != nil {
+	if w.upstream, err = sandbox.NewNamespace(); err != nil {
 		return nil, err
 	}
-	if w.agent, err = newNamespace(); err != nil {
+	if w.agent, err = sandbox.NewNamespace(); err != nil {
 		return nil, err
 	}
-	if err = w.cable(); err != nil {
+	if err = w.upstream.Cable("upstream0", []string{openAIAddr + prefix, anthropicAddr + prefix},
+		w.agent, "eth0", []string{agentAddr + prefix}); err != nil {
 		return nil, err
 	}
 	if err = w.simulate(ctx); err != nil {
@@ -75,129 +74,19 @@ func newWorld(ctx context.Context, dir string) (_ *world, err error) {
 	return w, os.WriteFile(w.caFile, w.sim.CA(), 0o644)
 }
 
-// newNamespace makes a network namespace without a name: it lives as long as
-// somebody uses it.
-func newNamespace() (made netns.NsHandle, err error) {
-	err = onThread(func() error {
-		here, err := netns.Get()
-		if err != nil {
-			return err
-		}
-		defer here.Close()
-		if made, err = netns.New(); err != nil {
-			return err
-		}
-		return netns.Set(here)
-	})
-	return made, err
-}
-
-// inNamespace runs f, and what it starts, in a namespace.
-func inNamespace(ns netns.NsHandle, f func() error) error {
-	return onThread(func() error {
-		here, err := netns.Get()
-		if err != nil {
-			return err
-		}
-		defer here.Close()
-		if err := netns.Set(ns); err != nil {
-			return err
-		}
-		return errors.Join(f(), netns.Set(here))
-	})
-}
-
-// onThread runs f on a thread of its own, which is given up if f fails: it may
-// be in the wrong namespace.
-func onThread(f func() error) error {
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread()
-		err := f()
-		if err == nil {
-			runtime.UnlockOSThread()
-		}
-		done <- err
-	}()
-	return <-done
-}
-
-// cable joins the two namespaces.
-func (w *world) cable() error {
-	up, err := netlink.NewHandleAt(w.upstream)
-	if err != nil {
-		return err
-	}
-	defer up.Close()
-	agent, err := netlink.NewHandleAt(w.agent)
-	if err != nil {
-		return err
-	}
-	defer agent.Close()
-	if err := up.LinkAdd(&netlink.Veth{
-		LinkAttrs: netlink.LinkAttrs{Name: "upstream0"},
-		PeerName:  "eth0", PeerNamespace: netlink.NsFd(w.agent),
-	}); err != nil {
-		return fmt.Errorf("veth: %w", err)
-	}
-	for _, end := range []struct {
-		at    *netlink.Handle
-		link  string
-		addrs []string
-	}{
-		{up, "lo", nil},
-		{agent, "lo", nil},
-		{up, "upstream0", []string{openAIAddr, anthropicAddr}},
-		{agent, "eth0", []string{agentAddr}},
-	} {
-		link, err := end.at.LinkByName(end.link)
-		if err != nil {
-			return fmt.Errorf("link %s: %w", end.link, err)
-		}
-		for _, text := range end.addrs {
-			addr, err := netlink.ParseAddr(text + prefix)
-			if err != nil {
-				return err
-			}
-			if err := end.at.AddrAdd(link, addr); err != nil {
-				return fmt.Errorf("address %s: %w", text, err)
-			}
-		}
-		if err := end.at.LinkSetUp(link); err != nil {
-			return fmt.Errorf("link %s: %w", end.link, err)
-		}
-	}
-	return nil
-}
-
 // simulate starts the upstream: the first key has three requests, the second two.
 func (w *world) simulate(ctx context.Context) error {
-	var listeners []net.Listener
-	err := inNamespace(w.upstream, func() error {
-		for _, addr := range []string{openAIAddr, anthropicAddr} {
-			config := new(net.ListenConfig)
-			config.SetMultipathTCP(false)
-			l, err := config.Listen(ctx, "tcp", net.JoinHostPort(addr, "443"))
-			if err != nil {
-				return err
-			}
-			listeners = append(listeners, l)
-		}
-		return nil
-	})
+	listeners, err := w.upstream.Listen(ctx, net.JoinHostPort(openAIAddr, "443"), net.JoinHostPort(anthropicAddr, "443"))
 	if err != nil {
-		for _, l := range listeners {
-			err = errors.Join(err, l.Close())
-		}
 		return err
 	}
-	key := func(name, secret string, quota int) simulator.Credential {
+	key := func(name, secret string, quota int, window time.Duration) simulator.Credential {
 		return simulator.Credential{Name: name, Secret: secret, Behaviour: simulator.Behaviour{
 			Quota: quota, Window: simulator.Duration(window), Interval: simulator.Duration(40 * time.Millisecond),
 		}}
 	}
 	w.sim, err = simulator.New(simulator.Options{Listeners: listeners, Credentials: []simulator.Credential{
-		key("first", firstSecret, 3), key("second", secondSecret, 2), key("the agent's own", ownSecret, 0),
+		key("first", firstSecret, 3, firstWindow), key("second", secondSecret, 2, secondWindow), key("the agent's own", ownSecret, 0, 0),
 	}})
 	if err != nil {
 		return err
@@ -205,17 +94,14 @@ func (w *world) simulate(ctx context.Context) error {
 	return w.sim.Start(context.WithoutCancel(ctx))
 }
 
-// start starts a command in the agent's namespace.
-func (w *world) start(cmd *exec.Cmd) error { return inNamespace(w.agent, cmd.Start) }
-
 // close takes the world down. It may be half built.
 func (w *world) close() error {
 	var errs []error
 	if w.sim != nil {
 		errs = append(errs, w.sim.Close())
 	}
-	for _, ns := range []*netns.NsHandle{&w.agent, &w.upstream} {
-		if ns.IsOpen() {
+	for _, ns := range []*sandbox.Namespace{w.agent, w.upstream} {
+		if ns != nil {
 			errs = append(errs, ns.Close())
 		}
 	}

@@ -1,4 +1,4 @@
-package main
+package sandbox
 
 import (
 	"errors"
@@ -11,19 +11,28 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// stageName is the first argument of the demo's second self: a process in a
+// stageName is the first argument of a program's second self: a process in a
 // mount namespace of its own that mounts what it is told and becomes a command.
 const stageName = "in-own-mounts"
 
-// inOwnMounts is a command that sees mounts which nobody else sees:
-// "bpf:DIR" is a new bpffs on DIR, "FILE:OVER" is FILE in the place of OVER.
-// It is killed when the demo dies.
-func inOwnMounts(mounts []string, argv ...string) *exec.Cmd {
+// Become makes this process what Command asked for, if it is a second self;
+// then it does not return. main calls it before anything else.
+func Become() {
+	if len(os.Args) > 1 && os.Args[1] == stageName {
+		fmt.Fprintln(os.Stderr, "sandbox: "+enter(os.Args[2:]).Error())
+		os.Exit(1)
+	}
+}
+
+// Command is a command that sees mounts which nobody else sees: "bpf:DIR" is a
+// new bpffs on DIR, "FILE:OVER" is FILE in the place of OVER. It is in a process
+// group of its own and gets SIGTERM when the caller dies.
+func Command(mounts []string, argv ...string) *exec.Cmd {
 	args := append([]string{stageName}, mounts...)
 	cmd := exec.Command("/proc/self/exe", append(append(args, "--"), argv...)...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Unshareflags: unix.CLONE_NEWNS, // Go makes the copied mounts private
-		// Ctrl-C is the demo's to hear: it ends things in their order.
+		// Ctrl-C is the caller's to hear: it ends things in their order.
 		Setpgid: true, Pdeathsig: syscall.SIGTERM,
 	}
 	return cmd
