@@ -164,7 +164,9 @@ func (r *Redirect) lockPins() error {
 }
 
 // mapDir names the schema, so that a version that shares maps differently never adopts these.
-func (r *Redirect) mapDir() string { return filepath.Join(r.opts.PinDir, fmt.Sprintf("maps-%d", schema)) }
+func (r *Redirect) mapDir() string {
+	return filepath.Join(r.opts.PinDir, fmt.Sprintf("maps-%d", schema))
+}
 
 // pinnedMaps are those that must outlive the daemon; the others start empty.
 func pinnedMaps(m *redirectMaps) map[string]*ebpf.Map {
