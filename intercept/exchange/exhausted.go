@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"net/http"
 	"strconv"
 	"strings"
 	"time"
@@ -94,4 +95,57 @@ func (a *localAnswer) fields() [][2]string {
 		fields = append(fields, [2]string{"Sluice-Pool", a.pool})
 	}
 	return fields
+}
+
+// sayInstead answers in the upstream's place and keeps the connection if what is
+// left of the request's body can be read away.
+func (cl *client) sayInstead(answer localAnswer) bool {
+	b := &cl.body
+	rest := b.framing.kind == bodyLength && b.framing.left <= block256k || b.framing.kind == bodyChunked
+	broken := b.readErr != nil
+	keep := !broken && !cl.req.close && !cl.x.draining.Load() && (b.complete() || (rest && !cl.req.expect))
+	if !cl.say(answer, keep) {
+		return false
+	}
+	drained := !broken && !cl.req.expect && cl.drainBody()
+	if keep && drained {
+		return true
+	}
+	cl.farewell()
+	return false
+}
+
+// sayLast answers and says that the connection ends.
+func (cl *client) sayLast(answer localAnswer) {
+	cl.req.minor = 1
+	cl.say(answer, false)
+}
+
+// say writes a local answer.
+func (cl *client) say(answer localAnswer, keep bool) bool {
+	out := make([]byte, 0, 512+len(answer.body))
+	out = append(out, "HTTP/1.1 "...)
+	out = strconv.AppendInt(out, int64(answer.status), 10)
+	out = append(out, ' ')
+	out = append(out, http.StatusText(answer.status)...)
+	out = append(out, "\r\nDate: "...)
+	out = time.Now().UTC().AppendFormat(out, http.TimeFormat)
+	for _, f := range answer.fields() {
+		out = append(out, "\r\n"...)
+		out = append(out, f[0]...)
+		out = append(out, ": "...)
+		out = append(out, f[1]...)
+	}
+	switch {
+	case !keep:
+		out = append(out, "\r\nConnection: close"...)
+	case cl.req.minor == 0:
+		out = append(out, "\r\nConnection: keep-alive"...)
+	}
+	out = append(out, "\r\n\r\n"...)
+	if cl.req.method == 0 || string(cl.req.methodBytes()) != "HEAD" {
+		out = append(out, answer.body...)
+	}
+	_, err := cl.tls.Write(out)
+	return err == nil
 }
