@@ -1,0 +1,29 @@
+package main
+
+import (
+	"github.com/spf13/cobra"
+)
+
+func (c *cli) caCommand() *cobra.Command {
+	return group(&cobra.Command{
+		Use: "ca", Short: "The certificates that agents have to trust",
+	}, &cobra.Command{
+		Use: "show", Short: "Print the CA certificates as PEM",
+		Long: `Prints the certificates of the authorities that sluice signs with. They are limited to the hosts that pools are
+bound to: for any other host a client refuses what they sign.`,
+		Example: `  sluice ca show > sluice.pem && NODE_EXTRA_CA_CERTS=sluice.pem node agent.js`,
+		Args:    arguments(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			client, err := c.client()
+			if err != nil {
+				return err
+			}
+			pem, err := client.CA(cmd.Context())
+			if err != nil {
+				return err
+			}
+			_, err = c.stdout.Write(pem)
+			return err
+		},
+	})
+}

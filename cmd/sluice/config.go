@@ -1,0 +1,184 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/pelletier/go-toml/v2"
+)
+
+const (
+	defaultConfigFile = "/etc/sluice/config.toml"
+	defaultStateDir   = "/var/lib/sluice"
+	defaultPinDir     = "/sys/fs/bpf/sluice"
+)
+
+// config is what the daemon is told, checked. scripts/config.toml documents
+// each key with its default, and a test holds it to this.
+type config struct {
+	StateDir      string
+	Socket        string
+	PinDir        string
+	FailOpen      bool
+	MaxFlows      uint32
+	UpstreamRoots []byte // PEM, trusted beside the system's roots
+	DrainTime     time.Duration
+	LogLevel      string
+	LogFormat     string
+	Pool          poolConfig
+}
+
+// poolConfig is what pools are told.
+type poolConfig struct {
+	MaxStatedRetry time.Duration
+	ProbeInterval  time.Duration
+}
+
+// rawConfig is the file as it is written.
+type rawConfig struct {
+	StateDir      *string `toml:"state_dir"`
+	Socket        *string `toml:"socket"`
+	PinDir        *string `toml:"pin_dir"`
+	FailMode      *string `toml:"fail_mode"`
+	MaxFlows      *int64  `toml:"max_flows"`
+	UpstreamRoots *string `toml:"upstream_roots"`
+	DrainTime     *string `toml:"drain_time"`
+	Log           struct {
+		Level  *string `toml:"level"`
+		Format *string `toml:"format"`
+	} `toml:"log"`
+	Pool struct {
+		MaxStatedRetry *string `toml:"max_stated_retry"`
+		ProbeInterval  *string `toml:"probe_interval"`
+	} `toml:"pool"`
+}
+
+func defaultConfig() config {
+	return config{
+		StateDir: defaultStateDir, Socket: defaultSocket, PinDir: defaultPinDir, MaxFlows: 65536,
+		DrainTime: 30 * time.Second, LogLevel: "info", LogFormat: "auto",
+		Pool: poolConfig{MaxStatedRetry: 15 * time.Minute, ProbeInterval: 15 * time.Minute},
+	}
+}
+
+// loadConfig reads the file, or gives the defaults if the file is the default
+// one and is not there.
+func loadConfig(file string) (config, error) {
+	given := file != ""
+	if !given {
+		file = defaultConfigFile
+	}
+	text, err := os.ReadFile(file)
+	if errors.Is(err, fs.ErrNotExist) && !given {
+		return defaultConfig(), nil
+	}
+	if err != nil {
+		return config{}, fmt.Errorf("config: %w", err)
+	}
+	parsed, err := parseConfig(text)
+	if err != nil {
+		return config{}, fmt.Errorf("config %s: %w", file, err)
+	}
+	return parsed, nil
+}
+
+// parseConfig checks each key; an error names the key, and the line where the
+// file is not TOML or has a key that there is none of.
+func parseConfig(text []byte) (config, error) {
+	var raw rawConfig
+	decoder := toml.NewDecoder(bytes.NewReader(text)).DisallowUnknownFields()
+	if err := decoder.Decode(&raw); err != nil {
+		return config{}, tomlError(err)
+	}
+	c := defaultConfig()
+	var err error
+	keep := func(e error) {
+		if err == nil {
+			err = e
+		}
+	}
+	keep(absolute("state_dir", raw.StateDir, &c.StateDir))
+	keep(absolute("socket", raw.Socket, &c.Socket))
+	keep(absolute("pin_dir", raw.PinDir, &c.PinDir))
+	mode := "closed"
+	keep(choice("fail_mode", raw.FailMode, &mode, "closed", "open"))
+	c.FailOpen = mode == "open"
+	if n := raw.MaxFlows; n != nil {
+		if *n < 1024 || *n > 1<<24 {
+			keep(fmt.Errorf("max_flows: %d is not from 1024 to %d", *n, 1<<24))
+		}
+		c.MaxFlows = uint32(*n)
+	}
+	if raw.UpstreamRoots != nil && *raw.UpstreamRoots != "" {
+		var readErr error
+		if c.UpstreamRoots, readErr = os.ReadFile(*raw.UpstreamRoots); readErr != nil {
+			keep(fmt.Errorf("upstream_roots: %w", readErr))
+		}
+	}
+	keep(duration("drain_time", raw.DrainTime, &c.DrainTime, 0, time.Hour))
+	keep(choice("log.level", raw.Log.Level, &c.LogLevel, "debug", "info", "warn", "error"))
+	keep(choice("log.format", raw.Log.Format, &c.LogFormat, "auto", "text", "json"))
+	keep(duration("pool.max_stated_retry", raw.Pool.MaxStatedRetry, &c.Pool.MaxStatedRetry, time.Second, 24*time.Hour))
+	keep(duration("pool.probe_interval", raw.Pool.ProbeInterval, &c.Pool.ProbeInterval, 0, 24*time.Hour))
+	return c, err
+}
+
+// tomlError says in which line what is wrong.
+func tomlError(err error) error {
+	var unknown *toml.StrictMissingError
+	if errors.As(err, &unknown) && len(unknown.Errors) > 0 {
+		row, _ := unknown.Errors[0].Position()
+		return fmt.Errorf("line %d: there is no key %q", row, strings.Join(unknown.Errors[0].Key(), "."))
+	}
+	var malformed *toml.DecodeError
+	if !errors.As(err, &malformed) {
+		return err
+	}
+	row, _ := malformed.Position()
+	if key := strings.Join(malformed.Key(), "."); key != "" {
+		return fmt.Errorf("line %d: %s: a value of another kind belongs here", row, key)
+	}
+	return fmt.Errorf("line %d: %s", row, strings.TrimPrefix(malformed.Error(), "toml: "))
+}
+
+func absolute(key string, value, into *string) error {
+	if value == nil {
+		return nil
+	}
+	if !filepath.IsAbs(*value) {
+		return fmt.Errorf("%s: %q is not an absolute path", key, *value)
+	}
+	*into = filepath.Clean(*value)
+	return nil
+}
+
+func choice(key string, value, into *string, choices ...string) error {
+	if value == nil {
+		return nil
+	}
+	for _, possible := range choices {
+		if *value == possible {
+			*into = possible
+			return nil
+		}
+	}
+	return fmt.Errorf("%s: %q is none of %s", key, *value, list(choices))
+}
+
+func duration(key string, value *string, into *time.Duration, least, most time.Duration) error {
+	if value == nil {
+		return nil
+	}
+	d, err := time.ParseDuration(*value)
+	if err != nil || d < least || d > most {
+		return fmt.Errorf("%s: %q is not a duration from %s to %s, such as \"90s\"", key, *value, least, most)
+	}
+	*into = d
+	return nil
+}

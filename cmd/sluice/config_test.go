@@ -1,0 +1,128 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/pelletier/go-toml/v2"
+)
+
+// The documented file states the defaults, and names every key there is.
+func TestConfigReference(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("../../scripts/config.toml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := parseConfig(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(defaultConfig(), got); diff != "" {
+		t.Errorf("scripts/config.toml does not state the defaults (-default +file):\n%s", diff)
+	}
+	var written map[string]any
+	if err := toml.Unmarshal(text, &written); err != nil {
+		t.Fatal(err)
+	}
+	for _, key := range keysOf(reflect.TypeFor[rawConfig]()) {
+		section, name, nested := strings.Cut(key, ".")
+		table := written
+		if nested {
+			table, _ = written[section].(map[string]any)
+		} else {
+			name = section
+		}
+		if _, ok := table[name]; !ok {
+			t.Errorf("scripts/config.toml does not mention %s", key)
+		}
+	}
+}
+
+func keysOf(raw reflect.Type) []string {
+	var keys []string
+	for i := range raw.NumField() {
+		field := raw.Field(i)
+		if field.Type.Kind() == reflect.Struct {
+			for _, key := range keysOf(field.Type) {
+				keys = append(keys, field.Tag.Get("toml")+"."+key)
+			}
+			continue
+		}
+		keys = append(keys, field.Tag.Get("toml"))
+	}
+	return keys
+}
+
+func TestParseConfig(t *testing.T) {
+	t.Parallel()
+	roots := filepath.Join(t.TempDir(), "roots.pem")
+	if err := os.WriteFile(roots, []byte("pem"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, tc := range []struct {
+		name, text string
+		change     func(*config)
+		err        string // a part of it; "" is none
+	}{
+		{name: "empty"},
+		{name: "paths are cleaned", text: `state_dir = "/a//b/"`, change: func(c *config) { c.StateDir = "/a/b" }},
+		{name: "fail open", text: `fail_mode = "open"`, change: func(c *config) { c.FailOpen = true }},
+		{name: "nested", text: "[pool]\nprobe_interval = \"0s\"", change: func(c *config) { c.Pool.ProbeInterval = 0 }},
+		{name: "drain", text: `drain_time = "5s"`, change: func(c *config) { c.DrainTime = 5 * time.Second }},
+		{name: "roots", text: `upstream_roots = "` + roots + `"`, change: func(c *config) { c.UpstreamRoots = []byte("pem") }},
+		{name: "unknown key", text: "socket = \"/s\"\n\nsokcet = \"/t\"", err: `line 3: there is no key "sokcet"`},
+		{name: "unknown nested key", text: "[log]\ncolour = true", err: `line 2: there is no key "log.colour"`},
+		{name: "unknown section", text: "[telegram]\ntoken = \"x\"", err: `there is no key "telegram`},
+		{name: "no toml", text: "socket", err: "line 1"},
+		{name: "wrong type", text: "socket = 5", err: "socket"},
+		{name: "relative path", text: `pin_dir = "bpf"`, err: `pin_dir: "bpf" is not an absolute path`},
+		{name: "fail mode", text: `fail_mode = "ajar"`, err: `fail_mode: "ajar" is none of closed, open`},
+		{name: "too few flows", text: "max_flows = 5", err: "max_flows: 5"},
+		{name: "negative flows", text: "max_flows = -1", err: "max_flows: -1"},
+		{name: "number as duration", text: `drain_time = "5"`, err: `drain_time: "5"`},
+		{name: "negative duration", text: `drain_time = "-5s"`, err: "drain_time"},
+		{name: "roots missing", text: `upstream_roots = "/nowhere/at/all"`, err: "upstream_roots"},
+		{name: "log level", text: "[log]\nlevel = \"loud\"", err: `log.level: "loud"`},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			want := defaultConfig()
+			if tc.change != nil {
+				tc.change(&want)
+			}
+			got, err := parseConfig([]byte(tc.text))
+			if tc.err != "" {
+				if err == nil || !strings.Contains(err.Error(), tc.err) {
+					t.Fatalf("error is %v, want one with %q", err, tc.err)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("-want +got:\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestLoadConfig(t *testing.T) {
+	t.Parallel()
+	if _, err := loadConfig(filepath.Join(t.TempDir(), "none.toml")); err == nil {
+		t.Error("a file that was asked for and is not there is no error")
+	}
+	file := filepath.Join(t.TempDir(), "bad.toml")
+	if err := os.WriteFile(file, []byte("nonsense = 1"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := loadConfig(file); err == nil || !strings.Contains(err.Error(), file) {
+		t.Errorf("error %v does not name the file", err)
+	}
+}

@@ -1,0 +1,394 @@
+package main
+
+import (
+	"context"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/sluice-proxy/sluice/bpf"
+	"github.com/sluice-proxy/sluice/control"
+	"github.com/sluice-proxy/sluice/control/api"
+	"github.com/sluice-proxy/sluice/intercept"
+	"github.com/sluice-proxy/sluice/intercept/ca"
+	"github.com/sluice-proxy/sluice/intercept/exchange"
+	"github.com/sluice-proxy/sluice/pool"
+	"github.com/sluice-proxy/sluice/pool/store"
+	"github.com/sluice-proxy/sluice/pool/vault"
+)
+
+// apiGrace is how long requests to the API may go on once the daemon stops.
+const apiGrace = 3 * time.Second
+
+// sluiced is the daemon: every part there is, put together. open acquires, run
+// works, close gives back in reverse order.
+type sluiced struct {
+	cfg   config
+	log   *slog.Logger
+	undo  []func() error // in the order of acquisition
+	store *store.DB
+	keep  *pool.Keeper
+	ca    *ca.Authority
+	hooks *bpf.Redirect
+	in    *intercept.Interceptor
+	ops   *control.Operations
+	api   *api.Server
+	sock  net.Listener
+	notes chan pool.Event
+}
+
+// waitingNotes is how many events may wait to be written.
+const waitingNotes = 64
+
+// serve runs a daemon until SIGTERM or SIGINT; a second one kills it.
+func serve(ctx context.Context, cfg config, e env) error {
+	if os.Geteuid() != 0 {
+		return errors.New("serve: programs have to be put into the kernel, which needs root: use 'sudo sluice serve'")
+	}
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	defer context.AfterFunc(ctx, stop)()
+	d := &sluiced{cfg: cfg, log: newLog(cfg, e), notes: make(chan pool.Event, waitingNotes)}
+	err := d.open(ctx)
+	if err == nil {
+		err = d.run(ctx)
+	}
+	if err = errors.Join(err, d.close()); err != nil {
+		return fmt.Errorf("serve: %w", err)
+	}
+	return nil
+}
+
+// newLog writes to standard error: for people as text, for the journal as JSON.
+func newLog(cfg config, e env) *slog.Logger {
+	var level slog.Level
+	// The configuration has been checked: its words are slog's.
+	_ = level.UnmarshalText([]byte(cfg.LogLevel))
+	options := &slog.HandlerOptions{Level: level}
+	if cfg.LogFormat == "json" || (cfg.LogFormat == "auto" && e.getenv("JOURNAL_STREAM") != "") {
+		return slog.New(slog.NewJSONHandler(e.stderr, options))
+	}
+	return slog.New(slog.NewTextHandler(e.stderr, options))
+}
+
+// open acquires everything, and first of all what a second daemon would
+// collide with.
+func (d *sluiced) open(ctx context.Context) error {
+	for _, step := range []func(context.Context) error{
+		d.openStore, d.openSocket, d.openKernel, d.openPools, d.openAuthority, d.openInterceptor, d.openAPI,
+	} {
+		if err := step(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (d *sluiced) acquired(undo func() error) { d.undo = append(d.undo, undo) }
+
+// close gives back what open acquired.
+func (d *sluiced) close() error {
+	var errs []error
+	for i := len(d.undo) - 1; i >= 0; i-- {
+		errs = append(errs, d.undo[i]())
+	}
+	d.undo = nil
+	return errors.Join(errs...)
+}
+
+func (d *sluiced) openStore(ctx context.Context) error {
+	if err := os.MkdirAll(d.cfg.StateDir, 0o700); err != nil {
+		return fmt.Errorf("state dir: %w", err)
+	}
+	db, err := store.Open(ctx, d.cfg.StateDir)
+	if err != nil {
+		return err
+	}
+	d.store = db
+	d.acquired(db.Close)
+	return nil
+}
+
+func (d *sluiced) openSocket(ctx context.Context) error {
+	sock, err := api.Listen(ctx, d.cfg.Socket)
+	if errors.Is(err, api.ErrInUse) {
+		return fmt.Errorf("%w: stop that one, or choose another --socket", err)
+	}
+	if err != nil {
+		return err
+	}
+	d.sock = sock
+	d.acquired(func() error {
+		if err := sock.Close(); !errors.Is(err, net.ErrClosed) {
+			return err
+		}
+		return nil
+	})
+	return nil
+}
+
+func (d *sluiced) openKernel(context.Context) error {
+	mounted, err := mountBPFFS(d.cfg.PinDir)
+	if err != nil {
+		return err
+	}
+	if mounted {
+		d.log.Info("mounted the BPF file system", "at", bpffsMount)
+	}
+	d.hooks, err = bpf.Load(bpf.Options{PinDir: d.cfg.PinDir, MaxFlows: d.cfg.MaxFlows, FailOpen: d.cfg.FailOpen})
+	if errors.Is(err, bpf.ErrLocked) {
+		return fmt.Errorf("%w: stop that one, or set another pin_dir in the configuration", err)
+	}
+	if err != nil {
+		return err
+	}
+	d.acquired(d.leaveKernel)
+	if d.hooks.Adopted() {
+		d.log.Info("took over the hooks of an earlier daemon", "pin_dir", d.cfg.PinDir)
+	}
+	return nil
+}
+
+// leaveKernel keeps the hooks of what is attached, so that it stays closed. If
+// nothing is, nothing of sluice is left in the kernel.
+func (d *sluiced) leaveKernel() error {
+	attached, err := d.hooks.Attachments()
+	if err == nil && len(attached) == 0 {
+		return d.hooks.Remove()
+	}
+	return errors.Join(err, d.hooks.Close())
+}
+
+func (d *sluiced) openPools(ctx context.Context) error {
+	secrets, err := vault.Open(filepath.Join(d.cfg.StateDir, "identity"))
+	if err != nil {
+		return err
+	}
+	probes := d.cfg.Pool.ProbeInterval
+	if probes == 0 {
+		probes = -1 // the keeper's word for never
+	}
+	d.keep, err = pool.NewKeeper(ctx, pool.Options{
+		Store: d.store, Vault: secrets, Log: d.log, MaxStatedRetry: d.cfg.Pool.MaxStatedRetry, ProbeInterval: probes,
+	})
+	if err != nil {
+		return err
+	}
+	d.acquired(func() error { d.keep.Close(); return nil })
+	return nil
+}
+
+func (d *sluiced) openAuthority(context.Context) error {
+	authority, err := ca.Open(filepath.Join(d.cfg.StateDir, "ca"), time.Now)
+	if err != nil {
+		return err
+	}
+	d.ca = authority
+	_, err = authority.Permit(d.keep.Hosts())
+	return err
+}
+
+func (d *sluiced) openInterceptor(context.Context) error {
+	roots, err := upstreamRoots(d.cfg.UpstreamRoots)
+	if err != nil {
+		return err
+	}
+	events, err := d.hooks.Events()
+	if err != nil {
+		return err
+	}
+	dialer := intercept.NewDialer()
+	exchanger, err := exchange.New(exchange.Options{
+		Pools: d.keep, Dialer: dialer, Leaves: d.ca, RootCAs: roots, Log: d.log, Denied: d.denied,
+	})
+	if err != nil {
+		return errors.Join(err, events.Close())
+	}
+	d.in, err = intercept.New(intercept.Options{
+		Hooks: d.hooks, Listeners: d.hooks, Flows: d.hooks, Events: events, Routes: d.keep, Exchange: exchanger, Dialer: dialer,
+		Memory: newTargetMemory(d.store, d.record), Log: d.log, Drain: d.cfg.DrainTime, Denied: d.denied,
+	})
+	if err != nil {
+		return errors.Join(err, events.Close(), exchanger.Shutdown(context.Background()))
+	}
+	return nil
+}
+
+// upstreamRoots is nil for the system's roots alone.
+func upstreamRoots(further []byte) (*x509.CertPool, error) {
+	if len(further) == 0 {
+		return nil, nil
+	}
+	roots, err := x509.SystemCertPool()
+	if err != nil {
+		return nil, fmt.Errorf("the system's certificates: %w", err)
+	}
+	if !roots.AppendCertsFromPEM(further) {
+		return nil, errors.New("upstream_roots: there is no PEM certificate in the file")
+	}
+	return roots, nil
+}
+
+// denied notes a request that was refused lest a credential went astray.
+func (d *sluiced) denied(x exchange.Denial) {
+	d.log.Warn("request denied", "pool", x.Pool, "host", x.Host, "sent", x.Sent, "reason", x.Reason)
+	d.note(pool.Event{Kind: pool.EventDenied, Pool: x.Pool, Reason: x.Reason, Detail: fmt.Sprintf("%s asked for %q", x.Host, x.Sent)})
+}
+
+// note hands an event to the goroutine that writes the log. It never waits: an
+// agent that floods the log loses entries, not speed, and what is left out of
+// the log is on standard error.
+func (d *sluiced) note(e pool.Event) {
+	select {
+	case d.notes <- e:
+	default:
+	}
+}
+
+func (d *sluiced) writeNotes(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case e := <-d.notes:
+			d.record(ctx, e)
+		}
+	}
+}
+
+// record writes an event. What it is about has happened: that it cannot be
+// written down undoes nothing.
+func (d *sluiced) record(ctx context.Context, e pool.Event) {
+	if err := d.keep.Record(context.WithoutCancel(ctx), e); err != nil {
+		d.log.Error("event not recorded", "kind", e.Kind, "error", err)
+	}
+}
+
+func (d *sluiced) openAPI(context.Context) error {
+	b := build()
+	d.ops = control.New(control.Options{
+		Pools: d.keep, Members: d.keep, Credentials: d.keep, Events: d.keep, Placeholders: d.keep,
+		Targets: d.in, Kernel: counted{d.hooks, d.in}, Authority: d.ca,
+		Build:    control.Build{Version: b.Version, Commit: b.Commit, Date: b.Date, Go: b.Go},
+		StateDir: d.cfg.StateDir, PinDir: d.cfg.PinDir, Log: d.log,
+	})
+	registry := prometheus.NewPedanticRegistry()
+	registry.MustRegister(
+		control.NewCollector(d.ops), collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+	)
+	var metrics http.Handler = promhttp.HandlerFor(registry, promhttp.HandlerOpts{})
+	var err error
+	d.api, err = api.New(api.Options{Operations: d.ops, Metrics: metrics, Log: d.log})
+	return err
+}
+
+// run serves until ctx ends and what is being served has ended, or the drain
+// time is over.
+func (d *sluiced) run(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return d.in.Run(ctx) })
+	group.Go(func() error { return d.writeNotes(ctx) })
+	group.Go(func() error {
+		if err := d.keep.Run(ctx); ctx.Err() == nil {
+			return err
+		}
+		return nil
+	})
+	group.Go(func() error {
+		select {
+		case <-d.in.Ready():
+		case <-ctx.Done():
+			return nil
+		}
+		d.log.Info("listening", "socket", d.cfg.Socket, "state_dir", d.cfg.StateDir, "targets", len(d.in.Targets()))
+		d.notify(daemon.SdNotifyReady)
+		return d.api.Serve(ctx, d.sock, apiGrace)
+	})
+	group.Go(func() error {
+		<-ctx.Done()
+		d.log.Info("stopping", "drain_time", d.cfg.DrainTime)
+		d.notify(daemon.SdNotifyStopping)
+		return nil
+	})
+	return group.Wait()
+}
+
+// notify tells systemd, if it is that who started the daemon.
+func (d *sluiced) notify(state string) {
+	if _, err := daemon.SdNotify(false, state); err != nil {
+		d.log.Warn("systemd not told", "state", state, "error", err)
+	}
+}
+
+// counted adds what happened to connections in user space to what the kernel counts.
+type counted struct {
+	*bpf.Redirect
+	in *intercept.Interceptor
+}
+
+// Counters are counts by cause.
+func (c counted) Counters() (map[string]uint64, error) {
+	all := make(map[string]uint64)
+	kernel, err := c.Redirect.Counters()
+	if err != nil {
+		return nil, err
+	}
+	for cause, n := range kernel {
+		all["bpf."+cause] = n
+	}
+	text, err := json.Marshal(c.in.Counters())
+	if err != nil {
+		return nil, err
+	}
+	var own map[string]uint64
+	if err := json.Unmarshal(text, &own); err != nil {
+		return nil, err
+	}
+	for cause, n := range own {
+		all["intercept."+cause] = n
+	}
+	return all, nil
+}
+
+// removePins takes what an earlier daemon left out of the kernel, and forgets its
+// targets, without serving anything.
+func (c *cli) removePins(ctx context.Context, configFile, stateDir string) error {
+	cfg, err := loadConfig(configFile)
+	if err != nil {
+		return err
+	}
+	if stateDir != "" {
+		cfg.StateDir = stateDir
+	}
+	if os.Geteuid() != 0 {
+		return errors.New("detach --all: no daemon answers, and taking programs out of the kernel needs root: use sudo")
+	}
+	if err := forgetTargets(ctx, cfg.StateDir); err != nil {
+		return fmt.Errorf("detach --all: %w", err)
+	}
+	if _, err := os.Stat(cfg.PinDir); errors.Is(err, fs.ErrNotExist) {
+		return nil // no pins, then
+	}
+	hooks, err := bpf.Load(bpf.Options{PinDir: cfg.PinDir})
+	if err != nil {
+		return fmt.Errorf("detach --all: %w", err)
+	}
+	return hooks.Remove()
+}

@@ -1,0 +1,60 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/sluice-proxy/sluice/control/api"
+	"github.com/sluice-proxy/sluice/pool"
+)
+
+func (c *cli) detachCommand() *cobra.Command {
+	var all bool
+	var configFile, stateDir string
+	cmd := &cobra.Command{
+		Use:   "detach TARGET | --all",
+		Short: "Take sluice off a target, or off all of them",
+		Long: `Takes sluice off a target: its programs leave the cgroup, and what its processes connect to from then on goes
+where it always went.
+
+--all also works when no daemon runs: then it removes from the kernel whatever an earlier one left pinned, and forgets
+the targets.`,
+		Args: arguments("[TARGET]"), ValidArgsFunction: c.complete(c.targetIDs),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if all == (len(args) == 1) {
+				return usageError{"sluice detach needs either a target's id ('sluice targets' lists them) or --all"}
+			}
+			client, err := c.client()
+			if err != nil {
+				return err
+			}
+			if !all {
+				return client.Detach(cmd.Context(), args[0])
+			}
+			detached, err := client.DetachAll(cmd.Context())
+			var unreachable *api.UnreachableError
+			if errors.As(err, &unreachable) && unreachable.NotRunning() {
+				return c.removePins(cmd.Context(), configFile, stateDir)
+			}
+			if err != nil {
+				return err
+			}
+			return c.print(detached, func() {
+				for _, t := range detached {
+					fmt.Fprintln(c.stdout, t.Id)
+				}
+			})
+		},
+	}
+	cmd.Flags().BoolVar(&all, "all", false, "every target, and what is left of any")
+	cmd.Flags().StringVar(&configFile, "config", "", "the daemon's configuration, for --all without a daemon")
+	cmd.Flags().StringVar(&stateDir, "state-dir", "", "the daemon's state, for --all without a daemon")
+	return cmd
+}
+
+func notFound(err error) bool {
+	var known *pool.Error
+	return errors.As(err, &known) && known.Code == pool.CodeNotFound
+}

@@ -1,0 +1,146 @@
+// Command sluice intercepts the API traffic of AI agents and gives each request the credential that a pool has to spare.
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+)
+
+func main() {
+	os.Exit(sluice(defaultEnv(), os.Args[1:]))
+}
+
+// Exit statuses; `run` passes on the status of its command instead.
+const (
+	exitDone   = 0
+	exitFailed = 1
+	exitUsage  = 2
+)
+
+// usageError is a mistake in the command line.
+type usageError struct{ message string }
+
+func (e usageError) Error() string { return e.message }
+
+// statusError ends sluice with a status and without another word.
+type statusError struct{ status int }
+
+func (e statusError) Error() string { return fmt.Sprintf("exit status %d", e.status) }
+
+// sluice runs one command line and returns the exit status.
+func sluice(e env, args []string) int {
+	root := newRoot(e)
+	root.SetArgs(args)
+	err := root.ExecuteContext(e.ctx)
+	var status statusError
+	var usage usageError
+	switch {
+	case err == nil:
+		return exitDone
+	case errors.As(err, &status):
+		return status.status
+	case errors.As(err, &usage):
+		fmt.Fprintln(e.stderr, "sluice: "+oneLine(err))
+		return exitUsage
+	}
+	fmt.Fprintln(e.stderr, "sluice: "+oneLine(err))
+	return exitFailed
+}
+
+func oneLine(err error) string {
+	return strings.Join(strings.Fields(err.Error()), " ")
+}
+
+// newRoot makes the tree of commands.
+func newRoot(e env) *cobra.Command {
+	c := &cli{env: e}
+	root := group(&cobra.Command{
+		Use:   "sluice",
+		Short: "Transparent credential pools for AI agents",
+		Long: `sluice takes the API traffic of AI agents where it leaves them, gives each request the credential that a
+pool has to spare, and moves on to the next one when the upstream says that one is used up. The agent is not
+configured, and holds no real secret.
+
+'sluice serve' is the daemon; the other commands talk to it over a unix socket.`,
+		Example: `  sudo sluice serve
+  sudo sluice cred add work-key < key.txt
+  sudo sluice pool create main --members work-key,spare-key --provider openai
+  sudo sluice run -- python agent.py`,
+	},
+		c.serveCommand(), c.runCommand(), c.attachCommand(), c.detachCommand(), c.targetsCommand(),
+		c.credCommand(), c.poolCommand(), c.statusCommand(), c.eventsCommand(), c.doctorCommand(),
+		c.caCommand(), c.versionCommand(), c.completionCommand(), c.execCommand(),
+	)
+	root.SilenceErrors, root.SilenceUsage = true, true
+	root.CompletionOptions.DisableDefaultCmd = true
+	root.SetIn(e.stdin)
+	root.SetOut(e.stdout)
+	root.SetErr(e.stderr)
+	root.SetFlagErrorFunc(flagError)
+	root.PersistentFlags().StringVar(&c.socket, "socket", "",
+		"the daemon's unix socket (default $SLUICE_SOCKET, else "+defaultSocket+")")
+	root.PersistentFlags().StringVarP(&c.format, "output", "o", formatTable, "how to print: table or json")
+	root.PersistentPreRunE = func(*cobra.Command, []string) error { return c.check() }
+	if err := root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(
+		[]string{formatTable, formatJSON}, cobra.ShellCompDirectiveNoFileComp)); err != nil {
+		panic(err) // the flag is defined six lines above
+	}
+	return root
+}
+
+// group makes a command that does nothing but hold others.
+func group(parent *cobra.Command, children ...*cobra.Command) *cobra.Command {
+	parent.AddCommand(children...)
+	parent.Args = func(cmd *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return nil
+		}
+		message := fmt.Sprintf("%s has no command %q", cmd.CommandPath(), args[0])
+		cmd.SuggestionsMinimumDistance = 2
+		if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+			message += fmt.Sprintf("; did you mean %q?", near[0])
+		} else {
+			message += fmt.Sprintf("; '%s --help' lists them", cmd.CommandPath())
+		}
+		return usageError{message}
+	}
+	parent.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+	return parent
+}
+
+// flagError says which flag was meant, if it can tell.
+func flagError(cmd *cobra.Command, err error) error {
+	message := strings.TrimPrefix(err.Error(), "pflag: ")
+	if name, ok := strings.CutPrefix(message, "unknown flag: --"); ok {
+		if near := nearest(name, flagNames(cmd)); near != "" {
+			return usageError{message + "; did you mean --" + near + "?"}
+		}
+	}
+	return usageError{message + fmt.Sprintf("; see '%s --help'", cmd.CommandPath())}
+}
+
+// arguments demands as many arguments as there are names, and names the one
+// that is missing. A name in brackets is optional.
+func arguments(names ...string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		for i, name := range names {
+			if i >= len(args) && !strings.HasPrefix(name, "[") {
+				return usageError{fmt.Sprintf("%s needs %s; see '%s --help'", cmd.CommandPath(), name, cmd.CommandPath())}
+			}
+		}
+		if len(args) > len(names) {
+			return usageError{fmt.Sprintf("%s: %q is one argument too many; see '%s --help'",
+				cmd.CommandPath(), args[len(names)], cmd.CommandPath())}
+		}
+		for i, value := range args {
+			if value == "" {
+				return usageError{fmt.Sprintf("%s: %s is empty", cmd.CommandPath(), names[i])}
+			}
+		}
+		return nil
+	}
+}

@@ -1,0 +1,107 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/sluice-proxy/sluice/intercept"
+	"github.com/sluice-proxy/sluice/pool"
+	"github.com/sluice-proxy/sluice/pool/store"
+)
+
+// targetMemory keeps the interceptor's targets in the store. Each target comes
+// and goes through it exactly once, whoever or whatever caused that, so it is
+// here that the event log is told.
+type targetMemory struct {
+	db     *store.DB
+	record func(context.Context, pool.Event)
+	known  map[string]bool // ids of the rows
+}
+
+var _ intercept.Memory = (*targetMemory)(nil)
+
+func newTargetMemory(db *store.DB, record func(context.Context, pool.Event)) *targetMemory {
+	return &targetMemory{db: db, record: record, known: make(map[string]bool)}
+}
+
+// reference is what finds a target's cgroup again; the store does not look into it.
+type reference struct {
+	Given    string `json:"given"`
+	Cgroup   string `json:"cgroup"`
+	CgroupID uint64 `json:"cgroup_id"`
+}
+
+// Save implements [intercept.Memory].
+func (m *targetMemory) Save(ctx context.Context, t intercept.Target) error {
+	ref, err := json.Marshal(reference{Given: t.Ref, Cgroup: t.Cgroup, CgroupID: t.CgroupID})
+	if err != nil {
+		return err
+	}
+	row := store.Target{ID: t.ID, Kind: string(t.Kind), Ref: string(ref), Pools: t.Pools, CreatedAt: t.Created}
+	if err := m.db.SaveTarget(ctx, row); err != nil || m.known[t.ID] {
+		return err
+	}
+	m.known[t.ID] = true
+	m.record(ctx, pool.Event{Kind: pool.EventTargetAttached, Target: t.ID, Detail: t.Cgroup})
+	return nil
+}
+
+// Delete implements [intercept.Memory].
+func (m *targetMemory) Delete(ctx context.Context, id string) error {
+	// The target is going already: the end of who asked must not keep half of it.
+	ctx = context.WithoutCancel(ctx)
+	if err := m.db.DeleteTarget(ctx, id); err != nil || !m.known[id] {
+		return err
+	}
+	delete(m.known, id)
+	m.record(ctx, pool.Event{Kind: pool.EventTargetDetached, Target: id})
+	return nil
+}
+
+// List implements [intercept.Memory].
+func (m *targetMemory) List(ctx context.Context) ([]intercept.Target, error) {
+	rows, err := m.db.Targets(ctx)
+	if err != nil {
+		return nil, err
+	}
+	targets := make([]intercept.Target, 0, len(rows))
+	for _, row := range rows {
+		var ref reference
+		if err := json.Unmarshal([]byte(row.Ref), &ref); err != nil {
+			return nil, fmt.Errorf("target %s: %w", row.ID, err)
+		}
+		targets = append(targets, intercept.Target{
+			ID: row.ID, Kind: intercept.Kind(row.Kind), Ref: ref.Given, Cgroup: ref.Cgroup, CgroupID: ref.CgroupID,
+			Pools: row.Pools, Created: row.CreatedAt,
+		})
+		m.known[row.ID] = true
+	}
+	return targets, nil
+}
+
+// forgetTargets forgets what a daemon that does not run would attach again.
+func forgetTargets(ctx context.Context, stateDir string) (err error) {
+	if _, err := os.Stat(filepath.Join(stateDir, store.FileName)); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	db, err := store.Open(ctx, stateDir)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+	targets, err := db.Targets(ctx)
+	if err != nil {
+		return err
+	}
+	for _, t := range targets {
+		if err := db.DeleteTarget(ctx, t.ID); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,267 @@
+package main
+
+import (
+	"fmt"
+	"net"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/sluice-proxy/sluice/control/api"
+)
+
+func (c *cli) poolCommand() *cobra.Command {
+	return group(&cobra.Command{
+		Use:   "pool",
+		Short: "Pools: credentials in an order, one of them active",
+		Long: `A pool is a list of credentials and the hosts they are for. One member is active: its credential goes into
+every request to those hosts. When the upstream refuses it, it cools down for as long as the upstream says, and the
+next member in the order is active from then on.`,
+	},
+		c.poolCreateCommand(), c.poolListCommand(), c.poolStatusCommand(), c.poolRotateCommand(), c.poolRemoveCommand(),
+		c.poolAddMemberCommand(), c.poolRemoveMemberCommand(), c.poolClearCommand(),
+	)
+}
+
+func (c *cli) poolCreateCommand() *cobra.Command {
+	var spec api.PoolSpec
+	var provider, header string
+	var members, hosts []string
+	cmd := &cobra.Command{
+		Use:   "create NAME --members A,B[,C] (--provider P | --host H[:PORT]... --header 'Name: value with {token}')",
+		Short: "Create a pool",
+		Long: `Creates a pool. The members are names of credentials and their order counts: the first one becomes active.
+
+A provider is a preset of host, header and placeholder: openai, anthropic, codex, gemini, openrouter or github.
+Without one, say which hosts the credentials are for and in which header they go; {token} stands for the secret.
+--host and --header given together with --provider win over the preset.`,
+		Example: `  sluice pool create main --members work,spare --provider openai
+  sluice pool create internal --members a,b --host llm.example.com --host llm2.example.com:8443 \
+      --header 'Authorization: Bearer {token}'`,
+		Args: arguments("NAME"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(members) == 0 {
+				return usageError{"sluice pool create needs --members: the names of one or more credentials"}
+			}
+			if provider == "" && (len(hosts) == 0 || header == "") {
+				return usageError{"sluice pool create needs --provider, or both --host and --header"}
+			}
+			spec.Name, spec.Members, spec.Provider = args[0], members, optional(provider)
+			bindings, err := bindingSpecs(hosts, header)
+			if err != nil {
+				return err
+			}
+			spec.Bindings = bindings
+			client, err := c.client()
+			if err != nil {
+				return err
+			}
+			made, err := client.CreatePool(cmd.Context(), spec)
+			if err != nil {
+				return fmt.Errorf("create pool %q: %w", spec.Name, err)
+			}
+			return c.done(made, made.Name)
+		},
+	}
+	cmd.Flags().StringSliceVar(&members, "members", nil, "credentials, in order, separated by commas")
+	cmd.Flags().StringVar(&provider, "provider", "", "preset: openai, anthropic, codex, gemini, openrouter or github")
+	cmd.Flags().StringArrayVar(&hosts, "host", nil, "host[:port] to bind; may be given several times; port 443 unless said")
+	cmd.Flags().StringVar(&header, "header", "", "header that carries the credential, `'Name: value with {token}'`")
+	c.completeFlag(cmd, "members", c.credentialNames)
+	return cmd
+}
+
+// bindingSpecs makes the bindings out of --host and --header. A header without
+// a host is for the hosts of the preset, which the daemon knows.
+func bindingSpecs(hosts []string, header string) (*[]api.BindingSpec, error) {
+	if len(hosts) == 0 && header != "" {
+		return nil, usageError{"--header needs --host: the preset brings its own header for its own hosts"}
+	}
+	if len(hosts) == 0 {
+		return nil, nil
+	}
+	bindings := make([]api.BindingSpec, 0, len(hosts))
+	for _, given := range hosts {
+		binding := api.BindingSpec{Host: given, Header: optional(header)}
+		if host, port, err := net.SplitHostPort(given); err == nil {
+			number, err := strconv.ParseUint(port, 10, 16)
+			if err != nil || number == 0 {
+				return nil, usageError{fmt.Sprintf("--host %s: the port is not a number from 1 to 65535", given)}
+			}
+			asInt := int(number)
+			binding.Host, binding.Port = host, &asInt
+		} else if strings.HasSuffix(given, ":") || given == "" {
+			return nil, usageError{fmt.Sprintf("--host %q: not of the form HOST or HOST:PORT", given)}
+		}
+		bindings = append(bindings, binding)
+	}
+	return &bindings, nil
+}
+
+func (c *cli) poolListCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "list", Aliases: []string{"ls"}, Short: "List the pools", Args: arguments(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			client, err := c.client()
+			if err != nil {
+				return err
+			}
+			pools, err := client.Pools(cmd.Context())
+			if err != nil {
+				return err
+			}
+			return c.print(pools, func() {
+				rows := make([][]any, 0, len(pools))
+				for _, p := range pools {
+					rows = append(rows, []any{
+						p.Name, c.state(string(p.State)), dash(p.Active), list(p.Members), list(hostsOf(p.Bindings)), c.moment(p.RecoversAt),
+					})
+				}
+				c.table("there is no pool: 'sluice pool create' makes one",
+					[]any{"name", "state", "active", "members", "hosts", "recovers"}, rows)
+			})
+		},
+	}
+}
+
+func hostsOf(bindings []api.Binding) []string {
+	hosts := make([]string, 0, len(bindings))
+	for _, b := range bindings {
+		if b.Port == 443 {
+			hosts = append(hosts, b.Host)
+		} else {
+			hosts = append(hosts, net.JoinHostPort(b.Host, strconv.Itoa(b.Port)))
+		}
+	}
+	return hosts
+}
+
+func (c *cli) poolStatusCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "status NAME", Short: "Show a pool and the state of each member",
+		Long: `Shows a pool. Each member is active (the one in use), standby (eligible, not in use), in cooldown (until the
+instant that is shown) or parked (rotated away by a person, until it is chosen again).`,
+		Args: arguments("NAME"), ValidArgsFunction: c.complete(c.poolNames),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			client, err := c.client()
+			if err != nil {
+				return err
+			}
+			status, err := client.Pool(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			return c.printPool(status)
+		},
+	}
+}
+
+func (c *cli) printPool(p api.PoolStatus) error {
+	return c.print(p, func() {
+		c.fields(
+			"pool", p.Name, "state", c.state(string(p.State)), "active", dash(p.Active),
+			"provider", dash(p.Provider), "hosts", list(hostsOf(p.Bindings)), "recovers", c.moment(p.RecoversAt),
+		)
+		fmt.Fprintln(c.stdout)
+		rows := make([][]any, 0, len(p.Members))
+		for _, m := range p.Members {
+			rows = append(rows, []any{m.Name, c.state(string(m.State)), c.moment(m.Until), dash(m.Reason)})
+		}
+		c.table("it has no member: 'sluice pool add-member' adds one", []any{"member", "state", "until", "reason"}, rows)
+	})
+}
+
+func (c *cli) poolRotateCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "rotate NAME", Short: "Make the next member active",
+		Long: `Makes the next eligible member active and parks the one that was, until it is chosen again. If there is none
+to move to, nothing changes and the error says why.`,
+		Args: arguments("NAME"), ValidArgsFunction: c.complete(c.poolNames),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			client, err := c.client()
+			if err != nil {
+				return err
+			}
+			status, err := client.RotatePool(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			return c.done(status, status.Active)
+		},
+	}
+}
+
+func (c *cli) poolRemoveCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "remove NAME", Aliases: []string{"rm"}, Short: "Remove a pool; its credentials stay",
+		Args: arguments("NAME"), ValidArgsFunction: c.complete(c.poolNames),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			client, err := c.client()
+			if err != nil {
+				return err
+			}
+			return client.RemovePool(cmd.Context(), args[0])
+		},
+	}
+}
+
+func (c *cli) poolAddMemberCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "add-member NAME CRED", Short: "Add a credential as the pool's last member",
+		Args: arguments("NAME", "CRED"), ValidArgsFunction: c.complete(c.poolNames, c.credentialNames),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			client, err := c.client()
+			if err != nil {
+				return err
+			}
+			status, err := client.AddMember(cmd.Context(), args[0], args[1])
+			if err != nil {
+				return err
+			}
+			return c.printPool(status)
+		},
+	}
+}
+
+func (c *cli) poolRemoveMemberCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "remove-member NAME CRED", Short: "Take a credential out of the pool; the credential stays",
+		Args: arguments("NAME", "CRED"), ValidArgsFunction: c.complete(c.poolNames, c.credentialNames),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			client, err := c.client()
+			if err != nil {
+				return err
+			}
+			status, err := client.RemoveMember(cmd.Context(), args[0], args[1])
+			if err != nil {
+				return err
+			}
+			return c.printPool(status)
+		},
+	}
+}
+
+func (c *cli) poolClearCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "clear NAME [MEMBER]", Short: "Lift the cooldown of a member, or of all",
+		Long: `Lifts cooldowns by hand, for instance after credit was topped up. If the upstream still refuses, the next
+request finds that out and the member cools down again.`,
+		Args: arguments("NAME", "[MEMBER]"), ValidArgsFunction: c.complete(c.poolNames, c.credentialNames),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			client, err := c.client()
+			if err != nil {
+				return err
+			}
+			member := ""
+			if len(args) == 2 {
+				member = args[1]
+			}
+			status, err := client.ClearPool(cmd.Context(), args[0], member)
+			if err != nil {
+				return err
+			}
+			return c.printPool(status)
+		},
+	}
+}

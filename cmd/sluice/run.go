@@ -1,0 +1,202 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"os/exec"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"github.com/sluice-proxy/sluice/control/api"
+)
+
+func (c *cli) runCommand() *cobra.Command {
+	var pools []string
+	var as string
+	cmd := &cobra.Command{
+		Use:   "run [--pool NAME]... [--user U[:G]] -- CMD ARG...",
+		Short: "Run a command whose API traffic goes through the pools",
+		Long: `Runs a command in a cgroup of its own that is attached before the command starts. The command trusts the CA: the
+system's certificate bundles are seen with it added, by this command and its children only. Where the variable of a
+provider is unset (OPENAI_API_KEY and the like) it holds a placeholder.
+
+Input, output, signals and the exit status pass through. Under sudo the command runs as the user who called sudo, unless
+--user says otherwise. When the command ends, what it left running is named and killed, and the target is detached.
+
+The exit status is the command's, 128+N if signal N ended it, 127 if it was not found, 126 if it cannot be executed.`,
+		Example: `  sudo sluice run -- python agent.py
+  sudo sluice run --pool main --user agent -- codex exec "fix the tests"`,
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) == 0 || args[0] == "" {
+				return usageError{"sluice run needs a command, as in 'sluice run -- python agent.py'"}
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return c.runTarget(cmd.Context(), pools, as, args)
+		},
+	}
+	cmd.Flags().SetInterspersed(false)
+	cmd.Flags().StringArrayVar(&pools, "pool", nil, "only this pool serves the command; may be given several times")
+	cmd.Flags().StringVar(&as, "user", "", "user to run as, `USER[:GROUP]` by name or number")
+	c.completeFlag(cmd, "pool", c.poolNames)
+	return cmd
+}
+
+// stage is what the second half of `run`, in the new mount namespace, is told.
+type stage struct {
+	Argv        []string          `json:"argv"`
+	Identity    identity          `json:"identity"`
+	Environment map[string]string `json:"environment"` // placeholders, set where unset
+	CA          []byte            `json:"ca"`          // PEM
+}
+
+// runTarget does what `run` promises, and undoes it.
+func (c *cli) runTarget(ctx context.Context, pools []string, as string, argv []string) (err error) {
+	if os.Geteuid() != 0 {
+		return errors.New("run: a cgroup and a mount namespace have to be made, which needs root: use 'sudo sluice run'")
+	}
+	who, err := runAs(as, c.getenv)
+	if err != nil {
+		return err
+	}
+	client, err := c.client()
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	// From here on a signal must not end sluice before it has cleaned up.
+	signals := make(chan os.Signal, 16)
+	signal.Notify(signals, passedOn...)
+	defer signal.Stop(signals)
+
+	scope, err := newScope()
+	if err != nil {
+		return fmt.Errorf("run: %w", err)
+	}
+	defer func() { err = errors.Join(err, scope.remove(c.stderr)) }()
+	spec := api.TargetSpec{Cgroup: &scope.path, Transient: optional(true)}
+	if len(pools) > 0 {
+		spec.Pools = &pools
+	}
+	target, err := client.Attach(ctx, spec)
+	if err != nil {
+		return fmt.Errorf("run: attach: %w", err)
+	}
+	defer func() { err = errors.Join(err, c.detachScope(ctx, client, scope, target.Id)) }()
+	ca, err := client.CA(ctx)
+	if err != nil {
+		return fmt.Errorf("run: %w", err)
+	}
+	return c.start(scope, signals, stage{Argv: argv, Identity: who, Environment: maps.Clone(target.Environment), CA: ca})
+}
+
+// detachScope empties the cgroup first, so that nothing is ever left running
+// without the interception that it was started with.
+func (c *cli) detachScope(ctx context.Context, client *api.Client, s *scope, id string) error {
+	if err := s.empty(c.stderr); err != nil {
+		return err
+	}
+	err := client.Detach(context.WithoutCancel(ctx), id)
+	if notFound(err) {
+		return nil // the daemon saw the cgroup become empty before we said so
+	}
+	if err != nil {
+		return fmt.Errorf("run: detach %s: %w; the daemon does it once it is back", id, err)
+	}
+	return nil
+}
+
+// start runs the second stage inside the scope and waits for it.
+func (c *cli) start(s *scope, signals <-chan os.Signal, told stage) error {
+	cgroup, err := os.Open(s.path)
+	if err != nil {
+		return fmt.Errorf("run: %w", err)
+	}
+	defer cgroup.Close()
+	read, write, err := os.Pipe()
+	if err != nil {
+		return fmt.Errorf("run: %w", err)
+	}
+	defer write.Close()
+	child := exec.Command("/proc/self/exe", execName)
+	child.Args[0] = "sluice"
+	child.Stdin, child.Stdout, child.Stderr = c.stdin, c.stdout, c.stderr
+	child.ExtraFiles = []*os.File{read}
+	child.SysProcAttr = &syscall.SysProcAttr{
+		UseCgroupFD: true, CgroupFD: int(cgroup.Fd()), Cloneflags: unix.CLONE_NEWNS,
+	}
+	err = child.Start()
+	read.Close()
+	if err != nil {
+		return fmt.Errorf("run: start in cgroup %s: %w", s.path, err)
+	}
+	// A stage that dies before it has read everything says why on standard
+	// error, and its status is what counts.
+	writeErr := json.NewEncoder(write).Encode(told)
+	write.Close()
+	ended := make(chan error, 1)
+	go func() { ended <- child.Wait() }()
+	for {
+		select {
+		case got := <-signals:
+			forward(child.Process, got)
+		case err := <-ended:
+			return passed(child.ProcessState, errors.Join(err, writeErr))
+		}
+	}
+}
+
+// passedOn are the signals that end or concern the command rather than sluice.
+// SIGTSTP and SIGCONT do their ordinary work on both.
+var passedOn = []os.Signal{
+	syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGALRM,
+}
+
+// forward passes a signal on. What a terminal sends with Ctrl-C or Ctrl-\ goes
+// to its whole foreground process group, so the command has it already.
+func forward(p *os.Process, got os.Signal) {
+	if (got == syscall.SIGINT || got == syscall.SIGQUIT) && inForeground() {
+		return
+	}
+	// An error says that it has ended: Wait tells.
+	_ = p.Signal(got)
+}
+
+// inForeground says whether sluice is what the controlling terminal's keys act on.
+func inForeground() bool {
+	tty, err := os.OpenFile("/dev/tty", os.O_RDONLY|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return false
+	}
+	defer tty.Close()
+	group, err := unix.IoctlGetInt(int(tty.Fd()), unix.TIOCGPGRP)
+	return err == nil && group == unix.Getpgrp()
+}
+
+// passed makes the command's end sluice's own.
+func passed(state *os.ProcessState, err error) error {
+	if state == nil {
+		return fmt.Errorf("run: %w", err)
+	}
+	status, ok := state.Sys().(syscall.WaitStatus)
+	switch {
+	case ok && status.Signaled():
+		return statusError{128 + int(status.Signal())}
+	case state.ExitCode() > 0:
+		return statusError{state.ExitCode()}
+	}
+	// An error in spite of status 0 is that of a copied stream.
+	if err != nil && !errors.Is(err, io.ErrClosedPipe) && !errors.Is(err, syscall.EPIPE) {
+		return fmt.Errorf("run: %w", err)
+	}
+	return nil
+}

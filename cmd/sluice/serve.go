@@ -1,0 +1,42 @@
+package main
+
+import (
+	"fmt"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+)
+
+func (c *cli) serveCommand() *cobra.Command {
+	var configFile, stateDir string
+	cmd := &cobra.Command{
+		Use: "serve [--config FILE] [--state-dir DIR] [--socket PATH]", Short: "Run the daemon",
+		Long: `Runs the daemon: it loads the BPF programs, attaches the targets it remembers, and answers on the socket. It logs
+"listening" on standard error once it serves, and tells systemd that it is ready.
+
+SIGTERM and Ctrl-C end it: requests that are being served get some time to finish, a second signal ends it at once. What
+is attached stays attached, so that bound hosts are refused rather than reached without sluice, until it runs again;
+'sluice detach --all' takes everything away. When nothing is attached it leaves nothing behind.`,
+		Example: `  sudo sluice serve
+  sudo sluice serve --config /etc/sluice/config.toml`,
+		Args: arguments(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := loadConfig(configFile)
+			if err != nil {
+				return err
+			}
+			if stateDir != "" {
+				if cfg.StateDir, err = filepath.Abs(stateDir); err != nil {
+					return fmt.Errorf("--state-dir %s: %w", stateDir, err)
+				}
+			}
+			if c.socket != "" || c.getenv("SLUICE_SOCKET") != "" {
+				cfg.Socket = c.socketPath()
+			}
+			return serve(cmd.Context(), cfg, c.env)
+		},
+	}
+	cmd.Flags().StringVar(&configFile, "config", "", "configuration file (default "+defaultConfigFile+", if it is there)")
+	cmd.Flags().StringVar(&stateDir, "state-dir", "", "where pools, credentials and the CA are kept (default "+defaultStateDir+")")
+	return cmd
+}
