@@ -33,7 +33,7 @@ func (k *Keeper) Acquire(ctx context.Context, r Route, tried []string) (Lease, e
 			}
 		}
 	}
-	return k.acquireSlow(ctx, p, b, tried, now)
+	return k.acquireSlow(ctx, r, tried, now)
 }
 
 func (p *poolView) lease(m *memberView, binding int, now time.Time) Lease {
@@ -44,9 +44,18 @@ func (p *poolView) lease(m *memberView, binding int, now time.Time) Lease {
 }
 
 // acquireSlow looks at every member and moves the active pointer if it must.
-func (k *Keeper) acquireSlow(ctx context.Context, p *poolView, binding int, tried []string, now time.Time) (Lease, error) {
+func (k *Keeper) acquireSlow(ctx context.Context, r Route, tried []string, now time.Time) (Lease, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	// An edit may have put another view in place while this waited.
+	p := k.view.Load().pools[r.Pool]
+	if p == nil {
+		return Lease{}, ErrNoPool
+	}
+	binding := p.binding(r.Host, r.Port)
+	if binding < 0 {
+		return Lease{}, ErrNoPool
+	}
 	members, err := k.candidates(ctx, p, tried, true, nil)
 	if err != nil {
 		return Lease{}, err

@@ -53,7 +53,7 @@ var limitMarks = []string{
 func Classify(a Answer, now time.Time) Verdict {
 	v := Verdict{Status: a.Status}
 	switch {
-	case a.Status >= 200 && a.Status < 400:
+	case a.Status == http.StatusSwitchingProtocols, a.Status >= 200 && a.Status < 400:
 		v.Outcome = OutcomeOK
 		return v
 	case a.Status == http.StatusUnauthorized:
@@ -73,6 +73,7 @@ func Classify(a Answer, now time.Time) Verdict {
 	switch {
 	case isInsufficientQuota(a.Body):
 		v.Outcome = OutcomeBilling
+		return v
 	case a.Status == http.StatusForbidden && !limited(a.Header, body):
 		v.Outcome = OutcomeOther
 		return v

@@ -27,6 +27,10 @@ type Cooldown struct {
 // Out says whether the member is out at now.
 func (c Cooldown) Out(now time.Time) bool { return now.Before(c.Until) }
 
+// endedBy says whether a good answer to the lease's request ends the cooldown: only
+// one that was sent after it began has found out anything.
+func (c Cooldown) endedBy(l Lease) bool { return !c.Until.IsZero() && l.Sent.After(c.Began) }
+
 // clampCooldown keeps a stated wait within bounds.
 func clampCooldown(d time.Duration) time.Duration { return max(MinCooldown, min(d, MaxCooldown)) }
 
@@ -47,11 +51,11 @@ func (c Cooldown) extend(v Verdict, probe bool, now time.Time, probeInterval tim
 	switch {
 	case v.Outcome == OutcomeAuthFailed:
 		wait = authCooldown
+	case v.Outcome == OutcomeBilling:
+		wait = billingCooldown // when a bucket is full again says nothing of the credit
 	case v.Hint.Known():
 		wait = clampCooldown(v.Hint.Wait)
 		next.Unhinted = 0
-	case v.Outcome == OutcomeBilling:
-		wait = billingCooldown
 	case probe && c.Out(now):
 		next.ProbeAt = now.Add(probeInterval)
 		return next

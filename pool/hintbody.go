@@ -58,7 +58,6 @@ func (c *collector) body(root object) {
 	}
 	c.usageLimit(root, e)
 	c.google(e)
-	c.echoed(child(child(e, "metadata"), "headers"))
 	for _, o := range []object{e, root} {
 		for _, name := range []string{"message", "error", "detail", "error_description"} {
 			c.prose(text(o, name))
@@ -137,13 +136,14 @@ func (c *collector) dailyQuota(detail object) {
 	}
 }
 
-// echoed reads fields of an upstream's upstream that a body carries along.
-func (c *collector) echoed(fields object) {
+// echoedFields are those of an upstream's upstream that a body carries along.
+func echoedFields(root object) http.Header {
+	fields := child(child(child(root, "error"), "metadata"), "headers")
 	h := make(http.Header)
 	for name := range fields {
-		h[http.CanonicalHeaderKey(name)] = []string{text(fields, name)}
+		h.Add(name, text(fields, name))
 	}
-	c.fields(h)
+	return h
 }
 
 var (

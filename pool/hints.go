@@ -66,10 +66,12 @@ func ParseHint(status int, h http.Header, body []byte, now time.Time) Hint {
 		return Hint{}
 	}
 	c := collector{ref: reference(h, now)}
+	root, _ := parseBody(body)
+	echoed := echoedFields(root)
+	c.remains = anyRemaining(h) || anyRemaining(echoed)
 	c.fields(h)
-	if root, ok := parseBody(body); ok {
-		c.body(root)
-	}
+	c.fields(echoed)
+	c.body(root)
 	return c.best
 }
 
@@ -85,8 +87,9 @@ func reference(h http.Header, now time.Time) time.Time {
 
 // collector keeps the best hint seen: the highest class, and in it the longest wait.
 type collector struct {
-	ref  time.Time
-	best Hint
+	ref     time.Time
+	remains bool // some window says what is left of it, so a bare reset is not to be trusted
+	best    Hint
 }
 
 func (c *collector) add(class hintClass, wait time.Duration, window, raw string) {
@@ -114,17 +117,12 @@ func (c *collector) fields(h http.Header) {
 	c.explicit(h)
 	c.anthropic(h)
 	c.codex(h)
-	windows := quotaWindows(h)
-	anywhere := false
-	for _, w := range windows {
-		anywhere = anywhere || len(w.remaining) > 0
-	}
-	for _, w := range windows {
+	for _, w := range quotaWindows(h) {
 		for _, reset := range w.resets {
 			switch {
 			case w.spent():
 				c.reset(hintSoft, w.resetName, reset)
-			case !anywhere:
+			case !c.remains:
 				c.reset(hintAmbiguous, w.resetName, reset)
 			}
 		}
@@ -156,6 +154,9 @@ func (c *collector) explicit(h http.Header) {
 		{"x-rate-limit-retry-after-seconds", time.Second},
 		{"x-ratelimit-reset-after", time.Second},
 	} {
+		if f.name == "x-ratelimit-reset-after" && somethingLeft(h) {
+			continue
+		}
 		for _, line := range fieldLines(h, f.name) {
 			if wait, ok := parseWait(line, f.unit); ok {
 				c.add(hintFirm, wait, f.name, line)
@@ -226,13 +227,11 @@ func (c *collector) codex(h http.Header) {
 
 // fieldLines finds a field whatever the case of its name: h may not be canonical.
 func fieldLines(h http.Header, lower string) []string {
-	if lines, ok := h[http.CanonicalHeaderKey(lower)]; ok {
-		return lines
-	}
+	var all []string
 	for name, lines := range h {
 		if strings.EqualFold(name, lower) {
-			return lines
+			all = append(all, lines...)
 		}
 	}
-	return nil
+	return all
 }

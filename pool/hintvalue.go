@@ -54,9 +54,9 @@ func parseWait(s string, unit time.Duration) (time.Duration, bool) {
 // parseRetryAfter reads one value of Retry-After that is no HTTP-date. A number
 // that would be decades is the epoch second that somebody put there.
 func parseRetryAfter(s string, ref time.Time) (time.Duration, bool) {
-	if n, ok := parseNumber(s); ok && n >= 1e9 {
-		if wait := epoch(n, time.Second).Sub(ref); n < 1e12 && wait > 0 && wait <= farWait {
-			return wait, true
+	if n, ok := parseNumber(s); ok && n >= 1e9 && n < 1e12 {
+		if wait := epoch(n, time.Second).Sub(ref); wait.Abs() <= farWait {
+			return wait, wait > 0
 		}
 	}
 	if t, ok := parseDate(s); ok {
@@ -106,8 +106,14 @@ var durationUnits = []struct {
 	name string
 	size time.Duration
 }{
-	{"ms", time.Millisecond}, {"us", time.Microsecond}, {"µs", time.Microsecond}, {"ns", time.Nanosecond},
-	{"d", 24 * time.Hour}, {"h", time.Hour}, {"m", time.Minute}, {"s", time.Second},
+	{"ms", time.Millisecond},
+	{"us", time.Microsecond},
+	{"µs", time.Microsecond},
+	{"ns", time.Nanosecond},
+	{"d", 24 * time.Hour},
+	{"h", time.Hour},
+	{"m", time.Minute},
+	{"s", time.Second},
 }
 
 // parseDuration reads numbers with units, such as 1d2h or 2m59.56s.

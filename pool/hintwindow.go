@@ -54,16 +54,31 @@ func quotaWindows(h http.Header) []quotaWindow {
 	return all
 }
 
+// anyRemaining says whether any window tells what is left of it.
+func anyRemaining(h http.Header) bool {
+	return slices.ContainsFunc(quotaWindows(h), func(w quotaWindow) bool { return len(w.remaining) > 0 })
+}
+
+// somethingLeft says whether the window that x-ratelimit-reset-after belongs to is not spent.
+func somethingLeft(h http.Header) bool {
+	for _, line := range fieldLines(h, "x-ratelimit-remaining") {
+		if n, ok := parseNumber(line); ok && n > 0 {
+			return true
+		}
+	}
+	return false
+}
+
 // windowName splits a field name into the window it belongs to and what it says
 // of it: "remaining", "reset", or "" for any other field.
 func windowName(name string) (key, word string) {
-	prefix, rest, ok := strings.Cut(name, "ratelimit-")
+	prefix, rest, ok := strings.Cut(name, "ratelimit")
 	if !ok {
-		if prefix, rest, ok = strings.Cut(name, "rate-limit-"); !ok {
+		if prefix, rest, ok = strings.Cut(name, "rate-limit"); !ok {
 			return "", ""
 		}
 	}
-	if strings.HasPrefix(rest, "unified-") || strings.HasSuffix(rest, "reset-after") {
+	if strings.HasPrefix(rest, "-unified-") || strings.HasSuffix(rest, "reset-after") {
 		return "", ""
 	}
 	words := strings.Split(rest, "-")
@@ -103,7 +118,7 @@ func rateLimitField(value string) []quotaWindow {
 				dict.resets = append(dict.resets, v)
 			}
 		}
-		if policy.remaining != nil {
+		if policy.remaining != nil || policy.resets != nil {
 			all = append(all, policy)
 		}
 	}

@@ -1,6 +1,9 @@
 package pool
 
 import (
+	"fmt"
+	"io"
+	"log/slog"
 	"net/http"
 	"time"
 )
@@ -20,6 +23,15 @@ type Field struct {
 	Name  string // lower case (RFC 9113 section 8.2.1 demands it, RFC 9110 section 5.1 allows it)
 	Value []byte
 }
+
+// Format implements [fmt.Formatter]: whatever the verb, the value is not shown.
+func (f Field) Format(s fmt.State, _ rune) { _, _ = io.WriteString(s, f.Name+": REDACTED") }
+
+// MarshalText implements [encoding.TextMarshaler], which encoding/json heeds too.
+func (f Field) MarshalText() ([]byte, error) { return []byte(f.Name + ": REDACTED"), nil }
+
+// LogValue implements [slog.LogValuer].
+func (f Field) LogValue() slog.Value { return slog.StringValue(f.Name + ": REDACTED") }
 
 // Lease is the right, and the duty, to send one attempt of a request with one
 // member. What a request carries comes from one lease only, and its answer

@@ -17,7 +17,8 @@ func (k *Keeper) Observe(ctx context.Context, l Lease, a Answer) (Outcome, error
 	if v.Outcome == OutcomeOK {
 		return v.Outcome, k.observeGood(ctx, l)
 	}
-	return v.Outcome, k.observeRefusal(ctx, l, v)
+	// The member has said it, whether or not the agent is still there to hear.
+	return v.Outcome, k.observeRefusal(context.WithoutCancel(ctx), l, v)
 }
 
 // observeGood ends a cooldown that began before the request was sent: the member
@@ -27,14 +28,19 @@ func (k *Keeper) observeGood(ctx context.Context, l Lease) error {
 	if err != nil {
 		return err
 	}
-	if c.Until.IsZero() || !l.Sent.After(c.Began) {
+	if !c.endedBy(l) {
 		return nil
 	}
+	ctx = context.WithoutCancel(ctx) // as for a refusal; here, so that the usual answer costs nothing
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	p := k.current(l)
 	if p == nil {
 		return nil
+	}
+	// While this waited, the member may have been refused once more.
+	if c, err = k.cooldownLocked(ctx, l.member); err != nil || !c.endedBy(l) {
+		return err
 	}
 	now := k.opts.Now()
 	change := Change{Pool: p.id, Cooldowns: map[int64]Cooldown{l.member: {}}, At: now}
@@ -89,6 +95,9 @@ func (k *Keeper) observeRefusal(ctx context.Context, l Lease, v Verdict) error {
 		change.Active = p.members[next].id
 		change.Parked = map[int64]bool{p.members[next].id: false}
 		change.Events = []Event{failoverEvent(p, l.Member, p.members[next].name, after, now, v)}
+	}
+	if after == *before && change.Active == 0 && change.To == "" {
+		return nil // one of many that were told the same
 	}
 	k.opts.Log.Info("member is out", "pool", p.pool.Name, "member", l.Member, "until", after.Until.UTC(), "reason", after.Reason)
 	return k.apply(ctx, p, change)
@@ -149,20 +158,28 @@ func (k *Keeper) Run(ctx context.Context) error {
 			k.opts.Log.Error("recovery of pools cannot be recorded", "error", err)
 			next = k.opts.Now().Add(time.Second) // the disk may be full: try again
 		}
-		var timer <-chan time.Time
-		if !next.IsZero() {
-			// A wall clock that is set back makes this late by as much; never early.
-			t := time.NewTimer(max(next.Sub(k.opts.Now()), time.Millisecond))
-			defer t.Stop()
-			timer = t.C
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-changed:
-		case <-timer:
+		if err := k.sleep(ctx, next, changed); err != nil {
+			return err
 		}
 	}
+}
+
+// sleep waits for an instant, for ever if it is zero, or for a change. A wall clock
+// that is set forward, or a host that sleeps, makes it late by as much; never early.
+func (k *Keeper) sleep(ctx context.Context, until time.Time, changed <-chan struct{}) error {
+	var timer <-chan time.Time
+	if !until.IsZero() {
+		t := time.NewTimer(max(until.Sub(k.opts.Now()), time.Millisecond))
+		defer t.Stop()
+		timer = t.C
+	}
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-changed:
+	case <-timer:
+	}
+	return nil
 }
 
 // EventsAfter lists at most limit events with a seq above after, oldest first.

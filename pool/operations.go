@@ -44,6 +44,8 @@ func (k *Keeper) Pools(context.Context) ([]Pool, error) {
 	return all, nil
 }
 
+// find is to be called with the lock held: an edit puts another view in place, and
+// what is changed in the one before is lost.
 func (k *Keeper) find(name string) (*poolView, error) {
 	if p := k.view.Load().pools[name]; p != nil {
 		return p, nil
@@ -54,12 +56,12 @@ func (k *Keeper) find(name string) (*poolView, error) {
 // PoolStatus is a pool as it is now: its active member is the one that the next
 // request gets.
 func (k *Keeper) PoolStatus(ctx context.Context, name string) (PoolStatus, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
 	p, err := k.find(name)
 	if err != nil {
 		return PoolStatus{}, err
 	}
-	k.mu.Lock()
-	defer k.mu.Unlock()
 	now := k.opts.Now()
 	members, err := k.candidates(ctx, p, nil, true, nil)
 	if err != nil {
@@ -98,12 +100,12 @@ func (k *Keeper) PoolStatus(ctx context.Context, name string) (PoolStatus, error
 // Rotate moves on to the next member that can serve and parks the one it leaves,
 // or says why it cannot.
 func (k *Keeper) Rotate(ctx context.Context, name string) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
 	p, err := k.find(name)
 	if err != nil {
 		return err
 	}
-	k.mu.Lock()
-	defer k.mu.Unlock()
 	now := k.opts.Now()
 	members, err := k.candidates(ctx, p, nil, true, nil)
 	if err != nil {
@@ -131,12 +133,12 @@ func (k *Keeper) Rotate(ctx context.Context, name string) error {
 
 // Clear lifts the cooldown of a member, or of all of them if member is empty.
 func (k *Keeper) Clear(ctx context.Context, name, member string) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
 	p, err := k.find(name)
 	if err != nil {
 		return err
 	}
-	k.mu.Lock()
-	defer k.mu.Unlock()
 	change := Change{Pool: p.id, Cooldowns: make(map[int64]Cooldown), At: k.opts.Now()}
 	back := ""
 	for i := range p.members {

@@ -187,7 +187,10 @@ func fieldsOf(b Binding, preset Provider, t CredentialType, m *material) ([]Fiel
 	}
 	fields := []Field{tmpl.render(m.token())}
 	for name, value := range m.Extra {
-		fields = append(fields, Field{Name: strings.ToLower(name), Value: value})
+		// Exactly one credential goes out: the binding's.
+		if name = strings.ToLower(name); name != tmpl.name {
+			fields = append(fields, Field{Name: name, Value: value})
+		}
 	}
 	sort.Slice(fields[1:], func(i, j int) bool { return fields[1+i].Name < fields[1+j].Name })
 	return fields, nil

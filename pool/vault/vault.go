@@ -65,7 +65,19 @@ func create(path string) (_ *Vault, err error) {
 	if err := os.Remove(f.Name()); err != nil {
 		return nil, err
 	}
+	// A power cut must not take the name of the file and leave what was encrypted for it.
+	if err := syncDir(filepath.Dir(path)); err != nil {
+		return nil, err
+	}
 	return &Vault{identity: identity, path: path}, f.Close()
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
 }
 
 // Encrypt returns the secret as an age file.

@@ -1,0 +1,11 @@
+// Package pool leases the members of credential pools to requests, judges members
+// by the answers, and keeps one that is refused out for as long as its upstream said.
+//
+// A credential is a static key or an OAuth account. An account is used with the
+// access token that is stored: this package does not refresh it. Once the token
+// has expired, its 401 cools the member for five minutes at a time, until
+// [Keeper.UpdateCredential] is given new tokens.
+//
+// Selection, classification, hints and cooldowns are pure functions of their
+// arguments; [Keeper] is the edge, and a [Store] holds the truth.
+package pool

@@ -1,0 +1,78 @@
+package pool
+
+import (
+	"math"
+	"net/http"
+	"testing"
+	"time"
+)
+
+// TestHintRules holds the parser to the rules where testdata has no case: none is -1.
+func TestHintRules(t *testing.T) {
+	t.Parallel()
+	now := time.Date(2026, 11, 23, 17, 30, 0, 0, time.UTC) // 1795455000
+	for _, c := range []struct {
+		name string
+		h    http.Header
+		body string
+		now  time.Time
+		want float64
+	}{
+		{name: "codex window with a limit's id", h: http.Header{"X-Codex-Bengalfox-Primary-Used-Percent": {"100.0"}, "X-Codex-Bengalfox-Primary-Reset-After-Seconds": {"77"}}, want: 77},
+		{name: "codex unreadable wait leaves the instant", h: http.Header{"X-Codex-Primary-Used-Percent": {"100"}, "X-Codex-Primary-Reset-After-Seconds": {"-1"}, "X-Codex-Primary-Reset-At": {"1795455100"}}, want: 100},
+		{name: "codex passed wait", h: http.Header{"X-Codex-Primary-Used-Percent": {"100"}, "X-Codex-Primary-Reset-After-Seconds": {"0"}}, want: -1},
+		{name: "both codex windows have to pass", h: http.Header{
+			"X-Codex-Primary-Used-Percent": {"100"}, "X-Codex-Primary-Reset-After-Seconds": {"60"},
+			"X-Codex-Secondary-Used-Percent": {"101"}, "X-Codex-Secondary-Reset-After-Seconds": {"900"},
+		}, want: 900},
+		{name: "usage limit at the top level", body: `{"type":"usage_limit_reached","resets_at":1795455300}`, want: 300},
+		{
+			name: "gemini's day ends at midnight in Los Angeles", now: time.Date(2026, 11, 24, 7, 30, 0, 0, time.UTC),
+			body: `{"error":{"details":[{"@type":"type.googleapis.com/google.rpc.QuotaFailure","violations":[{"quotaId":"GenerateRequestsPerDayPerProjectPerModel-FreeTier"}]},{"@type":"type.googleapis.com/google.rpc.RetryInfo","retryDelay":"38s"}]}}`, want: 1800,
+		},
+		{name: "gemini's minute is no day", body: `{"error":{"details":[{"@type":"type.googleapis.com/google.rpc.QuotaFailure","violations":[{"quotaId":"GenerateRequestsPerMinutePerProjectPerModel"}]}]}}`, want: -1},
+		{name: "quotaResetDelay", body: `{"error":{"details":[{"@type":"type.googleapis.com/google.rpc.ErrorInfo","metadata":{"quotaResetDelay":"1h2m0.5s"}}]}}`, want: 3720.5},
+		{name: "an unreadable wait is dropped alone", h: http.Header{"Retry-After": {"soon"}, "X-Ratelimit-Remaining": {"0"}, "X-Ratelimit-Reset": {"30"}}, want: 30},
+		{name: "a passed date is dropped alone", h: http.Header{"Retry-After": {"Mon, 23 Nov 2026 17:00:00 GMT"}, "X-Ratelimit-Remaining": {"0"}, "X-Ratelimit-Reset": {"30"}}, want: 30},
+		{name: "an explicit wait beats a full bucket", h: http.Header{"Retry-After": {"0"}, "X-Ratelimit-Remaining": {"0"}, "X-Ratelimit-Reset": {"300"}}, want: 10},
+		{name: "a hard window beats a shorter explicit wait", h: http.Header{"Retry-After": {"5"}, "Anthropic-Ratelimit-Unified-7d-Status": {"rejected"}, "Anthropic-Ratelimit-Unified-7d-Reset": {"1795455500"}}, want: 500},
+		{name: "latest of two spent buckets", h: http.Header{"X-Ratelimit-Remaining-Requests": {"0"}, "X-Ratelimit-Reset-Requests": {"1m"}, "X-Ratelimit-Remaining-Tokens_usage_based": {"0"}, "X-Ratelimit-Reset-Tokens_usage_based": {"2m"}}, want: 120},
+		{name: "a window between prefix and word", h: http.Header{"X-Vendor-Rate-Limit-Requests-Remaining": {"0"}, "X-Vendor-Rate-Limit-Requests-Reset": {"42"}}, want: 42},
+		{name: "another kind of limit in the word itself", h: http.Header{"X-Ratelimitbysize-Remaining-Minute": {"0"}, "X-Ratelimitbysize-Reset-Minute": {"23"}}, want: 23},
+		{name: "windows of different prefixes are not a pair", h: http.Header{"A-Ratelimit-Remaining": {"0"}, "B-Ratelimit-Reset": {"30"}}, want: -1},
+		{name: "ambiguous reset", h: http.Header{"X-Ratelimit-Reset": {"45"}, "X-Ratelimit-Reset-Tokens": {"1m30s"}}, want: 90},
+		{name: "ambiguous no more if anything remains", h: http.Header{"X-Ratelimit-Reset": {"45"}, "X-Ratelimit-Remaining-Tokens": {"7"}}, want: -1},
+		{name: "what remains in a field contradicts a reset in the body", h: http.Header{"X-Ratelimit-Remaining": {"7"}}, body: `{"error":{"metadata":{"headers":{"X-RateLimit-Reset":"45"}}}}`, want: -1},
+		{name: "reset-after of a window with something left", h: http.Header{"X-Ratelimit-Remaining": {"3"}, "X-Ratelimit-Reset-After": {"64"}}, want: -1},
+		{name: "policy without what remains", h: http.Header{"Ratelimit": {`"default";t=30`}}, want: 30},
+		{name: "policies' names may hold separators", h: http.Header{"Ratelimit": {`"a,b;r=5";r=0;t=31`}}, want: 31},
+		{name: "epoch milliseconds", h: http.Header{"X-Ratelimit-Remaining": {"0"}, "X-Ratelimit-Reset": {"1795455033000"}}, want: 33},
+		{name: "epoch microseconds", h: http.Header{"X-Ratelimit-Remaining": {"0"}, "X-Ratelimit-Reset": {"1795455034000000"}}, want: 34},
+		{name: "an epoch just passed is no wait of decades", h: http.Header{"Retry-After": {"1795454990"}}, want: -1},
+		{name: "retry_after under error, a string", body: `{"error":{"retry_after":"31"}}`, want: 31},
+		{name: "reset_after at the top", body: `{"reset_after":32.5}`, want: 32.5},
+		{name: "error as a string", body: `{"error":"Too many requests, try again in 30 seconds"}`, want: 30},
+		{name: "prose is the last resort", h: http.Header{"X-Ratelimit-Reset": {"20"}}, body: `{"error":{"message":"try again in 5 minutes"}}`, want: 20},
+		{name: "names in any case are one field", h: http.Header{"Retry-After": {"20"}, "retry-after": {"50"}}, want: 50},
+		{name: "duration without a last unit", h: http.Header{"X-Ratelimit-Remaining": {"0"}, "X-Ratelimit-Reset": {"2h30"}}, want: -1},
+		{name: "date with an offset and a fraction", h: http.Header{"X-Ratelimit-Remaining": {"0"}, "X-Ratelimit-Reset": {"2026-11-23T12:30:41.250-05:00"}}, want: 41.25},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			at := c.now
+			if at.IsZero() {
+				at = now
+			}
+			for range 20 { // maps of fields have no order
+				h := ParseHint(429, c.h, []byte(c.body), at)
+				got := -1.0
+				if h.Known() {
+					got = clampCooldown(h.Wait).Seconds()
+				}
+				if math.Abs(got-c.want) > 0.001 {
+					t.Fatalf("got %v s (%s), want %v", got, h, c.want)
+				}
+			}
+		})
+	}
+}

@@ -1,0 +1,63 @@
+package pool_test
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/sluice-proxy/sluice/pool"
+)
+
+func TestBadInputNamesTheField(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, nil)
+	b.pool(t, "a", "b")
+	b.add(t, "free")
+	header := "Authorization: Bearer {token}"
+	one := func(host, header string) pool.Pool {
+		return pool.Pool{Name: "n", Members: []string{"free"}, Bindings: []pool.Binding{{Host: host, Header: header}}}
+	}
+	for name, c := range map[string]struct {
+		p    pool.Pool
+		code pool.Code
+		word string
+	}{
+		"no name":            {pool.Pool{Members: []string{"free"}, Provider: "openai"}, pool.CodeInvalid, "name"},
+		"dash":               {pool.Pool{Name: "-x", Members: []string{"free"}, Provider: "openai"}, pool.CodeInvalid, "name"},
+		"long name":          {pool.Pool{Name: strings.Repeat("x", 65), Members: []string{"free"}, Provider: "openai"}, pool.CodeInvalid, "name"},
+		"no member":          {pool.Pool{Name: "n", Provider: "openai"}, pool.CodeInvalid, "members"},
+		"unknown member":     {pool.Pool{Name: "n", Members: []string{"nobody"}, Provider: "openai"}, pool.CodeNotFound, "nobody"},
+		"pooled member":      {pool.Pool{Name: "n", Members: []string{"a"}, Provider: "openai"}, pool.CodeConflict, `pool "p"`},
+		"duplicate member":   {pool.Pool{Name: "n", Members: []string{"free", "free"}, Provider: "openai"}, pool.CodeInvalid, "twice"},
+		"duplicate pool":     {pool.Pool{Name: "p", Members: []string{"free"}, Provider: "openai"}, pool.CodeConflict, "pool named"},
+		"named like a cred":  {pool.Pool{Name: "free", Members: []string{"free"}, Provider: "openai"}, pool.CodeConflict, "credential named"},
+		"unknown provider":   {pool.Pool{Name: "n", Members: []string{"free"}, Provider: "openia"}, pool.CodeInvalid, "provider"},
+		"nothing bound":      {pool.Pool{Name: "n", Members: []string{"free"}}, pool.CodeInvalid, "bindings"},
+		"host: address":      {one("192.0.2.1", header), pool.CodeInvalid, "IP address"},
+		"host: address 6":    {one("[2001:db8::1]", header), pool.CodeInvalid, "IP address"},
+		"host: wildcard":     {one("*.openai.com", header), pool.CodeInvalid, "wildcards"},
+		"host: URL":          {one("https://api.openai.com", header), pool.CodeInvalid, "URL"},
+		"host: empty":        {one("", header), pool.CodeInvalid, "host"},
+		"host: path":         {one("a.example/b", header), pool.CodeInvalid, "host"},
+		"host: empty label":  {one("a..example", header), pool.CodeInvalid, "host"},
+		"host: long":         {one(strings.Repeat("a.", 200)+"example", header), pool.CodeInvalid, "host"},
+		"header: none":       {one("a.example", ""), pool.CodeInvalid, "header"},
+		"header: no colon":   {one("a.example", "Authorization {token}"), pool.CodeInvalid, "header"},
+		"header: no token":   {one("a.example", "Authorization: Bearer"), pool.CodeInvalid, "{token}"},
+		"header: two tokens": {one("a.example", "Authorization: {token}{token}"), pool.CodeInvalid, "more than once"},
+		"header: line break": {one("a.example", "A: {token}\r\nB: c"), pool.CodeInvalid, "line break"},
+		"header: framing":    {one("a.example", "Content-Length: {token}"), pool.CodeInvalid, "frames"},
+		"header: bad name":   {one("a.example", "a b: {token}"), pool.CodeInvalid, "name of a header field"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := b.CreatePool(t.Context(), c.p)
+			var e *pool.Error
+			if !errors.As(err, &e) || e.Code != c.code || !strings.Contains(e.Message, c.word) {
+				t.Fatalf("got %v, want code %d with %q", err, c.code, c.word)
+			}
+		})
+	}
+	if all, err := b.Pools(t.Context()); err != nil || len(all) != 1 {
+		t.Fatalf("%d pools are left, %v", len(all), err)
+	}
+}
