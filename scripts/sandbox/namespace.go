@@ -18,17 +18,10 @@ type Namespace struct{ handle netns.NsHandle }
 // NewNamespace makes one, open until Close.
 func NewNamespace() (*Namespace, error) {
 	n := &Namespace{handle: netns.None()}
-	err := onThread(func() error {
-		here, err := netns.Get()
-		if err != nil {
-			return err
-		}
-		defer here.Close()
-		if n.handle, err = netns.New(); err != nil {
-			return err
-		}
-		return netns.Set(here)
-	})
+	err := elsewhere(func() (err error) {
+		n.handle, err = netns.New() // and enters it
+		return err
+	}, func() error { return nil })
 	if err != nil {
 		return nil, fmt.Errorf("network namespace: %w", errors.Join(err, n.Close()))
 	}
@@ -55,30 +48,31 @@ func (n *Namespace) Close() error {
 
 // Do runs f, and what it starts, inside.
 func (n *Namespace) Do(f func() error) error {
-	return onThread(func() error {
-		here, err := netns.Get()
-		if err != nil {
-			return err
-		}
-		defer here.Close()
-		if err := netns.Set(n.handle); err != nil {
-			return err
-		}
-		return errors.Join(f(), netns.Set(here))
-	})
+	return elsewhere(func() error { return netns.Set(n.handle) }, f)
 }
 
-// onThread runs f on a thread that is given up if f fails: it may be in the
-// wrong namespace.
-func onThread(f func() error) error {
+// elsewhere moves a thread by enter, runs f on it and moves it back. A thread
+// that cannot go back is given up. Any other is kept, whatever f's error: a
+// child that f started hears of its thread's end as of its parent's.
+func elsewhere(enter, f func() error) error {
 	done := make(chan error)
 	go func() {
 		runtime.LockOSThread()
-		err := f()
-		if err == nil {
+		here, err := netns.Get()
+		if err != nil {
+			runtime.UnlockOSThread()
+			done <- err
+			return
+		}
+		defer here.Close()
+		if err = enter(); err == nil {
+			err = f()
+		}
+		back := netns.Set(here)
+		if back == nil {
 			runtime.UnlockOSThread()
 		}
-		done <- err
+		done <- errors.Join(err, back)
 	}()
 	return <-done
 }
@@ -107,15 +101,10 @@ func (n *Namespace) Listen(ctx context.Context, addrs ...string) ([]net.Listener
 	return listeners, nil
 }
 
-// Dummy adds an interface that leads nowhere and has the addresses
-// ("198.18.77.1/24").
-func (n *Namespace) Dummy(name string, addrs ...string) error {
-	return n.links(func(h *netlink.Handle) error {
-		if err := h.LinkAdd(&netlink.Dummy{LinkAttrs: netlink.LinkAttrs{Name: name}}); err != nil {
-			return fmt.Errorf("link %s: %w", name, err)
-		}
-		return raise(h, name, addrs)
-	})
+// Own gives the namespace addresses ("198.18.77.1/32") that are nobody else's:
+// on its loopback interface, but no loopback addresses.
+func (n *Namespace) Own(addrs ...string) error {
+	return n.links(func(h *netlink.Handle) error { return raise(h, "lo", addrs) })
 }
 
 // Cable joins two namespaces by an Ethernet pair; each end has the addresses given.

@@ -25,13 +25,20 @@ func Environment(home string) []string {
 // Signals is a context that ends when the program is asked to end. Call it in
 // main's goroutine: `go run` does not pass SIGTERM on, so its end is one of the
 // ways to be asked, and that is told to the thread that asks for it.
+//
+// os.Stdout and os.Stderr become copies under other numbers: for 1 and 2 the
+// runtime ends the program when nobody reads any more, and nothing is cleaned up.
 func Signals() (context.Context, context.CancelFunc) {
+	for _, f := range []**os.File{&os.Stdout, &os.Stderr} {
+		if fd, err := unix.FcntlInt((*f).Fd(), unix.F_DUPFD_CLOEXEC, 3); err == nil {
+			*f = os.NewFile(uintptr(fd), (*f).Name())
+		}
+	}
 	runtime.LockOSThread()
 	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGTERM), 0, 0, 0); err != nil {
 		fmt.Fprintf(os.Stderr, "sandbox: parent-death signal: %v\n", err) // the program works without
 	}
-	return signal.NotifyContext(context.Background(), os.Interrupt,
-		syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGPIPE)
+	return signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT)
 }
 
 // Process is a child that is waited for.
