@@ -213,6 +213,8 @@ func (d *sluiced) openInterceptor(context.Context) error {
 	if err != nil {
 		return err
 	}
+	scopes := newReaper(d.log)
+	d.acquired(scopes.close)
 	dialer := intercept.NewDialer()
 	exchanger, err := exchange.New(exchange.Options{
 		Pools: d.keep, Dialer: dialer, Leaves: d.ca, RootCAs: roots, Log: d.log, Denied: d.denied,
@@ -222,7 +224,7 @@ func (d *sluiced) openInterceptor(context.Context) error {
 	}
 	d.in, err = intercept.New(intercept.Options{
 		Hooks: d.hooks, Listeners: d.hooks, Flows: d.hooks, Events: events, Routes: d.keep, Exchange: exchanger, Dialer: dialer,
-		Memory: newTargetMemory(d.store, d.record), Log: d.log, Drain: d.cfg.DrainTime, Denied: d.denied,
+		Memory: newTargetMemory(d.store, d.record, scopes), Log: d.log, Drain: d.cfg.DrainTime, Denied: d.denied,
 	})
 	if err != nil {
 		return errors.Join(err, events.Close(), exchanger.Shutdown(context.Background()))

@@ -65,15 +65,6 @@ func (c *cli) socketPath() string {
 
 func (c *cli) client() (*api.Client, error) { return api.Dial(c.socketPath()) }
 
-// deref is the value that p points to, or the zero value.
-func deref[T any](p *T) T {
-	if p == nil {
-		var zero T
-		return zero
-	}
-	return *p
-}
-
 // optional points to the value unless it is the zero value, which means "not given".
 func optional[T comparable](value T) *T {
 	var zero T

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 
 	"github.com/sluice-proxy/sluice/intercept"
+	"github.com/sluice-proxy/sluice/intercept/cgroup"
 	"github.com/sluice-proxy/sluice/pool"
 	"github.com/sluice-proxy/sluice/pool/store"
 )
@@ -20,13 +21,14 @@ import (
 type targetMemory struct {
 	db     *store.DB
 	record func(context.Context, pool.Event)
+	scopes *reaper
 	known  map[string]bool // ids of the rows
 }
 
 var _ intercept.Memory = (*targetMemory)(nil)
 
-func newTargetMemory(db *store.DB, record func(context.Context, pool.Event)) *targetMemory {
-	return &targetMemory{db: db, record: record, known: make(map[string]bool)}
+func newTargetMemory(db *store.DB, record func(context.Context, pool.Event), scopes *reaper) *targetMemory {
+	return &targetMemory{db: db, record: record, scopes: scopes, known: make(map[string]bool)}
 }
 
 // reference is what finds a target's cgroup again; the store does not look into it.
@@ -47,6 +49,9 @@ func (m *targetMemory) Save(ctx context.Context, t intercept.Target) error {
 		return err
 	}
 	m.known[t.ID] = true
+	if t.Kind == intercept.KindRun {
+		m.scopes.watch(t.Cgroup, false)
+	}
 	m.record(ctx, pool.Event{Kind: pool.EventTargetAttached, Target: t.ID, Detail: t.Cgroup})
 	return nil
 }
@@ -80,6 +85,9 @@ func (m *targetMemory) List(ctx context.Context) ([]intercept.Target, error) {
 			Pools: row.Pools, Created: row.CreatedAt,
 		})
 		m.known[row.ID] = true
+		if id, err := cgroup.ID(ref.Cgroup); row.Kind == string(intercept.KindRun) && err == nil && id == ref.CgroupID {
+			m.scopes.watch(ref.Cgroup, true)
+		}
 	}
 	return targets, nil
 }

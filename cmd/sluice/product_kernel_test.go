@@ -38,7 +38,7 @@ func TestProduct(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/kernel", RequireExplicitExec: true, Setup: func(e *testscript.Env) error { return setUpProduct(t, e) },
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"daemon": daemonCommand, "wait": waitCommand, "nopins": noPinsCommand,
+			"daemon": daemonCommand, "until": untilCommand, "nopins": noPinsCommand,
 		},
 	})
 }
@@ -221,8 +221,8 @@ func (l *log) String() string {
 	return l.text.String()
 }
 
-// waitCommand repeats a command until it succeeds: `wait [!] CMD ARG...`.
-func waitCommand(ts *testscript.TestScript, neg bool, args []string) {
+// untilCommand repeats a command until it succeeds: `until [!] CMD ARG...`.
+func untilCommand(ts *testscript.TestScript, neg bool, args []string) {
 	deadline := time.Now().Add(startLimit)
 	for {
 		err := ts.Exec(args[0], args[1:]...)

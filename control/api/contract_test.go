@@ -173,9 +173,8 @@ func newServed(tb testing.TB, log io.Writer, changes ...func(*control.Options)) 
 // contract sends requests and holds the answers against the document.
 type contract struct {
 	*testing.T
-	doc    *openapi3.T
-	seen   map[string]bool // "operation status"
-	client *http.Client
+	doc  *openapi3.T
+	seen map[string]bool // "operation status"
 }
 
 // ask sends a request and returns the answer, having checked that the document
