@@ -12,10 +12,12 @@ import (
 	"time"
 )
 
-// Build makes sluice's executable in dir from the source around the caller.
+// Build makes sluice's executable in dir from the source around the caller. No
+// version control is asked: under sudo git refuses a checkout that is not root's.
 func Build(ctx context.Context, dir string) (string, error) {
 	bin := filepath.Join(dir, "sluice")
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", bin, "./cmd/sluice")
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-o", bin,
+		"github.com/sluice-proxy/sluice/cmd/sluice")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("go build ./cmd/sluice: %w\n%s", err, out)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -155,6 +156,10 @@ func chatCompletions(v *visit) {
 
 // models is GET /v1/models, the smallest request there is.
 func models(v *visit) {
+	if strings.HasPrefix(v.r.URL.Path, "/backend-api/") { // Codex's own list, of another shape
+		v.json(http.StatusOK, map[string]any{"models": []any{}})
+		return
+	}
 	v.json(http.StatusOK, map[string]any{"object": "list", "data": []any{
 		map[string]any{"id": "gpt-4o", "object": "model", "created": 1715367049, "owned_by": "system"},
 	}})

@@ -117,7 +117,8 @@ func responsesError(body []byte) (string, []byte) {
 }
 
 // responsesUpgrade answers clients that would rather have a WebSocket: 426
-// makes them fall back to POST.
+// makes them fall back to POST. Codex 0.169 asks for one first, with
+// "OpenAI-Beta: responses_websockets=2026-02-06", and does fall back.
 func responsesUpgrade(v *visit) {
 	if !v.known {
 		v.refuse(openAIUnauthorized())
