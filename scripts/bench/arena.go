@@ -38,10 +38,10 @@ const (
 type contestant struct {
 	name   string
 	addr   string
-	roots  string // what its clients trust
-	key    string // what they send
-	cgroup *sandbox.Cgroup
-	within []string // what the clients' command line begins with
+	roots  string          // what its clients trust
+	key    string          // what they send
+	cgroup *sandbox.Cgroup // of the proxy; nil = there is none
+	within *sandbox.Cgroup // of the clients; nil = the caller's
 }
 
 // arena is where everybody meets.
@@ -164,10 +164,19 @@ func (a *arena) addSluice(ctx context.Context, p plan) error {
 	if err := os.WriteFile(file, roots, 0o644); err != nil {
 		return err
 	}
-	a.all = append(a.all, contestant{
-		name: "sluice", addr: upstreamAddr, roots: file, key: sentKey, cgroup: in,
-		within: []string{d.Bin, "--socket", d.Socket, "run", "--"},
+	clients, err := a.cgroup("clients")
+	if err != nil {
+		return err
+	}
+	if _, err := d.Sluice(ctx, "", "attach", "--cgroup", clients.Path()); err != nil {
+		return err
+	}
+	// Undone before the cgroup is removed, and that before the daemon ends.
+	a.undo = append(a.undo, func() error {
+		_, err := d.Sluice(context.WithoutCancel(ctx), "", "detach", "--all")
+		return err
 	})
+	a.all = append(a.all, contestant{name: "sluice", addr: upstreamAddr, roots: file, key: sentKey, cgroup: in, within: clients})
 	return nil
 }
 
@@ -236,8 +245,10 @@ func (a *arena) start(ctx context.Context, c contestant, argv ...string) (err er
 
 // measure runs the clients of one contestant once.
 func (a *arena) measure(ctx context.Context, c contestant, p plan, streams bool) (r result, err error) {
-	args := append(append([]string{}, c.within...), a.self, loadRole,
-		"-addr", c.addr, "-roots", c.roots, "-key", c.key, "-seconds", strconv.FormatFloat(p.seconds, 'f', -1, 64))
+	args := []string{
+		a.self, loadRole,
+		"-addr", c.addr, "-roots", c.roots, "-key", c.key, "-seconds", strconv.FormatFloat(p.seconds, 'f', -1, 64),
+	}
 	if streams {
 		args = append(args, "-streams", strconv.Itoa(p.streams), "-interval", p.interval.String())
 	} else {
@@ -245,6 +256,14 @@ func (a *arena) measure(ctx context.Context, c contestant, p plan, streams bool)
 	}
 	cmd, said := sandbox.Command(nil, args...), sandbox.NewTail("", false)
 	cmd.Env, cmd.Stderr = sandbox.Environment(a.dir), said
+	if c.within != nil {
+		in, err := c.within.Open()
+		if err != nil {
+			return r, err
+		}
+		defer in.Close()
+		cmd.SysProcAttr.UseCgroupFD, cmd.SysProcAttr.CgroupFD = true, int(in.Fd())
+	}
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		return r, err
@@ -257,7 +276,7 @@ func (a *arena) measure(ctx context.Context, c contestant, p plan, streams bool)
 	r, err = c.follow(bufio.NewScanner(out))
 	err = errors.Join(err, cmd.Wait())
 	if err != nil {
-		return r, errors.Join(ctx.Err(), fmt.Errorf("%s: %w\n%s", c.name, err, said.Text()), sandbox.SweepRun(cmd.Process.Pid))
+		return r, errors.Join(ctx.Err(), fmt.Errorf("%s: %w\n%s", c.name, err, said.Text()))
 	}
 	return r, nil
 }

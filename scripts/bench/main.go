@@ -2,7 +2,7 @@
 //
 // All of them, the upstream and the clients share one network namespace. Each round measures every contestant once, in an
 // order that rotates, so that what else the machine does meets all alike. Processor time is that of all of a proxy's
-// processes, read from its cgroup. The clients of sluice are started by 'sluice run'; the others connect to the proxy.
+// processes, read from its cgroup. The clients of sluice are in an attached cgroup and connect to the upstream; the others connect to the proxy.
 // "direct" is no proxy at all: what the upstream and the clients can do.
 //
 //	sudo make bench

@@ -28,6 +28,9 @@ func NewCgroup(name string) (*Cgroup, error) {
 	return c, nil
 }
 
+// Path is its directory.
+func (c *Cgroup) Path() string { return c.path }
+
 // Open opens its directory, for SysProcAttr.CgroupFD.
 func (c *Cgroup) Open() (*os.File, error) { return os.Open(c.path) }
 
