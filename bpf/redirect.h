@@ -18,18 +18,18 @@ struct address {
 
 /* A redirected connection as the accepting listener sees it. */
 struct flow_key {
-	__u64 netns;          /* cookie of the network namespace */
-	struct address peer;  /* the client's address; all ones in a reservation */
-	__u16 peer_port;      /* host byte order */
-	__u16 listener_port;  /* host byte order */
-	__u32 reserved;       /* zero: keys are compared as bytes */
+	__u64 netns;	     /* cookie of the network namespace */
+	struct address peer; /* the client's address; all ones in a reservation */
+	__u16 peer_port;     /* host byte order */
+	__u16 listener_port; /* host byte order */
+	__u32 reserved;	     /* zero: keys are compared as bytes */
 };
 
 /* Where that connection was going, and whose it is. */
 struct flow {
 	struct address dst;
-	__u64 cgroup;  /* id of the cgroup of the task that called connect */
-	__u64 time;    /* CLOCK_MONOTONIC, nanoseconds */
+	__u64 cgroup; /* id of the cgroup of the task that called connect */
+	__u64 time;   /* CLOCK_MONOTONIC, nanoseconds */
 	__u32 pid;
 	__u16 dst_port; /* host byte order */
 	__u16 reserved;
