@@ -200,6 +200,9 @@ func Processes(path string) ([]int, error) {
 		}
 		return err
 	})
+	if errors.Is(err, unix.ENODEV) {
+		err = fs.ErrNotExist // it went between open and read: for the caller that is the same
+	}
 	if err != nil {
 		return nil, fmt.Errorf("processes of cgroup %s: %w", path, err)
 	}

@@ -276,3 +276,33 @@ func TestOfPIDWithoutProcess(t *testing.T) {
 		t.Errorf("%s: %v", strconv.Itoa(1<<30), err)
 	}
 }
+
+// TestProcessesOfAVanishingCgroup lists a cgroup that comes and goes: between open and read
+// the kernel answers ENODEV, which is as good as "it does not exist".
+func TestProcessesOfAVanishingCgroup(t *testing.T) {
+	dir := filepath.Join(makeCgroup(t), "comes-and-goes")
+	ctx, cancel := context.WithTimeout(context.Background(), 500*time.Millisecond)
+	defer cancel()
+	churned := make(chan int)
+	go func() {
+		n := 0
+		for ; ctx.Err() == nil; n++ {
+			_ = os.Mkdir(dir, 0o755)
+			_ = os.Remove(dir)
+		}
+		churned <- n
+	}()
+	gone := 0
+	for ctx.Err() == nil {
+		if _, err := Processes(dir); errors.Is(err, fs.ErrNotExist) {
+			gone++
+		} else if err != nil {
+			t.Errorf("Processes: %v, want fs.ErrNotExist", err)
+			break
+		}
+	}
+	cancel()
+	if n := <-churned; n == 0 || gone == 0 {
+		t.Errorf("made and removed it %d times, found it gone %d times: nothing was shown", n, gone)
+	}
+}
