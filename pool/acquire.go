@@ -129,6 +129,7 @@ func (k *Keeper) apply(ctx context.Context, p *poolView, c Change) error {
 	}
 	if c.To != "" {
 		p.state.Store(c.To)
+		p.since = c.At
 	}
 	if len(c.Cooldowns) > 0 {
 		k.waiting.raise()

@@ -115,14 +115,26 @@ func isInsufficientQuota(body []byte) bool {
 	return false
 }
 
-// reason is what a person reads: "rate limit (429): retry-after 120".
-func (v Verdict) reason() string {
+// cause is what happened, for people: "rate limit (429)".
+func (v Verdict) cause() string {
 	what := map[Outcome]string{
 		OutcomeRateLimited: "rate limit", OutcomeAuthFailed: "authentication failed", OutcomeBilling: "out of credit",
 	}[v.Outcome]
-	s := fmt.Sprintf("%s (%d)", what, v.Status)
-	if v.Hint.Known() && v.Outcome != OutcomeAuthFailed {
-		s += ": " + v.Hint.String()
+	return fmt.Sprintf("%s (%d)", what, v.Status)
+}
+
+// hint is what the upstream said of its end, if that is what the cooldown follows.
+func (v Verdict) hint() string {
+	if v.Outcome == OutcomeRateLimited && v.Hint.Known() {
+		return v.Hint.String()
 	}
-	return s
+	return ""
+}
+
+// reason is both: "rate limit (429): retry-after 120".
+func (v Verdict) reason() string {
+	if hint := v.hint(); hint != "" {
+		return v.cause() + ": " + hint
+	}
+	return v.cause()
 }

@@ -20,6 +20,7 @@ const (
 )
 
 // Event is a row of the log. Seq rises by one an event and is never used again.
+// Detail is prose for people; what a notice says is in the fields of its own.
 type Event struct {
 	Seq    int64
 	Time   time.Time
@@ -29,4 +30,12 @@ type Event struct {
 	Target string
 	Reason string
 	Detail string
+	// To is the member that is active from now on (failover).
+	To string
+	// Until is when Member is expected back (failover, exhausted); zero if not known.
+	Until time.Time
+	// Since is when what ends with this event began (recovered); zero if not known.
+	Since time.Time
+	// Members is how many members the pool has (exhausted).
+	Members int
 }

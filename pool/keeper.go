@@ -28,7 +28,8 @@ type Options struct {
 	Store Store
 	Vault Vault
 	Log   *slog.Logger
-	// Now is the wall clock. Default: [time.Now].
+	// Now is the wall clock. Default: [time.Now], without its monotonic reading: that
+	// one stands still while the host sleeps, and cooldowns do not.
 	Now func() time.Time
 	// MaxStatedRetry caps the Retry-After of an exhausted pool's answer once it is
 	// above a minute. Default: [DefaultMaxStatedRetry].
@@ -58,7 +59,7 @@ type Keeper struct {
 // NewKeeper reads the store. Close must be called.
 func NewKeeper(ctx context.Context, opts Options) (*Keeper, error) {
 	if opts.Now == nil {
-		opts.Now = time.Now
+		opts.Now = func() time.Time { return time.Now().Round(0) }
 	}
 	if opts.MaxStatedRetry == 0 {
 		opts.MaxStatedRetry = DefaultMaxStatedRetry

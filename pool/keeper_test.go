@@ -239,29 +239,71 @@ func TestExhaustedAndRecoveredAreAnnouncedOnce(t *testing.T) {
 	}
 }
 
-func TestRunAnnouncesTheRecovery(t *testing.T) {
+func TestWaitingWakesWhoWaitsForARecovery(t *testing.T) {
 	t.Parallel()
-	b := newBench(t, func(o *pool.Options) { o.Now = time.Now })
+	b := newBench(t, nil)
 	r := b.pool(t, "a")
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error)
-	go func() { done <- b.Run(ctx) }()
-	added := b.EventAdded()
-	if _, err := b.Observe(ctx, b.acquire(t, r), pool.Answer{Status: 429, Header: http.Header{"Retry-After": {"3600"}}}); err != nil {
+	waiting := b.Waiting()
+	b.answer(t, b.acquire(t, r), 429, "3600")
+	<-waiting
+	next, err := b.Recover(t.Context())
+	if err != nil || !next.Equal(b.clock().Add(time.Hour)) {
+		t.Fatalf("recovers at %s, %v", next, err)
+	}
+	waiting = b.Waiting()
+	if err := b.Clear(t.Context(), "p", "a"); err != nil {
 		t.Fatal(err)
 	}
-	<-added
-	added = b.EventAdded()
-	if err := b.Clear(ctx, "p", "a"); err != nil {
-		t.Fatal(err)
+	<-waiting
+	if next, err = b.Recover(t.Context()); err != nil || !next.IsZero() {
+		t.Fatalf("recovers at %s, %v", next, err)
 	}
-	<-added
 	if n := b.count(t, pool.EventRecovered); n != 1 {
 		t.Fatalf("%d recovered events", n)
 	}
-	cancel()
-	if err := <-done; !errors.Is(err, context.Canceled) {
-		t.Fatal(err)
+}
+
+// TestACooldownLastsWhateverTheClockIsSetTo sets the wall clock forward and back by
+// an hour in the middle of a cooldown, with and without a restart.
+func TestACooldownLastsWhateverTheClockIsSetTo(t *testing.T) {
+	t.Parallel()
+	for _, by := range []time.Duration{time.Hour, -time.Hour} {
+		for _, restart := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s restart=%t", by, restart), func(t *testing.T) {
+				t.Parallel()
+				b := newBench(t, nil)
+				r := b.pool(t, "a")
+				b.answer(t, b.acquire(t, r), 429, "600")
+				b.exhausted(t, r)
+				b.pass(5*time.Minute + by) // five minutes, and the clock was set
+				if restart {
+					b.restart(t)
+				}
+				if err := b.ClockSet(t.Context(), by, []byte("anchor")); err != nil {
+					t.Fatal(err)
+				}
+				if anchor, err := b.ClockAnchor(t.Context()); err != nil || string(anchor) != "anchor" {
+					t.Fatalf("anchor %q, %v", anchor, err)
+				}
+				next, err := b.Recover(t.Context())
+				if err != nil || !next.Equal(b.clock().Add(5*time.Minute)) {
+					t.Fatalf("recovers in %s, %v; want 5m", next.Sub(b.clock()), err)
+				}
+				b.exhausted(t, r)
+				b.pass(5 * time.Minute)
+				if next, err = b.Recover(t.Context()); err != nil || !next.IsZero() {
+					t.Fatalf("recovers at %s, %v", next, err)
+				}
+				b.acquire(t, r)
+				events, err := b.LastEvents(t.Context(), 10)
+				if err != nil || len(events) != 2 || events[1].Kind != pool.EventRecovered {
+					t.Fatalf("%+v, %v", events, err)
+				}
+				if out := events[1].Time.Sub(events[1].Since); out != 10*time.Minute {
+					t.Fatalf("was exhausted for %s, want 10m", out)
+				}
+			})
+		}
 	}
 }
 

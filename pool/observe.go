@@ -104,21 +104,22 @@ func (k *Keeper) observeRefusal(ctx context.Context, l Lease, v Verdict) error {
 }
 
 func failoverEvent(p *poolView, from, to string, c Cooldown, now time.Time, v Verdict) Event {
-	return Event{
-		Kind: EventFailover, Pool: p.pool.Name, Member: from, Reason: v.reason(),
-		Detail: fmt.Sprintf("to %s; %s is back in %s", to, from, c.Until.Sub(now).Round(time.Second)),
+	detail := fmt.Sprintf("to %s; %s is back in %s", to, from, c.Until.Sub(now).Round(time.Second))
+	if hint := v.hint(); hint != "" {
+		detail += " (" + hint + ")"
 	}
+	return Event{Kind: EventFailover, Pool: p.pool.Name, Member: from, To: to, Until: c.Until, Reason: v.cause(), Detail: detail}
 }
 
 func exhaustedEvent(p *poolView, first *memberView, until, now time.Time, reason string) Event {
 	return Event{
-		Kind: EventExhausted, Pool: p.pool.Name, Member: first.name, Reason: reason,
+		Kind: EventExhausted, Pool: p.pool.Name, Member: first.name, Until: until, Members: len(p.members), Reason: reason,
 		Detail: fmt.Sprintf("all %d members are out; %s recovers first, in %s", len(p.members), first.name, until.Sub(now).Round(time.Second)),
 	}
 }
 
 func recoveredEvent(p *poolView, member string) Event {
-	return Event{Kind: EventRecovered, Pool: p.pool.Name, Member: member, Detail: member + " is available again"}
+	return Event{Kind: EventRecovered, Pool: p.pool.Name, Member: member, Since: p.since, Detail: member + " is available again"}
 }
 
 // Recover writes the recovered edge of every exhausted pool that has a member
@@ -149,36 +150,35 @@ func (k *Keeper) Recover(ctx context.Context) (next time.Time, err error) {
 	return next, nil
 }
 
-// Run writes recovered edges as they come, sleeping until the soonest, until ctx ends.
-func (k *Keeper) Run(ctx context.Context) error {
-	for {
-		changed := k.waiting.wait()
-		next, err := k.Recover(ctx)
-		if err != nil && ctx.Err() == nil {
-			k.opts.Log.Error("recovery of pools cannot be recorded", "error", err)
-			next = k.opts.Now().Add(time.Second) // the disk may be full: try again
-		}
-		if err := k.sleep(ctx, next, changed); err != nil {
-			return err
-		}
-	}
+// Waiting returns a channel that is closed when what [Keeper.Recover] returned may no
+// longer hold.
+func (k *Keeper) Waiting() <-chan struct{} { return k.waiting.wait() }
+
+// ClockAnchor is what the last call of [Keeper.ClockSet] was given, in this process
+// or an earlier one; nil if there was none.
+func (k *Keeper) ClockAnchor(ctx context.Context) ([]byte, error) {
+	return k.opts.Store.ClockAnchor(ctx)
 }
 
-// sleep waits for an instant, for ever if it is zero, or for a change. A wall clock
-// that is set forward, or a host that sleeps, makes it late by as much; never early.
-func (k *Keeper) sleep(ctx context.Context, until time.Time, changed <-chan struct{}) error {
-	var timer <-chan time.Time
-	if !until.IsZero() {
-		t := time.NewTimer(max(until.Sub(k.opts.Now()), time.Millisecond))
-		defer t.Stop()
-		timer = t.C
+// ClockSet tells that the wall clock was set, forward if by is positive: a cooldown
+// lasts as long as before. The anchor is stored with the change.
+func (k *Keeper) ClockSet(ctx context.Context, by time.Duration, anchor []byte) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if err := k.opts.Store.ShiftTimes(ctx, by, anchor); err != nil {
+		return fmt.Errorf("follow the clock: %w", err)
 	}
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-changed:
-	case <-timer:
+	if by == 0 {
+		return nil
 	}
+	k.opts.Log.Warn("the clock was set: cooldowns moved with it", "by", by)
+	k.cooldowns.Clear()
+	for _, p := range k.view.Load().ordered {
+		if !p.since.IsZero() {
+			p.since = p.since.Add(by)
+		}
+	}
+	k.waiting.raise()
 	return nil
 }
 

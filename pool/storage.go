@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// Store is what a keeper needs of its database. It is in four parts because four
+// Store is what a keeper needs of its database. It is in parts because several
 // kinds of rows are kept; pool/store implements all of them on one file. Errors
 // that a person caused are *[Error].
 type Store interface {
@@ -13,6 +13,7 @@ type Store interface {
 	PoolStore
 	CredentialStore
 	StateStore
+	ClockStore
 }
 
 // ConfigStore reads everything a keeper keeps in memory.
@@ -45,6 +46,15 @@ type StateStore interface {
 	Apply(ctx context.Context, c Change) error
 	EventsAfter(ctx context.Context, after int64, limit int) ([]Event, error)
 	LastEvents(ctx context.Context, limit int) ([]Event, error)
+}
+
+// ClockStore keeps instants right when the wall clock is set.
+type ClockStore interface {
+	// ClockAnchor is what the last ShiftTimes was given; nil before the first.
+	ClockAnchor(ctx context.Context) ([]byte, error)
+	// ShiftTimes moves every instant that something waits for, and remembers the
+	// anchor, as a whole.
+	ShiftTimes(ctx context.Context, by time.Duration, anchor []byte) error
 }
 
 // Config is all pools and credentials as stored.

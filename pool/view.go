@@ -8,6 +8,7 @@ import (
 	"sort"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"github.com/sluice-proxy/sluice/pool/vault"
 )
@@ -33,6 +34,7 @@ type poolView struct {
 	members  []memberView
 	active   atomic.Int64 // id of a member
 	state    atomic.Value // State: the last edge that was written
+	since    time.Time    // of that edge; guarded by the keeper's lock
 	strip    []string
 	stripQry []string
 }
@@ -141,6 +143,7 @@ func (k *Keeper) poolView(r *PoolRecord, credentials map[string]*CredentialRecor
 	p := &poolView{id: r.ID, pool: r.Pool}
 	p.active.Store(r.Active)
 	p.state.Store(r.State)
+	p.since = r.Since
 	preset, err := ProviderByName(r.Pool.Provider)
 	if err != nil {
 		preset = Provider{} // a pool made with --host

@@ -87,21 +87,24 @@ func crossEdge(ctx context.Context, tx *sql.Tx, c pool.Change) error {
 }
 
 func addEvent(ctx context.Context, tx *sql.Tx, c pool.Change, e pool.Event) error {
-	if _, err := tx.ExecContext(ctx, `INSERT INTO events (time, kind, pool, member, target, reason, detail) VALUES (?, ?, ?, ?, ?, ?, ?)`,
-		nanos(c.At), e.Kind, e.Pool, e.Member, e.Target, e.Reason, e.Detail); err != nil {
+	if _, err := tx.ExecContext(ctx, `INSERT INTO events (time, kind, pool, member, target, reason, detail, to_member, until, since, members)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+		nanos(c.At), e.Kind, e.Pool, e.Member, e.Target, e.Reason, e.Detail, e.To, nanos(e.Until), nanos(e.Since), e.Members); err != nil {
 		return fmt.Errorf("add event: %w", err)
 	}
 	return nil
 }
 
+const eventColumns = `seq, time, kind, pool, member, target, reason, detail, to_member, until, since, members`
+
 // EventsAfter lists at most limit events with a seq above after, oldest first.
 func (db *DB) EventsAfter(ctx context.Context, after int64, limit int) ([]pool.Event, error) {
-	return db.events(ctx, `SELECT seq, time, kind, pool, member, target, reason, detail FROM events WHERE seq > ? ORDER BY seq LIMIT ?`, after, limit)
+	return db.events(ctx, `SELECT `+eventColumns+` FROM events WHERE seq > ? ORDER BY seq LIMIT ?`, after, limit)
 }
 
 // LastEvents lists the last limit events, oldest first.
 func (db *DB) LastEvents(ctx context.Context, limit int) ([]pool.Event, error) {
-	all, err := db.events(ctx, `SELECT seq, time, kind, pool, member, target, reason, detail FROM events ORDER BY seq DESC LIMIT ?`, limit)
+	all, err := db.events(ctx, `SELECT `+eventColumns+` FROM events ORDER BY seq DESC LIMIT ?`, limit)
 	slices.Reverse(all)
 	return all, err
 }
@@ -115,11 +118,11 @@ func (db *DB) events(ctx context.Context, query string, args ...any) ([]pool.Eve
 	var all []pool.Event
 	for rows.Next() {
 		var e pool.Event
-		var at int64
-		if err := rows.Scan(&e.Seq, &at, &e.Kind, &e.Pool, &e.Member, &e.Target, &e.Reason, &e.Detail); err != nil {
+		var at, until, since int64
+		if err := rows.Scan(&e.Seq, &at, &e.Kind, &e.Pool, &e.Member, &e.Target, &e.Reason, &e.Detail, &e.To, &until, &since, &e.Members); err != nil {
 			return nil, fmt.Errorf("read an event: %w", err)
 		}
-		e.Time = instant(at)
+		e.Time, e.Until, e.Since = instant(at), instant(until), instant(since)
 		all = append(all, e)
 	}
 	return all, rows.Err()
