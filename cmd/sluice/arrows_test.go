@@ -32,6 +32,9 @@ var arrows = map[string][]string{
 	"intercept/sniff":    {},
 	"intercept/splice":   {},
 	"intercept/trust":    {},
+	"monitor":            {"pool", "monitor/notice"},
+	"monitor/notice":     {"pool"},
+	"monitor/audit":      {"pool"},
 	"control":            {"intercept", "intercept/cgroup", "pool", "pool/vault"},
 	"control/api":        {"control", "intercept", "pool", "pool/vault"},
 }

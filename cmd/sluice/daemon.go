@@ -28,6 +28,8 @@ import (
 	"github.com/sluice-proxy/sluice/intercept"
 	"github.com/sluice-proxy/sluice/intercept/ca"
 	"github.com/sluice-proxy/sluice/intercept/exchange"
+	"github.com/sluice-proxy/sluice/monitor"
+	"github.com/sluice-proxy/sluice/monitor/notice"
 	"github.com/sluice-proxy/sluice/pool"
 	"github.com/sluice-proxy/sluice/pool/store"
 	"github.com/sluice-proxy/sluice/pool/vault"
@@ -47,6 +49,7 @@ type sluiced struct {
 	ca    *ca.Authority
 	hooks *bpf.Redirect
 	in    *intercept.Interceptor
+	watch *monitor.Monitor
 	ops   *control.Operations
 	api   *api.Server
 	sock  net.Listener
@@ -91,7 +94,7 @@ func newLog(cfg config, e env) *slog.Logger {
 // collide with.
 func (d *sluiced) open(ctx context.Context) error {
 	for _, step := range []func(context.Context) error{
-		d.openStore, d.openSocket, d.openKernel, d.openPools, d.openAuthority, d.openInterceptor, d.openAPI,
+		d.openStore, d.openSocket, d.openKernel, d.openPools, d.openMonitor, d.openAuthority, d.openInterceptor, d.openAPI,
 	} {
 		if err := step(ctx); err != nil {
 			return err
@@ -192,6 +195,14 @@ func (d *sluiced) openPools(ctx context.Context) error {
 	}
 	d.acquired(func() error { d.keep.Close(); return nil })
 	return nil
+}
+
+func (d *sluiced) openMonitor(context.Context) error {
+	watch, err := monitor.New(monitor.Options{
+		Pools: d.keep, Events: d.keep, Cursors: d.store, Channels: []monitor.Channel{notice.Log{Logger: d.log}}, Log: d.log,
+	})
+	d.watch = watch
+	return err
 }
 
 func (d *sluiced) openAuthority(context.Context) error {
@@ -307,12 +318,7 @@ func (d *sluiced) run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return d.in.Run(ctx) })
 	group.Go(func() error { return d.writeNotes(ctx) })
-	group.Go(func() error {
-		if err := d.keep.Run(ctx); ctx.Err() == nil {
-			return err
-		}
-		return nil
-	})
+	group.Go(func() error { return d.watch.Run(ctx) })
 	group.Go(func() error {
 		select {
 		case <-d.in.Ready():

@@ -1,0 +1,87 @@
+// Package notice says in one sentence what a person has to know about an event.
+package notice
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/sluice-proxy/sluice/pool"
+)
+
+// Notice is the sentence about an event.
+type Notice struct {
+	Event pool.Event
+	Text  string
+}
+
+// Of is the notice about an event; false if it is nothing that people are told
+// unasked. People and scripts rely on the sentences.
+func Of(e pool.Event) (Notice, bool) {
+	text := ""
+	switch e.Kind {
+	case pool.EventFailover:
+		text = fmt.Sprintf("Pool %q failed over from %q to %q after %s%s.", e.Pool, e.Member, e.To, e.Reason, back(e))
+	case pool.EventExhausted:
+		text = fmt.Sprintf("Pool %q exhausted: all %d members are cooling down%s.", e.Pool, e.Members, first(e))
+	case pool.EventRecovered:
+		text = fmt.Sprintf("Pool %q recovered: %q is available again%s.", e.Pool, e.Member, after(e))
+	case pool.EventAuthReset:
+		text = fmt.Sprintf("Pool %q: agent auth reset in %s succeeded.", e.Pool, e.Target)
+	case pool.EventAuthResetFail:
+		text = fmt.Sprintf("Pool %q: agent auth reset in %s failed: %s.", e.Pool, e.Target, sentence(e.Reason))
+	case pool.EventRefreshFailed:
+		text = fmt.Sprintf("Pool %q: the login of %q cannot be renewed: %s.", e.Pool, e.Member, sentence(e.Reason))
+	default:
+		return Notice{}, false
+	}
+	return Notice{Event: e, Text: text}, true
+}
+
+func back(e pool.Event) string {
+	if e.Until.IsZero() {
+		return ""
+	}
+	return fmt.Sprintf("; %q is back in %s", e.Member, Span(e.Until.Sub(e.Time)))
+}
+
+func first(e pool.Event) string {
+	if e.Until.IsZero() {
+		return ""
+	}
+	return fmt.Sprintf("; %q recovers first, in %s", e.Member, Span(e.Until.Sub(e.Time)))
+}
+
+func after(e pool.Event) string {
+	if e.Since.IsZero() {
+		return ""
+	}
+	return " after " + Span(e.Time.Sub(e.Since))
+}
+
+// sentence is a reason as the end of one: on one line, without its own full stop.
+func sentence(reason string) string {
+	return strings.TrimRight(strings.Join(strings.Fields(reason), " "), ".")
+}
+
+// Span is a duration for people, rounded up: seconds below two minutes ("57s",
+// "1m30s"), minutes from there on ("41m", "2h14m", "6h").
+func Span(d time.Duration) string {
+	if d <= time.Second {
+		return "1s"
+	}
+	unit := time.Second
+	if d > 2*time.Minute {
+		unit = time.Minute
+	}
+	// Rounded up, but for the instant that passes between two readings of a clock.
+	d = (d - 50*time.Millisecond + unit - 1).Truncate(unit)
+	text := d.String()
+	if strings.HasSuffix(text, "m0s") {
+		text = strings.TrimSuffix(text, "0s")
+	}
+	if strings.HasSuffix(text, "h0m") {
+		text = strings.TrimSuffix(text, "0m")
+	}
+	return text
+}

@@ -1,0 +1,68 @@
+package notice
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/sluice-proxy/sluice/pool"
+)
+
+// TestSentences pins what people and scripts rely on.
+func TestSentences(t *testing.T) {
+	t.Parallel()
+	at := time.Date(2026, 11, 23, 17, 30, 0, 0, time.UTC)
+	for _, c := range []struct {
+		event pool.Event
+		want  string
+	}{
+		{
+			pool.Event{Kind: pool.EventFailover, Pool: "p", Member: "a", To: "b", Reason: "rate limit (429)", Time: at, Until: at.Add(2*time.Hour + 14*time.Minute)},
+			`Pool "p" failed over from "a" to "b" after rate limit (429); "a" is back in 2h14m.`,
+		},
+		{
+			pool.Event{Kind: pool.EventExhausted, Pool: "p", Member: "b", Members: 2, Time: at, Until: at.Add(41 * time.Minute)},
+			`Pool "p" exhausted: all 2 members are cooling down; "b" recovers first, in 41m.`,
+		},
+		{
+			pool.Event{Kind: pool.EventRecovered, Pool: "p", Member: "b", Time: at, Since: at.Add(-41 * time.Minute)},
+			`Pool "p" recovered: "b" is available again after 41m.`,
+		},
+		{
+			pool.Event{Kind: pool.EventRecovered, Pool: "p", Member: "b", Time: at},
+			`Pool "p" recovered: "b" is available again.`,
+		},
+		{pool.Event{Kind: pool.EventAuthReset, Pool: "p", Target: "hermes-1"}, `Pool "p": agent auth reset in hermes-1 succeeded.`},
+		{
+			pool.Event{Kind: pool.EventAuthResetFail, Pool: "p", Target: "hermes-1", Reason: "exit status 3:\n unknown provider."},
+			`Pool "p": agent auth reset in hermes-1 failed: exit status 3: unknown provider.`,
+		},
+	} {
+		n, ok := Of(c.event)
+		if !ok || n.Text != c.want {
+			t.Errorf("%s: %q, want %q", c.event.Kind, n.Text, c.want)
+		}
+		if strings.Contains(n.Text, "\n") {
+			t.Errorf("%s: more than one line", c.event.Kind)
+		}
+	}
+	for _, kind := range []pool.EventKind{pool.EventTargetAttached, pool.EventTargetDetached, pool.EventDenied, pool.EventRefresh} {
+		if n, ok := Of(pool.Event{Kind: kind}); ok {
+			t.Errorf("%s is announced: %q", kind, n.Text)
+		}
+	}
+}
+
+func TestSpan(t *testing.T) {
+	t.Parallel()
+	for d, want := range map[time.Duration]string{
+		-time.Second: "1s", 0: "1s", 300 * time.Millisecond: "1s", 57 * time.Second: "57s", 57*time.Second + 2*time.Millisecond: "57s",
+		57*time.Second + 600*time.Millisecond: "58s", time.Minute: "1m", 90 * time.Second: "1m30s", 2 * time.Minute: "2m",
+		2*time.Minute + time.Second: "3m", 41 * time.Minute: "41m", time.Hour: "1h", 2*time.Hour + 14*time.Minute: "2h14m",
+		6 * time.Hour: "6h", 30 * time.Hour: "30h", 20 * time.Minute: "20m", 10*time.Hour + 10*time.Minute: "10h10m",
+	} {
+		if got := Span(d); got != want {
+			t.Errorf("%s: %q, want %q", d, got, want)
+		}
+	}
+}
