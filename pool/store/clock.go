@@ -13,7 +13,7 @@ const clockAnchor = "clock_anchor"
 // ClockAnchor is what the last ShiftTimes was given; nil before the first.
 func (db *DB) ClockAnchor(ctx context.Context) ([]byte, error) {
 	var anchor []byte
-	err := db.sql.QueryRowContext(ctx, `SELECT value FROM settings WHERE name = ?`, clockAnchor).Scan(&anchor)
+	err := db.read.QueryRowContext(ctx, `SELECT value FROM settings WHERE name = ?`, clockAnchor).Scan(&anchor)
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil, nil
 	}

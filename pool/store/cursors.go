@@ -78,7 +78,7 @@ func namesExcept(rows *sql.Rows, kept []string) ([]string, error) {
 // CountAfter is how many events have a seq above after.
 func (db *DB) CountAfter(ctx context.Context, after int64) (int64, error) {
 	var n int64
-	if err := db.sql.QueryRowContext(ctx, `SELECT COUNT(*) FROM events WHERE seq > ?`, after).Scan(&n); err != nil {
+	if err := db.read.QueryRowContext(ctx, `SELECT COUNT(*) FROM events WHERE seq > ?`, after).Scan(&n); err != nil {
 		return 0, fmt.Errorf("count events: %w", err)
 	}
 	return n, nil

@@ -29,10 +29,17 @@ var (
 
 // DB is an open store. It may be used concurrently.
 type DB struct {
-	sql  *sql.DB
+	// sql writes, on one connection: who waits for it waits in a queue, in order,
+	// where SQLite would have them try again and again.
+	sql *sql.DB
+	// read only reads, and waits for nobody: what it sees is the last commit.
+	read *sql.DB
 	path string
 	lock *os.File
 }
+
+// maxReaders is how many reads go on at once.
+const maxReaders = 4
 
 // Open opens the database in a state directory, which must exist, and brings its
 // schema up to date. The directory is locked until Close.
@@ -55,19 +62,13 @@ func Open(ctx context.Context, dir string) (_ *DB, err error) {
 	} else if err := f.Close(); err != nil {
 		return nil, fmt.Errorf("open the database: %w", err)
 	}
-	dsn := url.URL{Scheme: "file", OmitHost: true, Path: db.path, RawQuery: url.Values{
-		"_pragma": {
-			"busy_timeout(5000)",
-			"foreign_keys(1)",
-			"journal_mode(WAL)",
-			// A refused credential must be known after a power cut too: it would be used again.
-			"synchronous(FULL)",
-		},
-		// A transaction that reads and then writes must not find another one in between.
-		"_txlock": {"immediate"},
-	}.Encode()}
-	if db.sql, err = sql.Open("sqlite", dsn.String()); err != nil {
-		return nil, fmt.Errorf("open the database: %w", err)
+	if db.sql, err = db.connect(1, "foreign_keys(1)", "journal_mode(WAL)",
+		// A refused credential must be known after a power cut too: it would be used again.
+		"synchronous(FULL)"); err != nil {
+		return nil, err
+	}
+	if db.read, err = db.connect(maxReaders, "query_only(1)"); err != nil {
+		return nil, err
 	}
 	if err := db.check(ctx); err != nil {
 		return nil, err
@@ -78,11 +79,30 @@ func Open(ctx context.Context, dir string) (_ *DB, err error) {
 	return db, nil
 }
 
+// connect opens at most n connections.
+func (db *DB) connect(n int, pragmas ...string) (*sql.DB, error) {
+	dsn := url.URL{Scheme: "file", OmitHost: true, Path: db.path, RawQuery: url.Values{
+		// Others may have the file open: a backup, or somebody who looks.
+		"_pragma": append([]string{"busy_timeout(5000)"}, pragmas...),
+		// A transaction that reads and then writes must not find another one in between.
+		"_txlock": {"immediate"},
+	}.Encode()}
+	c, err := sql.Open("sqlite", dsn.String())
+	if err != nil {
+		return nil, fmt.Errorf("open the database: %w", err)
+	}
+	c.SetMaxOpenConns(n)
+	c.SetMaxIdleConns(n)
+	return c, nil
+}
+
 // Close releases the database and the state directory.
 func (db *DB) Close() error {
 	var errs []error
-	if db.sql != nil {
-		errs = append(errs, db.sql.Close())
+	for _, c := range []*sql.DB{db.read, db.sql} {
+		if c != nil {
+			errs = append(errs, c.Close())
+		}
 	}
 	return errors.Join(append(errs, db.lock.Close())...)
 }

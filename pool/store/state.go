@@ -16,7 +16,7 @@ var _ pool.Store = (*DB)(nil)
 func (db *DB) Cooldown(ctx context.Context, member int64) (pool.Cooldown, error) {
 	var c pool.Cooldown
 	var began, until, probeAt int64
-	err := db.sql.QueryRowContext(ctx, `SELECT began, until, reason, unhinted, probe_at FROM cooldowns WHERE member_id = ?`, member).
+	err := db.read.QueryRowContext(ctx, `SELECT began, until, reason, unhinted, probe_at FROM cooldowns WHERE member_id = ?`, member).
 		Scan(&began, &until, &c.Reason, &c.Unhinted, &probeAt)
 	if errors.Is(err, sql.ErrNoRows) {
 		return pool.Cooldown{}, nil
@@ -110,7 +110,7 @@ func (db *DB) LastEvents(ctx context.Context, limit int) ([]pool.Event, error) {
 }
 
 func (db *DB) events(ctx context.Context, query string, args ...any) ([]pool.Event, error) {
-	rows, err := db.sql.QueryContext(ctx, query, args...)
+	rows, err := db.read.QueryContext(ctx, query, args...)
 	if err != nil {
 		return nil, fmt.Errorf("read events: %w", err)
 	}

@@ -40,7 +40,7 @@ func (db *DB) DeleteTarget(ctx context.Context, id string) error {
 
 // Targets lists the remembered targets, oldest first.
 func (db *DB) Targets(ctx context.Context) ([]Target, error) {
-	rows, err := db.sql.QueryContext(ctx, `SELECT id, kind, ref, pools, created_at FROM targets ORDER BY created_at, id`)
+	rows, err := db.read.QueryContext(ctx, `SELECT id, kind, ref, pools, created_at FROM targets ORDER BY created_at, id`)
 	if err != nil {
 		return nil, fmt.Errorf("read targets: %w", err)
 	}
