@@ -39,8 +39,9 @@ type Monitor struct {
 	deliveries []*delivery
 }
 
-// New makes a monitor.
-func New(opts Options) (*Monitor, error) {
+// New makes a monitor, and of each reader that was not known a cursor: what happens
+// from now on is what it gets.
+func New(ctx context.Context, opts Options) (*Monitor, error) {
 	if opts.Log == nil {
 		opts.Log = slog.New(slog.DiscardHandler)
 	}
@@ -62,6 +63,14 @@ func New(opts Options) (*Monitor, error) {
 	for i := range names {
 		if names[i] == "" || (i > 0 && names[i] == names[i-1]) {
 			return nil, fmt.Errorf("two readers of the event log are named %q", names[i])
+		}
+	}
+	if err := opts.Cursors.KeepReaders(ctx, names); err != nil {
+		return nil, err
+	}
+	for _, name := range names {
+		if _, err := opts.Cursors.Cursor(ctx, name); err != nil {
+			return nil, err
 		}
 	}
 	return m, nil
@@ -86,9 +95,6 @@ func (m *Monitor) Run(ctx context.Context) error {
 
 func (m *Monitor) run(ctx context.Context, alarm waiter, clock func() (anchor, error)) error {
 	recovery := &recovery{pools: m.opts.Pools, log: m.opts.Log, alarm: alarm, clock: clock}
-	if err := m.opts.Cursors.KeepReaders(ctx, m.names()); err != nil {
-		return err
-	}
 	outer := ctx
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return recovery.run(ctx) })

@@ -197,8 +197,8 @@ func (d *sluiced) openPools(ctx context.Context) error {
 	return nil
 }
 
-func (d *sluiced) openMonitor(context.Context) error {
-	watch, err := monitor.New(monitor.Options{
+func (d *sluiced) openMonitor(ctx context.Context) error {
+	watch, err := monitor.New(ctx, monitor.Options{
 		Pools: d.keep, Events: d.keep, Cursors: d.store, Channels: []monitor.Channel{notice.Log{Logger: d.log}}, Log: d.log,
 	})
 	d.watch = watch
