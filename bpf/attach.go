@@ -33,6 +33,7 @@ func (r *Redirect) hooks() []hook {
 	p := &r.objs.redirectPrograms
 	return []hook{
 		{"sock_create", ebpf.AttachCGroupInetSockCreate, p.SluiceSockCreate},
+		{"sock_release", ebpf.AttachCgroupInetSockRelease, p.SluiceSockRelease},
 		{"bind4", ebpf.AttachCGroupInet4Bind, p.SluiceBind4},
 		{"bind6", ebpf.AttachCGroupInet6Bind, p.SluiceBind6},
 		{"sendmsg4", ebpf.AttachCGroupUDP4Sendmsg, p.SluiceSendmsg4},

@@ -11,6 +11,7 @@ var counterNames = [redirectCounterCOUNTER_MAX]string{
 	redirectCounterCOUNTER_REFUSED_NO_STORAGE:  "refused_no_storage",
 	redirectCounterCOUNTER_REFUSED_UDP:         "refused_udp",
 	redirectCounterCOUNTER_REFUSED_MPTCP:       "refused_mptcp",
+	redirectCounterCOUNTER_REFUSED_PROTOCOL:    "refused_protocol",
 	redirectCounterCOUNTER_REFUSED_BIND:        "refused_bind",
 	redirectCounterCOUNTER_LOST_PUBLISH:        "lost_publish",
 	redirectCounterCOUNTER_LOST_EVENT:          "lost_event",

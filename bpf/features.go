@@ -8,6 +8,7 @@ import (
 	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/features"
 	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
 )
 
 // Feature is something of the kernel that the redirect uses.
@@ -50,9 +51,27 @@ func Probe() []Feature {
 		helper("network namespace cookies in connect hooks", "5.7", ebpf.CGroupSockAddr, asm.FnGetNetnsCookie),
 		helper("network namespace cookies in socket hooks", "5.7", ebpf.CGroupSock, asm.FnGetNetnsCookie),
 		helper("socket options in connect hooks", "5.8", ebpf.CGroupSockAddr, asm.FnSetsockopt),
+		helper("socket storage in socket hooks", "5.9", ebpf.CGroupSock, asm.FnSkStorageGet),
+		{Name: "socket release hooks", MinKernel: "5.9", Err: haveHook(ebpf.CGroupSock, ebpf.AttachCgroupInetSockRelease)},
+		{Name: "getpeername hooks", MinKernel: "5.8", Err: haveHook(ebpf.CGroupSockAddr, ebpf.AttachCgroupInet4GetPeername)},
 		{Name: "cgroup bpf_link", MinKernel: "5.7", Err: haveCgroupLink()},
 		setRetval,
 	}
+}
+
+// haveHook loads a program for a hook that does nothing: the kernel refuses those for hooks it does not have.
+func haveHook(t ebpf.ProgramType, hook ebpf.AttachType) error {
+	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+		Type: t, AttachType: hook, License: "Dual MIT/GPL",
+		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 1), asm.Return()},
+	})
+	if errors.Is(err, unix.EINVAL) {
+		return fmt.Errorf("load a probe: %w", errors.Join(ebpf.ErrNotSupported, err))
+	}
+	if err != nil {
+		return fmt.Errorf("load a probe: %w", err)
+	}
+	return prog.Close()
 }
 
 // haveCgroupLink asks for a link on a file that is no cgroup: a kernel with cgroup

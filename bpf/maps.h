@@ -20,9 +20,9 @@ struct {
  * redirected connection -> original destination. A reservation is written by
  * connect4/6 and replaced by the real key in sock_ops before the SYN leaves;
  * deleted by the daemon on accept, by sock_ops when the socket closes first, by
- * the daemon's sweep after that. Full: the connect is refused. Never an LRU: an
- * evicted flow would be a connection without a destination. The size is set by
- * the loader.
+ * sock_release when the connect failed, by the daemon's sweep after that. Full:
+ * the connect is refused. Never an LRU: an evicted flow would be a connection
+ * without a destination. The size is set by the loader.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);

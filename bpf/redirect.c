@@ -24,7 +24,7 @@ static __always_inline void count(enum counter which)
 	__u64 *value = bpf_map_lookup_elem(&counters, &which);
 
 	if (value)
-		*value += 1; /* per CPU, and programs are not preempted by themselves */
+		__sync_fetch_and_add(value, 1); /* per CPU, but another task may come in between */
 }
 
 static __always_inline int refuse(enum counter which, int error)
@@ -138,10 +138,28 @@ static __always_inline void unbind_device(struct bpf_sock_addr *ctx)
 		bpf_setsockopt(ctx, SOL_SOCKET, SO_BINDTODEVICE, no_name, sizeof(no_name));
 }
 
+/* Gives back the place of a connect that failed after it was redirected. */
+static __always_inline void give_back(const struct orig_dst *orig, __u64 socket)
+{
+	struct flow_key place;
+
+	if (orig->published)
+		return; /* taken by the listener, or deleted when the connection closes */
+	reservation(&place, orig->key.netns, socket);
+	bpf_map_delete_elem(&flows, &place);
+}
+
 static __always_inline void forget(struct bpf_sock_addr *ctx)
 {
-	if (ctx->sk)
-		bpf_sk_storage_delete(&orig_dsts, ctx->sk);
+	struct orig_dst *orig;
+
+	if (!ctx->sk)
+		return;
+	orig = bpf_sk_storage_get(&orig_dsts, ctx->sk, NULL, 0);
+	if (!orig)
+		return;
+	give_back(orig, bpf_get_socket_cookie(ctx));
+	bpf_sk_storage_delete(&orig_dsts, ctx->sk);
 }
 
 /* The listener of the socket's namespace, or NULL after telling the daemon of it. */
@@ -161,7 +179,7 @@ static __always_inline int is_tcp(struct bpf_sock_addr *ctx)
 
 static __always_inline int is_udp(struct bpf_sock_addr *ctx)
 {
-	return ctx->type == SOCK_DGRAM && (ctx->protocol == IPPROTO_UDP || ctx->protocol == IPPROTO_UDPLITE);
+	return ctx->type == SOCK_DGRAM && ctx->protocol == IPPROTO_UDP;
 }
 
 SEC("cgroup/connect4")
@@ -350,6 +368,16 @@ int sluice_sockops(struct bpf_sock_ops *ctx)
 	return 1;
 }
 
+static __always_inline int is_seen(const struct bpf_sock *ctx)
+{
+	__u32 protocol = ctx->protocol;
+
+	if (ctx->type == SOCK_STREAM)
+		return protocol == IPPROTO_TCP;
+	return ctx->type == SOCK_DGRAM &&
+	       (protocol == IPPROTO_UDP || protocol == IPPROTO_ICMP || protocol == IPPROTO_ICMPV6);
+}
+
 SEC("cgroup/sock_create")
 int sluice_sock_create(struct bpf_sock *ctx)
 {
@@ -360,9 +388,26 @@ int sluice_sock_create(struct bpf_sock *ctx)
 	/* getpeername of an MPTCP socket would show the listener; clients fall back to TCP. */
 	if (ctx->protocol == IPPROTO_MPTCP)
 		return refuse(COUNTER_REFUSED_MPTCP, EPROTONOSUPPORT);
+	/* Raw, UDP-Lite, SCTP and the like send what no connect hook sees. */
+	if (!is_seen(ctx))
+		return refuse(COUNTER_REFUSED_PROTOCOL, EPROTONOSUPPORT);
 	/* A first socket, often the resolver's, comes before the first connect: time to start listening. */
 	netns = bpf_get_netns_cookie(ctx);
 	find_listener(netns);
+	return ALLOW;
+}
+
+/* A connect that failed on the way (no route from a bound source, say) was never published. */
+SEC("cgroup/sock_release")
+int sluice_sock_release(struct bpf_sock *ctx)
+{
+	struct orig_dst *orig;
+
+	if (ctx->type != SOCK_STREAM)
+		return ALLOW;
+	orig = bpf_sk_storage_get(&orig_dsts, ctx, NULL, 0);
+	if (orig)
+		give_back(orig, bpf_get_socket_cookie(ctx));
 	return ALLOW;
 }
 

@@ -23,10 +23,11 @@ const (
 	redirectCounterCOUNTER_REFUSED_NO_STORAGE  redirectCounter = 4
 	redirectCounterCOUNTER_REFUSED_UDP         redirectCounter = 5
 	redirectCounterCOUNTER_REFUSED_MPTCP       redirectCounter = 6
-	redirectCounterCOUNTER_REFUSED_BIND        redirectCounter = 7
-	redirectCounterCOUNTER_LOST_PUBLISH        redirectCounter = 8
-	redirectCounterCOUNTER_LOST_EVENT          redirectCounter = 9
-	redirectCounterCOUNTER_MAX                 redirectCounter = 10
+	redirectCounterCOUNTER_REFUSED_PROTOCOL    redirectCounter = 7
+	redirectCounterCOUNTER_REFUSED_BIND        redirectCounter = 8
+	redirectCounterCOUNTER_LOST_PUBLISH        redirectCounter = 9
+	redirectCounterCOUNTER_LOST_EVENT          redirectCounter = 10
+	redirectCounterCOUNTER_MAX                 redirectCounter = 11
 )
 
 type redirectEvent struct {
@@ -88,6 +89,7 @@ const (
 	redirectProgSluiceSendmsg4     = "sluice_sendmsg4"
 	redirectProgSluiceSendmsg6     = "sluice_sendmsg6"
 	redirectProgSluiceSockCreate   = "sluice_sock_create"
+	redirectProgSluiceSockRelease  = "sluice_sock_release"
 	redirectProgSluiceSockops      = "sluice_sockops"
 	redirectVarEventType           = "event_type"
 	redirectVarHaveSetRetval       = "have_set_retval"
@@ -144,6 +146,7 @@ type redirectProgramSpecs struct {
 	SluiceSendmsg4     *ebpf.ProgramSpec `ebpf:"sluice_sendmsg4"`
 	SluiceSendmsg6     *ebpf.ProgramSpec `ebpf:"sluice_sendmsg6"`
 	SluiceSockCreate   *ebpf.ProgramSpec `ebpf:"sluice_sock_create"`
+	SluiceSockRelease  *ebpf.ProgramSpec `ebpf:"sluice_sock_release"`
 	SluiceSockops      *ebpf.ProgramSpec `ebpf:"sluice_sockops"`
 }
 
@@ -230,6 +233,7 @@ type redirectPrograms struct {
 	SluiceSendmsg4     *ebpf.Program `ebpf:"sluice_sendmsg4"`
 	SluiceSendmsg6     *ebpf.Program `ebpf:"sluice_sendmsg6"`
 	SluiceSockCreate   *ebpf.Program `ebpf:"sluice_sock_create"`
+	SluiceSockRelease  *ebpf.Program `ebpf:"sluice_sock_release"`
 	SluiceSockops      *ebpf.Program `ebpf:"sluice_sockops"`
 }
 
@@ -244,6 +248,7 @@ func (p *redirectPrograms) Close() error {
 		p.SluiceSendmsg4,
 		p.SluiceSendmsg6,
 		p.SluiceSockCreate,
+		p.SluiceSockRelease,
 		p.SluiceSockops,
 	)
 }

@@ -57,7 +57,8 @@ typedef long long __s64;
 #define SOCK_DGRAM 2
 #define IPPROTO_TCP 6
 #define IPPROTO_UDP 17
-#define IPPROTO_UDPLITE 136
+#define IPPROTO_ICMP 1
+#define IPPROTO_ICMPV6 58
 #define IPPROTO_MPTCP 262
 #define SOL_SOCKET 1
 #define SO_BINDTODEVICE 25
