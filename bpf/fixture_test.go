@@ -280,3 +280,11 @@ func (w *world) count(t testing.TB, name string) uint64 {
 	}
 	return n
 }
+
+// inode is a cgroup's id.
+func inode(t testing.TB, dir string) uint64 {
+	t.Helper()
+	var st unix.Stat_t
+	must(t, unix.Stat(dir, &st))
+	return st.Ino
+}

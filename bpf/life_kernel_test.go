@@ -1,0 +1,184 @@
+package bpf_test
+
+import (
+	"fmt"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/sluice-proxy/sluice/bpf"
+	"github.com/sluice-proxy/sluice/bpf/kerneltest"
+)
+
+// TestWaysRoundInTime is those ways that lie in when something happens.
+func TestWaysRoundInTime(t *testing.T) {
+	t.Run("case_20_socket_older_than_the_attach", func(t *testing.T) {
+		w := newWorld(t, bpf.Options{})
+		must(t, w.Detach(w.cgroup))
+		for name, dst := range map[string]string{"four": origin4, "six": origin6} {
+			if got := w.agent.do(order{Do: "socket", Socket: name, Dst: dst}); got.Error != "" {
+				t.Fatalf("%+v", got)
+			}
+		}
+		must(t, w.Attach(w.cgroup))
+		for name, dst := range map[string]string{"four": origin4, "six": origin6} {
+			if got := w.agent.do(order{Do: "connect", Socket: name, Dst: dst}); got.Said != dst || got.Peer != dst {
+				t.Errorf("%s: %+v", dst, got)
+			}
+		}
+		w.untouched(t)
+	})
+	t.Run("case_24_unshared_namespace", func(t *testing.T) { unshared(t) })
+	t.Run("case_31_daemon_killed", func(t *testing.T) { killed(t) })
+	t.Run("case_32_daemon_killed_fail_open", func(t *testing.T) {
+		w := newStreet(t)
+		kill := startDaemon(t, w.pins, w.cgroup, true)
+		a := newAgent(t, w.cgroup, w.Agent)
+		if got := a.do(order{Do: "dial", Dst: origin4}); got.Error != "ECONNREFUSED" {
+			t.Errorf("without a listener: %+v", got)
+		}
+		kill()
+		eventually(t, "the kernel takes the hooks off", func() bool { return a.do(order{Do: "dial", Dst: origin4}).Said == "origin" })
+	})
+	t.Run("case_47_flows_full", func(t *testing.T) { full(t) })
+	t.Run("case_48_loopback_down", func(t *testing.T) {
+		w := newWorld(t, bpf.Options{})
+		must(t, run(t, "ip", "-n", filepath.Base(w.Agent), "link", "set", "lo", "down"))
+		for _, dst := range []string{origin4, origin6, originMapped} {
+			if got := w.agent.do(order{Do: "dial", Dst: dst}); got.Error == "" {
+				t.Errorf("%s: %+v", dst, got)
+			}
+		}
+		w.untouched(t)
+		eventually(t, "no place is kept", func() bool { return w.flows(t) == 0 })
+		must(t, run(t, "ip", "-n", filepath.Base(w.Agent), "link", "set", "lo", "up"))
+		w.proxied(t, order{Do: "dial", Dst: origin4})
+	})
+}
+
+// street is a world before any daemon.
+type street struct {
+	kerneltest.Pair
+	cgroup, pins string
+	origin       *origin
+}
+
+func newStreet(t testing.TB) *street {
+	s := &street{cgroup: kerneltest.Cgroup(t), Pair: kerneltest.NewPair(t), pins: pinDir(t)}
+	s.origin = newOrigin(t, s.Server)
+	return s
+}
+
+func unshared(t *testing.T) {
+	w := newWorld(t, bpf.Options{})
+	events, err := w.Events()
+	must(t, err)
+	defer func() { _ = events.Close() }()
+	ns := w.agent.do(order{Do: "unshare"}).Said
+	// Root moves a link in; with it the origin could be reached.
+	must(t, run(t, "ip", "-n", filepath.Base(w.Agent), "link", "set", w.Link, "netns", ns))
+	must(t, run(t, "nsenter", "--net="+ns, "sh", "-c", "ip link set lo up; ip addr add 10.77.0.2/24 dev "+w.Link+"; ip link set "+w.Link+" up"))
+	if got := w.agent.do(order{Do: "dial", Dst: "10.77.0.1:80"}); got.Said != "origin" {
+		t.Fatalf("the way to the origin does not work: %+v", got)
+	}
+	before := w.origin.tcp.Swap(0)
+	if before != 1 {
+		t.Errorf("origin saw %d", before)
+	}
+	if got := w.agent.do(order{Do: "dial", Dst: origin4}); got.Error != "ECONNREFUSED" {
+		t.Errorf("before it is adopted: %+v", got)
+	}
+	ev, err := events.Read()
+	must(t, err)
+	d := welcome(t, w.Redirect, ns)
+	if ev.Cookie != d.cookie || int(ev.PID) != w.agent.cmd.Process.Pid || ev.CgroupID != inode(t, w.cgroup) {
+		t.Errorf("event %+v, want cookie %d of process %d", ev, d.cookie, w.agent.cmd.Process.Pid)
+	}
+	w.proxied(t, order{Do: "dial", Dst: origin4})
+}
+
+func killed(t *testing.T) {
+	s := newStreet(t)
+	kill := startDaemon(t, s.pins, s.cgroup, false)
+	if _, err := bpf.Load(bpf.Options{PinDir: s.pins}); err == nil || !strings.Contains(err.Error(), "in use") {
+		t.Errorf("a second daemon: %v", err)
+	}
+	kill()
+	a := newAgent(t, s.cgroup, s.Agent)
+	for _, dst := range []string{origin4, origin6, originMapped} {
+		if got := a.do(order{Do: "dial", Dst: dst}); got.Error != "ECONNREFUSED" || got.Took > 50*time.Millisecond {
+			t.Errorf("%s: %+v", dst, got)
+		}
+	}
+	r := load(t, bpf.Options{PinDir: s.pins})
+	if !r.Adopted() {
+		t.Error("the maps were not adopted")
+	}
+	welcome(t, r, s.Agent)
+	w := &world{Redirect: r, agent: a, origin: s.origin}
+	w.proxied(t, order{Do: "dial", Dst: origin4}) // nothing was attached again, no port bound again
+}
+
+func full(t *testing.T) {
+	const size = 8
+	w := newWorld(t, bpf.Options{MaxFlows: size})
+	mute, cookie := listenIn(t, w.Agent, "127.0.0.1:0") // accepts in the kernel, takes no flow
+	must(t, w.SetListener(cookie, bpf.Listener{Port4: portOf(mute)}))
+	for i := range size {
+		name := fmt.Sprint(i)
+		w.agent.do(order{Do: "socket", Socket: name, Dst: origin4})
+		if got := w.agent.do(order{Do: "connect", Socket: name, Dst: origin4, Data: "mute"}); got.Error != "" {
+			t.Fatalf("connect %d: %+v", i, got)
+		}
+	}
+	for range 3 {
+		got := w.agent.do(order{Do: "dial", Dst: origin4})
+		if got.Error != "ECONNREFUSED" || got.Took > 50*time.Millisecond {
+			t.Errorf("beyond the map: %+v", got)
+		}
+	}
+	if n := w.count(t, "refused_flows_full"); n != 3 {
+		t.Errorf("counted %d", n)
+	}
+	if n := w.flows(t); n != size {
+		t.Errorf("%d flows", n)
+	}
+	for i := range size {
+		w.agent.do(order{Do: "close", Socket: fmt.Sprint(i)})
+	}
+	must(t, mute.Close()) // resets them: they close, and are deleted without anybody taking them
+	eventually(t, "closed connections leave no flow", func() bool { return w.flows(t) == 0 })
+	w.untouched(t)
+	welcome(t, w.Redirect, w.Agent)
+	w.proxied(t, order{Do: "dial", Dst: origin4})
+}
+
+// TestManyConnections is case 27: no destination is mixed up, and no entry is left.
+func TestManyConnections(t *testing.T) {
+	w := newWorld(t, bpf.Options{})
+	check := func(t *testing.T, n int, got answer) {
+		t.Helper()
+		if got.Error != "" || len(got.Wrong) != 0 || got.N != n {
+			t.Errorf("%+v", got)
+		}
+		eventually(t, "flows is back at 0", func() bool { return w.flows(t) == 0 })
+		w.untouched(t)
+		if n := w.doorman.noFlow.Load(); n != 0 {
+			t.Errorf("%d connections without a flow", n)
+		}
+		t.Logf("%d connections in %s", n, got.Took)
+	}
+	t.Run("case_27_parallel_20000", func(t *testing.T) {
+		const n = 20000
+		check(t, n, w.agent.do(order{Do: "many", N: n}))
+		if got := w.count(t, "redirected"); got != n {
+			t.Errorf("counted %d", got)
+		}
+	})
+	t.Run("case_27_sequential_20000_on_100_ports", func(t *testing.T) {
+		const n = 20000
+		sysctl(t, w.Agent, "ipv4/ip_local_port_range", "40000 40100")
+		check(t, n, w.agent.do(order{Do: "sequential", N: n}))
+	})
+}
