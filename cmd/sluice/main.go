@@ -72,7 +72,7 @@ configured, and holds no real secret.
   sudo sluice run -- python agent.py`,
 	},
 		c.serveCommand(), c.runCommand(), c.attachCommand(), c.detachCommand(), c.targetsCommand(),
-		c.credCommand(), c.poolCommand(), c.statusCommand(), c.eventsCommand(), c.doctorCommand(),
+		c.credCommand(), c.poolCommand(), c.statusCommand(), c.eventsCommand(), c.auditCommand(), c.doctorCommand(),
 		c.caCommand(), c.versionCommand(), c.completionCommand(), c.execCommand(),
 	)
 	root.SilenceErrors, root.SilenceUsage = true, true
