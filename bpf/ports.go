@@ -19,7 +19,7 @@ func (r *Redirect) SetPorts(ports []uint16) error {
 			return fmt.Errorf("bind port %d: %w", p, err)
 		}
 	}
-	bound, err := r.ports()
+	bound, err := readPorts(r.objs.Ports)
 	if err != nil {
 		return err
 	}
@@ -34,13 +34,13 @@ func (r *Redirect) SetPorts(ports []uint16) error {
 	return nil
 }
 
-func (r *Redirect) ports() ([]uint16, error) {
+func readPorts(m *ebpf.Map) ([]uint16, error) {
 	var (
 		port  uint16
 		value uint8
 		all   []uint16
 	)
-	it := r.objs.Ports.Iterate()
+	it := m.Iterate()
 	for it.Next(&port, &value) {
 		all = append(all, port)
 	}

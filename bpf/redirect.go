@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"sync"
 
 	"github.com/cilium/ebpf"
@@ -47,12 +46,18 @@ type Options struct {
 // Redirect is the loaded programs and maps. Its methods may be called concurrently.
 type Redirect struct {
 	opts    Options
-	objs    redirectObjects
+	objs    objects
 	lock    *os.File
 	adopted bool
 
 	mu    sync.Mutex
 	links map[uint64]*attachment // by cgroup id
+}
+
+// objects are what is loaded. Not the variables: their memory would keep a map in the kernel.
+type objects struct {
+	redirectPrograms
+	redirectMaps
 }
 
 // Load puts the programs into the kernel. Maps that an earlier life pinned are
@@ -112,7 +117,7 @@ func (r *Redirect) Close() error {
 		errs = append(errs, a.close())
 		delete(r.links, id)
 	}
-	errs = append(errs, r.objs.Close())
+	errs = append(errs, r.objs.redirectPrograms.Close(), r.objs.redirectMaps.Close())
 	if r.lock != nil {
 		errs = append(errs, r.lock.Close())
 		r.lock = nil
@@ -160,81 +165,5 @@ func (r *Redirect) lockPins() error {
 		return fmt.Errorf("lock %s: %w", r.opts.PinDir, err)
 	}
 	r.lock = dir
-	return nil
-}
-
-// mapDir names the schema, so that a version that shares maps differently never adopts these.
-func (r *Redirect) mapDir() string {
-	return filepath.Join(r.opts.PinDir, fmt.Sprintf("maps-%d", schema))
-}
-
-// pinnedMaps are those that must outlive the daemon; the others start empty.
-func pinnedMaps(m *redirectMaps) map[string]*ebpf.Map {
-	return map[string]*ebpf.Map{
-		redirectMapFlows: m.Flows, redirectMapListeners: m.Listeners, redirectMapPorts: m.Ports,
-		redirectMapOrigDsts: m.OrigDsts, redirectMapCounters: m.Counters,
-	}
-}
-
-func (r *Redirect) loadObjects(spec *ebpf.CollectionSpec) error {
-	replace := r.openPinned(spec)
-	defer func() {
-		for _, m := range replace {
-			_ = m.Close()
-		}
-	}()
-	if err := spec.LoadAndAssign(&r.objs, &ebpf.CollectionOptions{MapReplacements: replace}); err != nil {
-		return fmt.Errorf("load programs: %w", err)
-	}
-	r.adopted = replace != nil
-	if r.adopted {
-		return nil
-	}
-	return r.pinMaps()
-}
-
-// openPinned returns the maps of an earlier life, or nil unless every one fits:
-// half of them adopted would be programs and daemon talking past each other.
-func (r *Redirect) openPinned(spec *ebpf.CollectionSpec) map[string]*ebpf.Map {
-	maps := make(map[string]*ebpf.Map)
-	for name := range pinnedMaps(&redirectMaps{}) {
-		m, err := ebpf.LoadPinnedMap(filepath.Join(r.mapDir(), name), nil)
-		if err == nil {
-			maps[name] = m
-			err = spec.Maps[name].Compatible(m)
-		}
-		if err != nil {
-			for _, m := range maps {
-				_ = m.Close()
-			}
-			return nil
-		}
-	}
-	return maps
-}
-
-// pinMaps builds the directory aside and renames it into place, so that a crash
-// in between leaves either the old maps or the new ones.
-func (r *Redirect) pinMaps() (err error) {
-	aside, err := os.MkdirTemp(r.opts.PinDir, "new-")
-	if err != nil {
-		return fmt.Errorf("make a pin directory: %w", err)
-	}
-	defer func() {
-		if err != nil {
-			_ = os.RemoveAll(aside)
-		}
-	}()
-	for name, m := range pinnedMaps(&r.objs.redirectMaps) {
-		if err := m.Pin(filepath.Join(aside, name)); err != nil {
-			return fmt.Errorf("pin map %s: %w", name, err)
-		}
-	}
-	if err := os.RemoveAll(r.mapDir()); err != nil {
-		return fmt.Errorf("remove pins that do not fit: %w", err)
-	}
-	if err := os.Rename(aside, r.mapDir()); err != nil {
-		return fmt.Errorf("put pins in place: %w", err)
-	}
 	return nil
 }
