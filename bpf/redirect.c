@@ -149,7 +149,11 @@ static __always_inline void give_back(const struct orig_dst *orig, __u64 socket)
 	bpf_map_delete_elem(&flows, &place);
 }
 
-static __always_inline void forget(struct bpf_sock_addr *ctx)
+/*
+ * The socket goes elsewhere. Not so if it goes to loopback because the hooks of a
+ * cgroup further down have just sent it to the listener.
+ */
+static __always_inline void forget(struct bpf_sock_addr *ctx, int loopback)
 {
 	struct orig_dst *orig;
 
@@ -157,6 +161,8 @@ static __always_inline void forget(struct bpf_sock_addr *ctx)
 		return;
 	orig = bpf_sk_storage_get(&orig_dsts, ctx->sk, NULL, 0);
 	if (!orig)
+		return;
+	if (loopback && !orig->published && orig->key.listener_port == ntohs((__u16)ctx->user_port))
 		return;
 	give_back(orig, bpf_get_socket_cookie(ctx));
 	bpf_sk_storage_delete(&orig_dsts, ctx->sk);
@@ -188,11 +194,12 @@ int sluice_connect4(struct bpf_sock_addr *ctx)
 	struct address dst;
 	struct listener *l;
 	__u64 netns;
-	int refused;
+	int refused, loopback;
 
-	if (is_loopback4(ctx->user_ip4) || !is_bound(ctx->user_port)) {
+	loopback = is_loopback4(ctx->user_ip4);
+	if (loopback || !is_bound(ctx->user_port)) {
 		if (is_tcp(ctx))
-			forget(ctx);
+			forget(ctx, loopback);
 		return ALLOW;
 	}
 	if (is_udp(ctx))
@@ -221,16 +228,17 @@ int sluice_connect6(struct bpf_sock_addr *ctx)
 	struct address dst;
 	struct listener *l;
 	__u64 netns;
-	int refused, mapped;
+	int refused, mapped, loopback;
 	__u16 port;
 
 	dst.word[0] = ctx->user_ip6[0];
 	dst.word[1] = ctx->user_ip6[1];
 	dst.word[2] = ctx->user_ip6[2];
 	dst.word[3] = ctx->user_ip6[3];
-	if (is_loopback6(&dst) || !is_bound(ctx->user_port)) {
+	loopback = is_loopback6(&dst);
+	if (loopback || !is_bound(ctx->user_port)) {
 		if (is_tcp(ctx))
-			forget(ctx);
+			forget(ctx, loopback);
 		return ALLOW;
 	}
 	if (is_udp(ctx))

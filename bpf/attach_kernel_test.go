@@ -1,0 +1,198 @@
+package bpf_test
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/link"
+
+	"github.com/sluice-proxy/sluice/bpf"
+	"github.com/sluice-proxy/sluice/bpf/kerneltest"
+)
+
+func TestAttachTwice(t *testing.T) {
+	w := newWorld(t, bpf.Options{})
+	must(t, w.Attach(w.cgroup))
+	att, err := w.Attachments()
+	must(t, err)
+	if len(att) != 1 || !att[0].Live || len(att[0].Hooks) != hooks || att[0].CgroupID != inode(t, w.cgroup) {
+		t.Errorf("attachments %+v", att)
+	}
+	if last := att[0].Hooks[len(att[0].Hooks)-1]; last != "connect6" {
+		t.Errorf("%s is attached last: nothing may be redirected before it can be answered", last)
+	}
+	before := w.count(t, "redirected")
+	w.proxied(t, order{Do: "dial", Dst: origin4})
+	if n := w.count(t, "redirected") - before; n != 1 {
+		t.Errorf("redirected %d times", n)
+	}
+	must(t, w.Detach(w.cgroup))
+	if err := w.Detach(w.cgroup); !errors.Is(err, bpf.ErrNotAttached) {
+		t.Errorf("second detach: %v", err)
+	}
+	if att, err := w.Attachments(); err != nil || len(att) != 0 {
+		t.Errorf("attachments %v, %v", att, err)
+	}
+}
+
+// Both run; the parent's must leave alone what the child's has redirected to loopback.
+func TestAttachParentAndChild(t *testing.T) {
+	w := newWorld(t, bpf.Options{})
+	child := filepath.Join(w.cgroup, "child")
+	must(t, os.Mkdir(child, 0o755))
+	must(t, w.Attach(child))
+	below := newAgent(t, child, w.Agent)
+	for _, dst := range []string{origin4, origin6, originMapped} {
+		before := w.count(t, "redirected")
+		if got := below.do(order{Do: "dial", Dst: dst}); got.Said != plain(dst) || got.Peer != dst {
+			t.Errorf("%s: %+v", dst, got)
+		}
+		if n := w.count(t, "redirected") - before; n != 1 {
+			t.Errorf("%s: redirected %d times", dst, n)
+		}
+	}
+	if got := w.doorman.pid.Load(); int(got) != below.cmd.Process.Pid {
+		t.Errorf("flow of process %d, want %d", got, below.cmd.Process.Pid)
+	}
+	w.untouched(t)
+	eventually(t, "no flow is left", func() bool { return w.flows(t) == 0 })
+}
+
+func TestAttachRefusesWhatIsNoCgroup(t *testing.T) {
+	r := load(t, bpf.Options{PinDir: pinDir(t)})
+	if err := r.Attach(t.TempDir()); err == nil || !strings.Contains(err.Error(), "not a cgroup v2 directory") {
+		t.Errorf("a plain directory: %v", err)
+	}
+	if err := r.Attach("/nonexistent"); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("absent: %v", err)
+	}
+	if err := r.DetachID(1 << 50); !errors.Is(err, bpf.ErrNotAttached) {
+		t.Errorf("an unknown id: %v", err)
+	}
+}
+
+// exclusive puts a program on a cgroup that nobody may add to, as systemd does.
+func exclusive(t *testing.T, cgroup string) {
+	t.Helper()
+	p, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+		Type: ebpf.CGroupSockAddr, AttachType: ebpf.AttachCGroupInet4Connect, License: "MIT",
+		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 1), asm.Return()},
+	})
+	must(t, err)
+	t.Cleanup(func() { _ = p.Close() })
+	dir, err := os.Open(cgroup)
+	must(t, err)
+	t.Cleanup(func() { _ = dir.Close() })
+	raw := link.RawAttachProgramOptions{Target: int(dir.Fd()), Program: p, Attach: ebpf.AttachCGroupInet4Connect}
+	must(t, link.RawAttachProgram(raw))
+	t.Cleanup(func() {
+		_ = link.RawDetachProgram(link.RawDetachProgramOptions{Target: int(dir.Fd()), Program: p, Attach: ebpf.AttachCGroupInet4Connect})
+	})
+}
+
+func TestExclusiveProgramIsNamed(t *testing.T) {
+	pins := pinDir(t)
+	r := load(t, bpf.Options{PinDir: pins})
+	parent := kerneltest.Cgroup(t)
+	child := filepath.Join(parent, "child")
+	must(t, os.Mkdir(child, 0o755))
+	exclusive(t, parent)
+	for _, cgroup := range []string{child, parent} {
+		err := r.Attach(cgroup)
+		if err == nil || !strings.Contains(err.Error(), parent+" carries an exclusive program") || !strings.Contains(err.Error(), "connect4") {
+			t.Errorf("%s: %v", cgroup, err)
+		}
+	}
+	// Ten hooks were on before the eleventh failed: none may stay.
+	if left, err := filepath.Glob(filepath.Join(pins, "links", "*")); err != nil || len(left) != 0 {
+		t.Errorf("pins %v, %v", left, err)
+	}
+	for _, hook := range []ebpf.AttachType{ebpf.AttachCGroupInetSockCreate, ebpf.AttachCGroupInet4Bind, ebpf.AttachCGroupSockOps} {
+		for _, cgroup := range []string{child, parent} {
+			if n := attached(t, cgroup, hook); n != 0 {
+				t.Errorf("%d programs of %s on %s", n, hook, cgroup)
+			}
+		}
+	}
+	if att, err := r.Attachments(); err != nil || len(att) != 0 {
+		t.Errorf("attachments %v, %v", att, err)
+	}
+}
+
+func attached(t *testing.T, cgroup string, hook ebpf.AttachType) int {
+	t.Helper()
+	dir, err := os.Open(cgroup)
+	must(t, err)
+	defer func() { _ = dir.Close() }()
+	res, err := link.QueryPrograms(link.QueryOptions{Target: int(dir.Fd()), Attach: hook})
+	must(t, err)
+	return len(res.Programs)
+}
+
+// A removed cgroup takes its hooks along; what stays are the pins.
+func TestRemovedCgroup(t *testing.T) {
+	for name, restart := range map[string]bool{"told by the same daemon": false, "told by the next": true} {
+		t.Run(name, func(t *testing.T) {
+			pins := pinDir(t)
+			r := load(t, bpf.Options{PinDir: pins})
+			gone, stays := kerneltest.Cgroup(t), kerneltest.Cgroup(t)
+			must(t, r.Attach(gone))
+			must(t, r.Attach(stays))
+			id := inode(t, gone)
+			must(t, kerneltest.RemoveCgroup(gone))
+			if restart {
+				must(t, r.Close())
+				r = load(t, bpf.Options{PinDir: pins})
+			}
+			find := func() *bpf.Attachment {
+				all, err := r.Attachments()
+				must(t, err)
+				i := slices.IndexFunc(all, func(a bpf.Attachment) bool { return a.CgroupID == id })
+				if i < 0 {
+					return nil
+				}
+				return &all[i]
+			}
+			eventually(t, "it is not live", func() bool { a := find(); return a != nil && !a.Live && len(a.Hooks) == 0 })
+			must(t, r.DetachID(id))
+			if a := find(); a != nil {
+				t.Errorf("still there: %+v", a)
+			}
+			if left, err := filepath.Glob(filepath.Join(pins, "links", "*")); err != nil || len(left) != 1 {
+				t.Errorf("pins %v, %v", left, err)
+			}
+			// The same path is another cgroup.
+			must(t, os.Mkdir(gone, 0o755))
+			must(t, r.Attach(gone))
+			if all, err := r.Attachments(); err != nil || len(all) != 2 || !all[0].Live || !all[1].Live {
+				t.Errorf("attached again: %+v, %v", all, err)
+			}
+		})
+	}
+}
+
+// A daemon killed in the middle of attaching leaves some hooks: the next takes them off.
+func TestHalfAttachedIsTakenOff(t *testing.T) {
+	w := newWorld(t, bpf.Options{})
+	must(t, w.Close())
+	found, err := filepath.Glob(filepath.Join(w.pins, "links", "*", "connect6"))
+	must(t, err)
+	if len(found) != 1 {
+		t.Fatalf("pins %v", found)
+	}
+	must(t, os.Remove(found[0]))
+	r := load(t, bpf.Options{PinDir: w.pins})
+	if att, err := r.Attachments(); err != nil || len(att) != 0 {
+		t.Errorf("attachments %v, %v", att, err)
+	}
+	if n := attached(t, w.cgroup, ebpf.AttachCGroupInet4Connect); n != 0 {
+		t.Errorf("%d programs", n)
+	}
+	must(t, r.Attach(w.cgroup))
+}

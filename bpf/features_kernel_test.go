@@ -1,0 +1,39 @@
+package bpf_test
+
+import (
+	"errors"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/sluice-proxy/sluice/bpf"
+	"github.com/sluice-proxy/sluice/bpf/kerneltest"
+)
+
+func TestProbe(t *testing.T) {
+	kerneltest.Require(t)
+	load(t, bpf.Options{PinDir: pinDir(t)}) // what loads must be probed as there
+	version := regexp.MustCompile(`^[4-6]\.\d+$`)
+	names := make(map[string]bool)
+	for _, f := range bpf.Probe() {
+		if f.Err != nil && !f.Optional {
+			t.Errorf("%s: %v, but the programs load", f.Name, f.Err)
+		}
+		if !version.MatchString(f.MinKernel) || f.Name == "" || names[f.Name] {
+			t.Errorf("%+v", f)
+		}
+		names[f.Name] = true
+	}
+}
+
+func TestUnsupportedError(t *testing.T) {
+	err := error(&bpf.UnsupportedError{Feature: "socket release hooks", MinKernel: "5.9"})
+	if msg := err.Error(); !strings.Contains(msg, "socket release hooks") || !strings.Contains(msg, "needs Linux 5.9") {
+		t.Errorf("%q", msg)
+	}
+	if !errors.Is(err, ebpf.ErrNotSupported) {
+		t.Error("it is not ebpf.ErrNotSupported")
+	}
+}
