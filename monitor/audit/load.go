@@ -120,7 +120,9 @@ func (l *Log) lookRotated(f *found) error {
 	switch {
 	case x.broken != "":
 		f.damage = &damage{file: name, line: x.lines + 1, reason: x.broken}
-	case x.lines != f.head.Lines || x.last != f.head.Last:
+	case x.lines > f.head.Lines: // a rotation comes after a head that knows all
+		f.damage, f.headOK, f.done = &damage{file: headName, line: 1, reason: older(name, f.head.Lines+1)}, false, false
+	case x.lines < f.head.Lines || x.last != f.head.Last:
 		f.damage = &damage{file: name, line: x.lines + 1, reason: missing(f.head, x.lines)}
 	}
 	return nil
@@ -169,6 +171,9 @@ func (l *Log) lookCurrent(f *found) error {
 	case later > 0:
 		f.damage = &damage{file: headName, line: 1, reason: older(currentName, later)}
 		f.headOK = false
+	}
+	if f.damage != nil && f.x.broken != "" {
+		f.damage.aside = true // nothing can be put after what is not a line
 	}
 	return nil
 }
@@ -254,8 +259,19 @@ func (l *Log) restart(f found) error {
 	}
 	aside := ""
 	if d.aside {
-		aside = "broken-" + l.opts.Now().UTC().Format("20060102T150405.000000000Z") + ".jsonl"
-		marker.Target = aside
+		stamp := "broken-" + l.opts.Now().UTC().Format("20060102T150405.000000000Z")
+		aside = stamp + ".jsonl"
+		for n := 2; ; n++ { // the clock may have been set back to this very moment
+			if _, err := os.Lstat(l.path(aside)); errors.Is(err, fs.ErrNotExist) {
+				break
+			} else if err != nil {
+				return err
+			}
+			aside = fmt.Sprintf("%s-%d.jsonl", stamp, n)
+		}
+		if marker.Target == currentName {
+			marker.Target = aside
+		}
 	}
 	return l.begin(marker, aside)
 }

@@ -2,10 +2,12 @@ package audit
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 
@@ -138,6 +140,39 @@ func FuzzOpen(f *testing.F) {
 		deliver(t, l, events(1, 4))
 		if s := l.Stats(); s.Broken != 0 || s.Lines != 1 {
 			t.Errorf("a second start: %+v", s)
+		}
+	})
+}
+
+// What is read of a line in haste is what JSON says, whatever an event's texts are.
+func TestFacts(t *testing.T) {
+	t.Parallel()
+	s := newSealer(make([]byte, keySize))
+	tricky := rapid.OneOf(rapid.String(), rapid.SampledFrom([]string{
+		kindBroken, `","pool":"`, `","kind":"audit_broken","pool":"`, `,"head":9`, `","time":"`, `\`, `"`, `"head":7,"prev":"`, "a\xff\n",
+	}))
+	rapid.Check(t, func(r *rapid.T) {
+		want := recordOf(pool.Event{
+			Seq: rapid.Int64().Draw(r, "seq"), Time: start.Add(time.Duration(rapid.Int64().Draw(r, "time"))),
+			Kind: pool.EventKind(tricky.Draw(r, "kind")), Pool: tricky.Draw(r, "pool"), Member: tricky.Draw(r, "member"),
+			Reason: tricky.Draw(r, "reason"), Detail: tricky.Draw(r, "detail"), To: tricky.Draw(r, "to"),
+		})
+		want.Head, want.Prev = rapid.Uint64().Draw(r, "head"), noMAC
+		var line bytes.Buffer
+		mac, err := s.seal(&line, want)
+		if err != nil {
+			r.Fatal(err)
+		}
+		var whole record
+		if err := json.Unmarshal(line.Bytes(), &whole); err != nil {
+			r.Fatal(err)
+		}
+		got, gotMAC, ok := s.open(bytes.TrimSuffix(line.Bytes(), []byte("\n")))
+		if !ok || gotMAC != mac || got.Seq != whole.Seq || !got.Time.Equal(whole.Time) || got.Head != whole.Head || got.Prev != noMAC {
+			r.Fatalf("%+v, %v, want %+v", got, ok, whole)
+		}
+		if (got.Kind == kindBroken) != (whole.Kind == kindBroken) || whole.Kind == kindBroken && got != whole {
+			r.Fatalf("%+v, want %+v", got, whole)
 		}
 	})
 }
