@@ -66,7 +66,7 @@ type auditBroken struct {
 
 // verifyAudit checks the log of a state directory, or one file with its key.
 func (c *cli) verifyAudit(stateDir string, args []string) error {
-	dir, key := filepath.Join(stateDir, "audit"), filepath.Join(stateDir, "audit.key")
+	dir, key := auditDir(stateDir), auditKey(stateDir)
 	var report audit.Report
 	var err error
 	if len(args) > 0 {
@@ -130,3 +130,6 @@ func count(n int, thing string) string {
 	}
 	return strconv.Itoa(n) + " " + thing + "s"
 }
+
+func auditDir(stateDir string) string { return filepath.Join(stateDir, "audit") }
+func auditKey(stateDir string) string { return filepath.Join(stateDir, "audit.key") }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 
 	"github.com/sluice-proxy/sluice/control/api"
@@ -227,9 +228,7 @@ func (c *cli) readSecret() ([]byte, error) {
 	var raw []byte
 	var err error
 	if terminal(c.stdin) {
-		fmt.Fprint(c.stderr, "Secret (not shown): ")
-		raw, err = term.ReadPassword(int(c.stdin.(*os.File).Fd()))
-		fmt.Fprintln(c.stderr)
+		raw, err = c.askSecret(int(c.stdin.(*os.File).Fd()))
 	} else {
 		raw, err = io.ReadAll(io.LimitReader(c.stdin, maxSecret+1))
 	}
@@ -244,6 +243,24 @@ func (c *cli) readSecret() ([]byte, error) {
 		return nil, fmt.Errorf("secret: longer than %d bytes: is this the right file?", maxSecret)
 	}
 	return raw, nil
+}
+
+// askSecret turns the echo off before it asks: who pastes at once is not shown either.
+func (c *cli) askSecret(terminal int) ([]byte, error) {
+	before, err := unix.IoctlGetTermios(terminal, unix.TCGETS)
+	if err != nil {
+		return nil, err
+	}
+	silent := *before
+	silent.Lflag &^= unix.ECHO
+	if err := unix.IoctlSetTermios(terminal, unix.TCSETSF, &silent); err != nil {
+		return nil, err
+	}
+	defer func() { _ = unix.IoctlSetTermios(terminal, unix.TCSETS, before) }()
+	fmt.Fprint(c.stderr, "Secret (not shown): ")
+	raw, err := term.ReadPassword(terminal)
+	fmt.Fprintln(c.stderr)
+	return raw, err
 }
 
 // parseAccount reads an OAuth account. Its errors name fields, not what is in them.

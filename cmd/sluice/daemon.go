@@ -29,6 +29,7 @@ import (
 	"github.com/sluice-proxy/sluice/intercept/ca"
 	"github.com/sluice-proxy/sluice/intercept/exchange"
 	"github.com/sluice-proxy/sluice/monitor"
+	"github.com/sluice-proxy/sluice/monitor/audit"
 	"github.com/sluice-proxy/sluice/monitor/notice"
 	"github.com/sluice-proxy/sluice/pool"
 	"github.com/sluice-proxy/sluice/pool/store"
@@ -198,8 +199,16 @@ func (d *sluiced) openPools(ctx context.Context) error {
 }
 
 func (d *sluiced) openMonitor(ctx context.Context) error {
+	record, err := audit.Open(audit.Options{
+		Dir: auditDir(d.cfg.StateDir), KeyFile: auditKey(d.cfg.StateDir), Log: d.log,
+	})
+	if err != nil {
+		return err
+	}
+	d.acquired(record.Close)
 	watch, err := monitor.New(ctx, monitor.Options{
-		Pools: d.keep, Events: d.keep, Cursors: d.store, Channels: []monitor.Channel{notice.Log{Logger: d.log}}, Log: d.log,
+		Pools: d.keep, Events: d.keep, Cursors: d.store, Log: d.log,
+		Readers: []monitor.Reader{record}, Channels: []monitor.Channel{notice.Log{Logger: d.log}},
 	})
 	d.watch = watch
 	return err

@@ -73,6 +73,7 @@ func setUpProduct(t *testing.T, e *testscript.Env) error {
 	e.Defer(func() { _ = os.RemoveAll(pins) })
 	e.Setenv("NETNS", filepath.Join("/run/netns", name))
 	e.Setenv("UPSTREAM", upstreamAddr)
+	e.Setenv("CGROUP", kerneltest.Cgroup(t))
 	e.Setenv("PINS", pins)
 	e.Setenv("STATE", filepath.Join(e.WorkDir, "state"))
 	config := fmt.Sprintf("pin_dir = %q\nupstream_roots = %q\ndrain_time = \"2s\"\n", e.Getenv("PINS"), filepath.Join(e.WorkDir, "upstream.pem"))
