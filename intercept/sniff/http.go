@@ -16,7 +16,7 @@ const (
 func parseHTTP(b []byte) (Hello, error) {
 	if n := min(len(b), len(preface)); string(b[:n]) == preface[:n] {
 		if n == len(preface) {
-			return Hello{Kind: KindH2C, Len: n}, nil
+			return Hello{Kind: KindH2C}, nil
 		}
 		return Hello{}, ErrIncomplete
 	}
@@ -43,20 +43,17 @@ func parseHTTP(b []byte) (Hello, error) {
 func requestHead(b []byte, space int) (Hello, error) {
 	line, _, ended := bytes.Cut(b, []byte("\n"))
 	if !ended {
-		return Hello{}, incomplete(b)
+		return Hello{}, ErrIncomplete
 	}
 	target, version, ok := strings.Cut(strings.TrimSuffix(string(line[space+1:]), "\r"), " ")
 	if !ok || !strings.HasPrefix(version, "HTTP/1.") {
 		return Hello{Kind: KindUnknown}, nil // another line protocol whose commands are in capitals
 	}
-	end, head := headEnd(b)
-	if end < 0 {
-		return Hello{}, incomplete(b)
+	head, ok := wholeHead(b)
+	if !ok {
+		return Hello{}, ErrIncomplete
 	}
-	if end > MaxHello {
-		return Hello{}, ErrTooLong
-	}
-	h := Hello{Kind: KindHTTP, Len: end}
+	h := Hello{Kind: KindHTTP}
 	method := string(b[:space])
 	hosts := 0
 	for field := range strings.SplitSeq(string(head[len(line)+1:]), "\n") {
@@ -82,16 +79,16 @@ func requestHead(b []byte, space int) (Hello, error) {
 	return h, nil
 }
 
-// headEnd finds the empty line; lines may end in LF alone (RFC 9112 section 2.2).
-func headEnd(b []byte) (end int, head []byte) {
+// wholeHead reads up to the empty line; lines may end in LF alone (RFC 9112 section 2.2).
+func wholeHead(b []byte) (head []byte, ok bool) {
 	for at := 0; ; {
 		i := bytes.IndexByte(b[at:], '\n')
 		if i < 0 {
-			return -1, nil
+			return nil, false
 		}
 		line := b[at : at+i]
 		if at += i + 1; len(line) == 0 || len(line) == 1 && line[0] == '\r' {
-			return at, b[:at]
+			return b[:at], true
 		}
 	}
 }

@@ -40,7 +40,6 @@ type Hello struct {
 	ALPN       []string // of TLS (RFC 7301)
 	Host       string   // of HTTP: the authority of an absolute-form target, else the Host field
 	ECH        bool     // the real name may be encrypted: ServerName is the outer one
-	Len        int      // bytes of the ClientHello with its record headers, or of the request head
 }
 
 // Parse reads the first bytes of a connection.
@@ -48,6 +47,15 @@ type Hello struct {
 // Errors: [ErrIncomplete], [ErrTooLong], [ErrMalformed]. Bytes that are neither TLS
 // nor HTTP are no error but [KindUnknown], as soon as that is certain.
 func Parse(b []byte) (Hello, error) {
+	// Only these bytes count, so that what follows them never changes an answer.
+	h, err := parse(b[:min(len(b), MaxHello)])
+	if len(b) > MaxHello && errors.Is(err, ErrIncomplete) {
+		return Hello{}, ErrTooLong
+	}
+	return h, err
+}
+
+func parse(b []byte) (Hello, error) {
 	if len(b) == 0 {
 		return Hello{}, ErrIncomplete
 	}

@@ -5,6 +5,7 @@ const (
 	recordHandshake     = 22
 	handshakeHello      = 1
 	recordHeader        = 5
+	messageHeader       = 4
 	maxRecord           = 1<<14 + 256
 	extensionServerName = 0
 	extensionALPN       = 16
@@ -14,11 +15,11 @@ const (
 
 // parseTLS reads a ClientHello, which may lie in several records (RFC 8446 section 5.1).
 func parseTLS(b []byte) (Hello, error) {
-	hello, length, err := handshake(b)
+	hello, err := handshake(b)
 	if err != nil {
 		return Hello{}, err
 	}
-	h := Hello{Kind: KindTLS, Len: length}
+	h := Hello{Kind: KindTLS}
 	if err := h.clientHello(hello); err != nil {
 		return Hello{}, err
 	}
@@ -26,51 +27,40 @@ func parseTLS(b []byte) (Hello, error) {
 }
 
 // handshake joins the records of the first handshake message and returns its body,
-// in place if it lies in one record, and the bytes that it took.
-func handshake(b []byte) (body []byte, length int, err error) {
+// in place if it lies in one record.
+func handshake(b []byte) (body []byte, err error) {
 	var joined []byte
-	for at, need := 0, -1; ; {
-		if at > MaxHello {
-			return nil, 0, ErrTooLong
+	for need := -1; ; {
+		if len(b) < recordHeader {
+			return nil, ErrIncomplete
 		}
-		if len(b)-at < recordHeader {
-			return nil, 0, incomplete(b)
+		size := int(b[3])<<8 | int(b[4])
+		if b[0] != recordHandshake || b[1] != 3 || size == 0 || size > maxRecord {
+			return nil, ErrMalformed
 		}
-		size := int(b[at+3])<<8 | int(b[at+4])
-		if b[at] != recordHandshake || b[at+1] != 3 || size == 0 || size > maxRecord {
-			return nil, 0, ErrMalformed
-		}
-		fragment := b[at+recordHeader : min(len(b), at+recordHeader+size)]
-		whole := len(fragment) == size
-		if need < 0 && len(joined)+len(fragment) >= 4 {
-			head := append(joined[:len(joined):len(joined)], fragment[:min(4, len(fragment))]...)
+		fragment := b[recordHeader:min(len(b), recordHeader+size)]
+		if need < 0 && len(joined)+len(fragment) >= messageHeader {
+			var head [messageHeader]byte
+			copy(head[copy(head[:], joined):], fragment)
 			if head[0] != handshakeHello {
-				return nil, 0, ErrMalformed
+				return nil, ErrMalformed
 			}
-			need = 4 + int(head[1])<<16 + int(head[2])<<8 + int(head[3])
+			need = messageHeader + int(head[1])<<16 + int(head[2])<<8 + int(head[3])
 			if need > MaxHello {
-				return nil, 0, ErrTooLong
+				return nil, ErrTooLong
 			}
 		}
-		if !whole && (need < 0 || len(joined)+len(fragment) < need) {
-			return nil, 0, incomplete(b)
-		}
-		at += recordHeader + size
-		if joined == nil && need >= 0 && len(fragment) >= need {
-			return fragment[4:need], min(at, len(b)), nil
+		switch {
+		case need >= 0 && joined == nil && len(fragment) >= need:
+			return fragment[messageHeader:need], nil
+		case need >= 0 && len(joined)+len(fragment) >= need:
+			return append(joined, fragment...)[messageHeader:need], nil
+		case len(fragment) < size:
+			return nil, ErrIncomplete
 		}
 		joined = append(joined, fragment...)
-		if need >= 0 && len(joined) >= need {
-			return joined[4:need], min(at, len(b)), nil
-		}
+		b = b[recordHeader+size:]
 	}
-}
-
-func incomplete(b []byte) error {
-	if len(b) > MaxHello {
-		return ErrTooLong
-	}
-	return ErrIncomplete
 }
 
 // reader takes fields off the front; after the first that is missing, bad is true.

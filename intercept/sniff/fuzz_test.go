@@ -1,0 +1,95 @@
+package sniff
+
+import (
+	"crypto/tls"
+	"errors"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+)
+
+func beginnings(f *testing.F) [][]byte {
+	whole := goHello(f, &tls.Config{ServerName: "api.example", NextProtos: []string{"h2", "http/1.1"}})
+	return [][]byte{
+		whole, whole[:len(whole)/2], hello(sni("a"), alpn("h2")), records(message(sni("a")), 7), hello(sni("a"), sni("b")),
+		hello(extension(0xfe0d, "x"), sni("a")), []byte(preface), []byte("GET / HTTP/1.1\r\nHost: a\r\n\r\n"),
+		[]byte("GET http://b/ HTTP/1.1\nHost: a\n\n"), []byte("SSH-2.0-x\r\n"),
+	}
+}
+
+// FuzzParse holds that an answer does not change with the bytes that follow.
+func FuzzParse(f *testing.F) {
+	for _, seed := range beginnings(f) {
+		f.Add(seed, uint(len(seed)/2))
+		f.Add(seed, uint(len(seed)-1))
+	}
+	f.Fuzz(func(t *testing.T, b []byte, cut uint) {
+		h, err := Parse(b)
+		if err != nil && !same(h, Hello{}) {
+			t.Fatalf("both %+v and %v", h, err)
+		}
+		cut %= uint(len(b) + 1)
+		part, partErr := Parse(b[:cut])
+		if !errors.Is(partErr, ErrIncomplete) && (!same(part, h) || !errors.Is(err, partErr)) {
+			t.Fatalf("%d bytes: %+v, %v; all %d: %+v, %v", cut, part, partErr, len(b), h, err)
+		}
+	})
+}
+
+// FuzzParseAsGo holds that what this package and crypto/tls both understand they
+// read alike: else a client could show one name to sluice and another to the server.
+func FuzzParseAsGo(f *testing.F) {
+	for _, seed := range beginnings(f) {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		h, err := Parse(b)
+		name, protocols, ok := goReads(b)
+		if len(b) < 2 || b[0] != recordHandshake || b[1] != 3 {
+			if err == nil && h.Kind == KindTLS {
+				t.Fatal("not TLS")
+			}
+			return
+		}
+		if ok && err == nil && (h.Kind != KindTLS || h.ServerName != name || !slices.Equal(h.ALPN, protocols)) {
+			t.Fatalf("got %+v; crypto/tls reads %q and %q", h, name, protocols)
+		}
+		if ok && errors.Is(err, ErrIncomplete) {
+			t.Fatal("incomplete, and crypto/tls reads it")
+		}
+	})
+}
+
+// FuzzCanonicalHost holds that a canonical host is one: in itself, and as a name that could be looked up.
+func FuzzCanonicalHost(f *testing.F) {
+	for _, seed := range []string{
+		"api.example", "API.Example.:443", "Bücher.example", "xn--bcher-kva.example", "192.0.2.1.", "[::1]:80", "::1", "",
+		"api\u3002example", "a..b", "a:b:c", "ａ.example", "1.2.3.4", "xn--a", "a\u200db.example", "ß.example",
+	} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		host, port, err := CanonicalHost(s)
+		if err != nil {
+			if host != "" || port != 0 || !errors.Is(err, ErrAddress) && !errors.Is(err, ErrNotHost) {
+				t.Fatalf("got %q, %d, %v", host, port, err)
+			}
+			return
+		}
+		if again, p, err := CanonicalHost(host); again != host || p != 0 || err != nil {
+			t.Fatalf("%q is canonical, and then %q, %d, %v", host, again, p, err)
+		}
+		if len(host) == 0 || len(host) > 253 || strings.Trim(host, "abcdefghijklmnopqrstuvwxyz0123456789.-") != "" {
+			t.Fatalf("%q is no host", host)
+		}
+		for label := range strings.SplitSeq(host, ".") {
+			if len(label) == 0 || len(label) > 63 || label[0] == '-' || label[len(label)-1] == '-' {
+				t.Fatalf("%q has a label %q", host, label)
+			}
+		}
+		if _, err := netip.ParseAddr(host); err == nil {
+			t.Fatalf("%q is an address", host)
+		}
+	})
+}
