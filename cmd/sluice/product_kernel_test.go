@@ -121,9 +121,10 @@ func startUpstream(t *testing.T, e *testscript.Env, namespace string) error {
 
 // process is the daemon that a script has started last; its zero value is none.
 type process struct {
-	cmd  *exec.Cmd
-	log  *log
-	done chan error
+	cmd   *exec.Cmd
+	log   *log
+	done  chan error    // gets what Wait said
+	ended chan struct{} // closed after that
 }
 
 // processKey is where testscript keeps a script's *process.
@@ -160,40 +161,50 @@ func daemonCommand(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// start starts a daemon and waits until it serves.
+// start starts a daemon of a script's and waits until it serves.
 func (p *process) start(ts *testscript.TestScript) error {
+	ts.Defer(p.kill)
+	return p.launch(ts.MkAbs("."), ts.MkAbs("config.toml"), ts.Getenv("STATE"), ts.Getenv("SLUICE_SOCKET"))
+}
+
+// launch starts a daemon and waits until it serves.
+func (p *process) launch(dir, config, state, socket string) error {
 	self, err := os.Executable()
 	if err != nil {
 		return err
 	}
-	*p = process{log: newLogBuffer(), done: make(chan error, 1)}
-	p.cmd = exec.Command(self, "serve", "--config", ts.MkAbs("config.toml"), "--state-dir", ts.Getenv("STATE"))
+	*p = process{log: newLogBuffer(), done: make(chan error, 1), ended: make(chan struct{})}
+	p.cmd = exec.Command(self, "serve", "--config", config, "--state-dir", state)
 	p.cmd.Args[0] = "sluice"
-	p.cmd.Dir = ts.MkAbs(".")
-	p.cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "SLUICE_SOCKET=" + ts.Getenv("SLUICE_SOCKET")}
+	p.cmd.Dir = dir
+	p.cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "SLUICE_SOCKET=" + socket}
 	p.cmd.Stderr = p.log
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := p.cmd.Start(); err != nil {
 		return err
 	}
-	ended := make(chan struct{})
-	cmd, log, done := p.cmd, p.log, p.done
+	cmd, done, ended := p.cmd, p.done, p.ended
 	go func() {
 		done <- cmd.Wait()
 		close(ended)
 	}()
-	ts.Defer(func() {
-		_ = cmd.Process.Kill()
-		<-ended
-	})
 	select {
-	case <-log.listening:
+	case <-p.log.listening:
 		return nil
-	case <-ended:
-		return fmt.Errorf("the daemon ended:\n%s", log)
+	case <-p.ended:
+		return fmt.Errorf("the daemon ended:\n%s", p.log)
 	case <-time.After(startLimit):
-		return fmt.Errorf("the daemon does not serve:\n%s", log)
+		return fmt.Errorf("the daemon does not serve:\n%s", p.log)
 	}
+}
+
+// kill ends the daemon, if it was started and still runs, and waits for its end.
+func (p *process) kill() {
+	if p.cmd == nil || p.cmd.Process == nil {
+		return
+	}
+	_ = p.cmd.Process.Kill()
+	<-p.ended
 }
 
 // log keeps what a daemon logs, and tells when it serves.
