@@ -5,8 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
+	"os"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -50,8 +50,9 @@ func copyOneWay(dst, src *net.TCPConn) (int64, error) {
 	// One side is broken: the other has to know, and its own direction would wait for ever.
 	reset(dst)
 	reset(src)
-	if errors.Is(err, unix.ECONNRESET) || errors.Is(err, unix.EPIPE) || errors.Is(err, io.ErrClosedPipe) {
-		return n, nil // how connections end, not a fault
+	// How connections end, and how the other direction, or ctx, ended this one: no faults.
+	if errors.Is(err, unix.ECONNRESET) || errors.Is(err, unix.EPIPE) || errors.Is(err, os.ErrDeadlineExceeded) {
+		return n, nil
 	}
 	return n, fmt.Errorf("pass bytes on: %w", err)
 }
