@@ -75,7 +75,8 @@ func (a *attachment) detach() error {
 		}
 	}
 	if a.dir != "" {
-		if err := os.Remove(a.dir); err != nil && !errors.Is(err, os.ErrNotExist) {
+		// What another version pinned there goes too.
+		if err := os.RemoveAll(a.dir); err != nil {
 			errs = append(errs, fmt.Errorf("remove pins: %w", err))
 		}
 	}
@@ -89,8 +90,9 @@ func (r *Redirect) linkDir(id uint64) string {
 }
 
 // Attach puts every hook on a cgroup v2 directory. It does nothing if they are
-// there already, and leaves nothing behind if one cannot be attached.
-func (r *Redirect) Attach(cgroupPath string) (err error) {
+// there already, and adds those that an adopted set lacks. Of a new set it leaves
+// nothing behind if one hook cannot be attached.
+func (r *Redirect) Attach(cgroupPath string) error {
 	dir, err := os.Open(cgroupPath)
 	if err != nil {
 		return fmt.Errorf("open cgroup: %w", err)
@@ -102,8 +104,8 @@ func (r *Redirect) Attach(cgroupPath string) (err error) {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if _, ok := r.links[id]; ok {
-		return nil
+	if a, ok := r.links[id]; ok {
+		return r.complete(a, cgroupPath)
 	}
 	a := &attachment{}
 	if !r.opts.FailOpen {
@@ -112,40 +114,47 @@ func (r *Redirect) Attach(cgroupPath string) (err error) {
 			return fmt.Errorf("make the pin directory: %w", err)
 		}
 	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, a.detach())
-		}
-	}()
-	for _, h := range r.hooks() {
-		if err := r.attachHook(a, cgroupPath, h); err != nil {
-			return err
-		}
+	if err := r.complete(a, cgroupPath); err != nil {
+		return errors.Join(err, a.detach())
 	}
 	r.links[id] = a
 	return nil
 }
 
-func (r *Redirect) attachHook(a *attachment, cgroupPath string, h hook) error {
+// complete attaches the hooks that are not there, and brings all into their order.
+func (r *Redirect) complete(a *attachment, cgroupPath string) error {
+	for i, h := range r.hooks() {
+		if i < len(a.names) && a.names[i] == h.name {
+			continue
+		}
+		l, err := r.attachHook(a, cgroupPath, h)
+		if err != nil {
+			return err
+		}
+		a.links = slices.Insert(a.links, i, l)
+		a.names = slices.Insert(a.names, i, h.name)
+	}
+	return nil
+}
+
+func (r *Redirect) attachHook(a *attachment, cgroupPath string, h hook) (link.Link, error) {
 	l, err := link.AttachCgroup(link.CgroupOptions{Path: cgroupPath, Attach: h.attach, Program: h.prog})
 	if errors.Is(err, unix.EPERM) {
 		if other := exclusiveAncestor(cgroupPath, h.attach); other != "" {
-			return fmt.Errorf("attach %s to %s: %s carries an exclusive program of the same kind (attached without BPF_F_ALLOW_MULTI, "+
+			return nil, fmt.Errorf("attach %s to %s: %s carries an exclusive program of the same kind (attached without BPF_F_ALLOW_MULTI, "+
 				"for example by systemd's IPAddressDeny without Delegate): remove it or attach a cgroup outside it", h.name, cgroupPath, other)
 		}
 	}
 	if err != nil {
-		return fmt.Errorf("attach %s to %s: %w", h.name, cgroupPath, err)
+		return nil, fmt.Errorf("attach %s to %s: %w", h.name, cgroupPath, err)
 	}
-	a.links = append(a.links, l)
-	a.names = append(a.names, h.name)
 	if a.dir == "" {
-		return nil
+		return l, nil
 	}
 	if err := l.Pin(filepath.Join(a.dir, h.name)); err != nil {
-		return fmt.Errorf("pin %s: %w", h.name, err)
+		return nil, errors.Join(fmt.Errorf("pin %s: %w", h.name, err), l.Close())
 	}
-	return nil
+	return l, nil
 }
 
 // exclusiveAncestor returns the nearest cgroup from path upwards, path included,
@@ -224,7 +233,8 @@ func (r *Redirect) Attachments() ([]Attachment, error) {
 }
 
 // adoptLinks takes over what an earlier life pinned and moves it to this life's
-// programs. An incomplete set, left by a crash while attaching, is taken off.
+// programs. A set that lacks hooks, after a crash while attaching or from a version
+// that had fewer, stays in force as it is: [Redirect.Attach] completes it.
 func (r *Redirect) adoptLinks() error {
 	entries, err := os.ReadDir(r.linkRoot())
 	if errors.Is(err, os.ErrNotExist) {
@@ -239,12 +249,10 @@ func (r *Redirect) adoptLinks() error {
 			continue // not ours
 		}
 		a := &attachment{dir: r.linkDir(id)}
-		complete := true
 		for _, h := range r.hooks() {
 			l, err := link.LoadPinnedLink(filepath.Join(a.dir, h.name), nil)
 			if err != nil {
-				complete = false
-				continue
+				continue // not there
 			}
 			a.links = append(a.links, l)
 			a.names = append(a.names, h.name)
@@ -253,7 +261,7 @@ func (r *Redirect) adoptLinks() error {
 				return errors.Join(fmt.Errorf("move %s of cgroup %d to the new program: %w", h.name, id, err), a.close())
 			}
 		}
-		if !complete || r.opts.FailOpen {
+		if len(a.links) == 0 || r.opts.FailOpen {
 			if err := a.detach(); err != nil {
 				return err
 			}

@@ -2,6 +2,7 @@ package bpf_test
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -177,22 +178,43 @@ func TestRemovedCgroup(t *testing.T) {
 	}
 }
 
-// A daemon killed in the middle of attaching leaves some hooks: the next takes them off.
-func TestHalfAttachedIsTakenOff(t *testing.T) {
+// A daemon killed in the middle of attaching, or an older one, leaves some hooks. They stay in
+// force until the next attaches the rest: in between nothing gets through that did not before.
+func TestHalfAttachedIsCompleted(t *testing.T) {
 	w := newWorld(t, bpf.Options{})
+	id := inode(t, w.cgroup)
+	pin := func(hook string) string { return filepath.Join(w.pins, "links", fmt.Sprint(id), hook) }
 	must(t, w.Close())
-	found, err := filepath.Glob(filepath.Join(w.pins, "links", "*", "connect6"))
+	for _, hook := range []string{"sock_create", "sock_release", "getpeername6"} {
+		must(t, os.Remove(pin(hook)))
+	}
+	must(t, os.Mkdir(filepath.Join(w.pins, "links", "1"), 0o700)) // killed before its first pin
+	w.Redirect = load(t, bpf.Options{PinDir: w.pins})
+	w.doorman = welcome(t, w.Redirect, w.Agent)
+	w.proxied(t, order{Do: "dial", Dst: origin4})
+	if att, err := w.Attachments(); err != nil || len(att) != 1 || len(att[0].Hooks) != hooks-3 {
+		t.Errorf("attachments %+v, %v", att, err)
+	}
+	must(t, w.Attach(w.cgroup))
+	att, err := w.Attachments()
 	must(t, err)
-	if len(found) != 1 {
-		t.Fatalf("pins %v", found)
+	if names := att[0].Hooks; len(names) != hooks || names[0] != "sock_create" || names[hooks-1] != "connect6" {
+		t.Errorf("hooks %v", names)
 	}
-	must(t, os.Remove(found[0]))
-	r := load(t, bpf.Options{PinDir: w.pins})
-	if att, err := r.Attachments(); err != nil || len(att) != 0 {
-		t.Errorf("attachments %v, %v", att, err)
+	w.proxied(t, order{Do: "dial", Dst: origin6}) // asserts getpeername6
+	// A newer version's pin is not known here, and goes with the others.
+	known, err := link.LoadPinnedLink(pin("connect4"), nil)
+	must(t, err)
+	must(t, os.Remove(pin("connect4")))
+	must(t, known.Pin(pin("connect5")))
+	must(t, known.Close())
+	must(t, w.Detach(w.cgroup))
+	if left, err := filepath.Glob(filepath.Join(w.pins, "links", "*")); err != nil || len(left) != 0 {
+		t.Errorf("pins %v, %v", left, err)
 	}
-	if n := attached(t, w.cgroup, ebpf.AttachCGroupInet4Connect); n != 0 {
-		t.Errorf("%d programs", n)
+	for _, hook := range []ebpf.AttachType{ebpf.AttachCGroupInet4Connect, ebpf.AttachCgroupInetSockRelease} {
+		if n := attached(t, w.cgroup, hook); n != 0 {
+			t.Errorf("%d programs of %s", n, hook)
+		}
 	}
-	must(t, r.Attach(w.cgroup))
 }
