@@ -30,9 +30,15 @@ import (
 
 const (
 	caLife = 10 * 365 * 24 * time.Hour
+	// caSpare is how long before its end a CA gets a successor, so that agents that
+	// start meanwhile trust both.
+	caSpare = 30 * 24 * time.Hour
 	// cachedLeaves bounds the memory for leaves: about 2 KiB each.
 	cachedLeaves = 10000
 )
+
+// unfinished begins the name of a file that is being written.
+const unfinished = ".new-"
 
 // ErrNotPermitted is returned by [Authority.Leaf] for a host that no CA may sign for.
 var ErrNotPermitted = errors.New("no CA is permitted to sign for this host")
@@ -59,9 +65,14 @@ type authority struct {
 	key  *ecdsa.PrivateKey
 }
 
-// Open reads the CAs in a directory, which it makes, mode 0700, if it is not there.
+// Open reads the CAs in a directory, which it makes if it is not there, and closes
+// both to other users. One process at a time may have it open.
 func Open(dir string, now func() time.Time) (*Authority, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	return openSized(dir, now, cachedLeaves)
+}
+
+func openSized(dir string, now func() time.Time, cached int64) (*Authority, error) {
+	if err := errors.Join(os.MkdirAll(dir, 0o700), os.Chmod(dir, 0o700)); err != nil {
 		return nil, fmt.Errorf("make the CA's directory: %w", err)
 	}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -69,20 +80,11 @@ func Open(dir string, now func() time.Time) (*Authority, error) {
 		return nil, fmt.Errorf("make a key: %w", err)
 	}
 	a := &Authority{dir: dir, now: now, key: key}
-	files, err := filepath.Glob(filepath.Join(dir, "*.pem"))
-	if err != nil {
-		return nil, fmt.Errorf("read the CA's directory: %w", err)
-	}
-	slices.Sort(files)
-	for _, path := range files {
-		c, err := load(path)
-		if err != nil {
-			return nil, fmt.Errorf("%s: %s: restore it from a backup, or move it away: its hosts get a new CA, which agents that run do not trust yet", path, err)
-		}
-		a.cas = append(a.cas, c)
+	if err := a.loadAll(); err != nil {
+		return nil, err
 	}
 	a.leaves, err = ristretto.NewCache(&ristretto.Config[string, *tls.Certificate]{
-		NumCounters: cachedLeaves * 10, MaxCost: cachedLeaves, BufferItems: 64, IgnoreInternalCost: true,
+		NumCounters: cached * 10, MaxCost: cached, BufferItems: 64, IgnoreInternalCost: true,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("make the leaf cache: %w", err)
@@ -92,6 +94,33 @@ func Open(dir string, now func() time.Time) (*Authority, error) {
 
 // Close ends the leaf cache.
 func (a *Authority) Close() { a.leaves.Close() }
+
+func (a *Authority) loadAll() error {
+	entries, err := os.ReadDir(a.dir) // sorted by name
+	if err != nil {
+		return fmt.Errorf("read the CA's directory: %w", err)
+	}
+	for _, entry := range entries {
+		path := filepath.Join(a.dir, entry.Name())
+		switch {
+		case strings.HasPrefix(entry.Name(), unfinished):
+			// A write that a crash cut short: nobody has trusted it.
+			if err := os.Remove(path); err != nil {
+				return fmt.Errorf("clear away an unfinished CA: %w", err)
+			}
+		case filepath.Ext(path) == ".pem":
+			c, err := load(path)
+			if err != nil {
+				return fmt.Errorf("%s: %s: restore it from a backup, or move it away: its hosts get a new CA, which agents that run do not trust yet", path, err)
+			}
+			if err := os.Chmod(path, 0o600); err != nil {
+				return fmt.Errorf("close the CA's key to others: %w", err)
+			}
+			a.cas = append(a.cas, c)
+		}
+	}
+	return nil
+}
 
 func load(path string) (*authority, error) {
 	data, err := os.ReadFile(path)
@@ -113,6 +142,9 @@ func load(path string) (*authority, error) {
 	if c.cert == nil || c.key == nil || !c.key.PublicKey.Equal(c.cert.PublicKey) {
 		return nil, errors.New("damaged: it must hold a CA certificate and its key")
 	}
+	if err := c.cert.CheckSignature(c.cert.SignatureAlgorithm, c.cert.RawTBSCertificate, c.cert.Signature); err != nil {
+		return nil, fmt.Errorf("damaged: %s", err)
+	}
 	return c, nil
 }
 
@@ -123,7 +155,7 @@ func (a *Authority) Permit(hosts []string) (changed bool, err error) {
 	defer a.mu.Unlock()
 	var missing []string
 	for _, h := range hosts {
-		if a.covering(h) == nil {
+		if a.covering(h, caSpare) == nil {
 			missing = append(missing, h)
 		}
 	}
@@ -139,10 +171,12 @@ func (a *Authority) Permit(hosts []string) (changed bool, err error) {
 	return true, nil
 }
 
-// covering is the newest CA that may sign for host and is valid now, or nil.
-func (a *Authority) covering(host string) *authority {
-	for _, c := range slices.Backward(a.cas) {
-		if a.now().After(c.cert.NotAfter) {
+// covering is the oldest CA that may sign for host and is valid for a while yet,
+// or nil: the oldest is the one that agents which run already are likeliest to trust.
+func (a *Authority) covering(host string, left time.Duration) *authority {
+	until := a.now().Add(left)
+	for _, c := range a.cas {
+		if until.After(c.cert.NotAfter) {
 			continue
 		}
 		for _, d := range c.cert.PermittedDNSDomains {
@@ -191,22 +225,25 @@ func (a *Authority) create(hosts []string) (*authority, error) {
 		return nil, fmt.Errorf("sign the CA: %w", err)
 	}
 	c := &authority{cert: cert, key: key}
-	return c, a.save(c)
+	if err := a.save(c); err != nil {
+		return nil, fmt.Errorf("save the CA: %w", err)
+	}
+	return c, nil
 }
 
 // save writes certificate and key as one file, so that there is never one without the other.
 func (a *Authority) save(c *authority) (err error) {
 	der, err := x509.MarshalECPrivateKey(c.key)
 	if err != nil {
-		return fmt.Errorf("encode the CA's key: %w", err)
+		return err
 	}
-	f, err := os.CreateTemp(a.dir, ".new-") // 0600
+	f, err := os.CreateTemp(a.dir, unfinished) // 0600
 	if err != nil {
-		return fmt.Errorf("save the CA: %w", err)
+		return err
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(fmt.Errorf("save the CA: %w", err), os.Remove(f.Name()))
+			_ = os.Remove(f.Name()) // it is gone already if only the directory could not be synced
 		}
 	}()
 	err = errors.Join(

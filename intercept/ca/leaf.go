@@ -21,15 +21,20 @@ const (
 // Leaf returns a certificate for a host, from memory if it can. Of many callers
 // for one new host, one mints. Error: [ErrNotPermitted].
 func (a *Authority) Leaf(host string) (*tls.Certificate, error) {
-	if leaf, ok := a.leaves.Get(host); ok && a.now().Before(leaf.Leaf.NotAfter.Add(-leafSpare)) {
+	if leaf, ok := a.cached(host); ok {
 		return leaf, nil
 	}
 	v, err, _ := a.once.Do(host, func() (any, error) {
-		leaf, err := a.mint(host)
-		if err == nil {
-			a.leaves.SetWithTTL(host, leaf, 1, leafLife-leafSpare)
+		if leaf, ok := a.cached(host); ok { // another caller has just been here
+			return leaf, nil
 		}
-		return leaf, err
+		leaf, err := a.mint(host)
+		if err != nil {
+			return nil, err
+		}
+		a.leaves.SetWithTTL(host, leaf, 1, leafLife-leafSpare)
+		a.leaves.Wait() // the cache takes it in later, and the next caller must find it
+		return leaf, nil
 	})
 	if err != nil {
 		return nil, err
@@ -37,9 +42,14 @@ func (a *Authority) Leaf(host string) (*tls.Certificate, error) {
 	return v.(*tls.Certificate), nil
 }
 
+func (a *Authority) cached(host string) (*tls.Certificate, bool) {
+	leaf, ok := a.leaves.Get(host)
+	return leaf, ok && a.now().Before(leaf.Leaf.NotAfter.Add(-leafSpare))
+}
+
 func (a *Authority) mint(host string) (*tls.Certificate, error) {
 	a.mu.RLock()
-	issuer := a.covering(host)
+	issuer := a.covering(host, leafLife) // no leaf outlives its issuer
 	a.mu.RUnlock()
 	if issuer == nil {
 		return nil, fmt.Errorf("%s: %w", host, ErrNotPermitted)
