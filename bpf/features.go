@@ -92,9 +92,9 @@ func haveCgroupLink() error {
 	return nil
 }
 
-// explain turns a failed load into the feature that is missing, if one is.
-func explain(err error) error {
-	for _, f := range Probe() {
+// explain turns a failed load into the feature that was found missing, if one was.
+func explain(err error, probed []Feature) error {
+	for _, f := range probed {
 		if !f.Optional && errors.Is(f.Err, ebpf.ErrNotSupported) {
 			return &UnsupportedError{Feature: f.Name, MinKernel: f.MinKernel}
 		}

@@ -249,6 +249,24 @@ func (w *world) proxied(t testing.TB, o order) {
 	w.untouched(t)
 }
 
+// refusedAtOnce asserts that the kernel answers ECONNREFUSED without waiting for anybody. Of a few
+// tries the quickest counts: a busy machine may take an agent off its CPU.
+func (a *agent) refusedAtOnce(t testing.TB, o order) {
+	t.Helper()
+	quickest := time.Hour
+	for range 5 {
+		got := a.do(o)
+		if got.Error != "ECONNREFUSED" {
+			t.Errorf("%+v: got %+v", o, got)
+			return
+		}
+		if quickest = min(quickest, got.Took); quickest < 50*time.Millisecond {
+			return
+		}
+	}
+	t.Errorf("%+v: refused after %s", o, quickest)
+}
+
 // untouched asserts that nothing came to the origin.
 func (w *world) untouched(t testing.TB) {
 	t.Helper()

@@ -96,7 +96,7 @@ func Load(opts Options) (_ *Redirect, err error) {
 		}
 	}
 	if err := r.loadObjects(spec); err != nil {
-		return nil, explain(err)
+		return nil, explain(err, Probe())
 	}
 	if err := r.adoptLinks(); err != nil {
 		return nil, err

@@ -210,14 +210,11 @@ func datagrams(t *testing.T, w *world) {
 			case do == "pktinfo":
 				o.Source = source
 			}
-			got := w.agent.do(o)
-			if got.Error != "ECONNREFUSED" || got.Took > 50*time.Millisecond {
-				t.Errorf("%s to %s: %+v", do, dst, got)
-			}
+			w.agent.refusedAtOnce(t, o)
 			n++
 		}
 	}
-	if got := w.count(t, "refused_udp") - before; got != n {
+	if got := w.count(t, "refused_udp") - before; got < n {
 		t.Errorf("counted %d, refused %d", got, n)
 	}
 	// Other ports are none of ours, nor is loopback.
