@@ -138,6 +138,7 @@ func attached(t *testing.T, cgroup string, hook ebpf.AttachType) int {
 
 // A removed cgroup takes its hooks along; what stays are the pins.
 func TestRemovedCgroup(t *testing.T) {
+	kerneltest.Require(t)
 	for name, restart := range map[string]bool{"told by the same daemon": false, "told by the next": true} {
 		t.Run(name, func(t *testing.T) {
 			pins := pinDir(t)

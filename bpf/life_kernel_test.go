@@ -12,6 +12,7 @@ import (
 
 // TestWaysRoundInTime is those ways that lie in when something happens.
 func TestWaysRoundInTime(t *testing.T) {
+	kerneltest.Require(t)
 	t.Run("case_20_socket_older_than_the_attach", func(t *testing.T) {
 		w := newWorld(t, bpf.Options{})
 		must(t, w.Detach(w.cgroup))

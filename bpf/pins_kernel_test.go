@@ -55,6 +55,7 @@ const hooks = 11
 
 // What replaces maps that do not fit must not let through what the old ones redirected.
 func TestLoadReplacesPinsThatDoNotFit(t *testing.T) {
+	kerneltest.Require(t)
 	for name, spoil := range map[string]func(t *testing.T, pins string) bpf.Options{
 		"another size": func(*testing.T, string) bpf.Options { return bpf.Options{MaxFlows: 16} },
 		"another schema": func(t *testing.T, pins string) bpf.Options {

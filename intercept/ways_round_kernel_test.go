@@ -17,13 +17,13 @@ import (
 // TestWaysRound are those of the known ways round that need more than the programs: the
 // rest are tests of package bpf and of intercept/exchange, under the same numbers.
 func TestWaysRound(t *testing.T) {
+	newCgroup(t) // skips, or fails, where there can be none
 	t.Run("case_29_straight_to_the_listener", connectToTheListenerItselfIsClosed)
 	t.Run("case_29_from_inside_and_outside_the_cgroup", outsiderAtTheListenerIsClosed)
 	t.Run("case_29_by_every_name_of_loopback", listenerByOtherNames)
 	t.Run("case_36_root_and_our_own_cgroup", func(t *testing.T) {
 		mount, err := cgroup.Mount()
 		must(t, err)
-		newCgroup(t) // skips, or fails, where there can be none
 		b := newBench(t, onKernel(t, newRedirect(t)))
 		own, err := cgroup.OfPID(os.Getpid())
 		must(t, err)
