@@ -38,8 +38,8 @@ drift: generate ## fail if generated files differ from the committed ones
 		{ echo "drift: generated files do not match their sources: run 'make generate' and commit the result" >&2; exit 1; }
 
 fmt: ## format Go and C
-	$(TOOL) gofumpt -w $(shell git ls-files '*.go' | grep -v -E '_bpfe[lb]\.go$$|\.gen\.go$$')
-	clang-format-14 -i $(shell git ls-files 'bpf/*.c' 'bpf/*.h')
+	@$(TOOL) gofumpt -w $(shell git ls-files '*.go' | grep -v -E '_bpfe[lb]\.go$$|\.gen\.go$$')
+	@clang-format-14 -i $(shell git ls-files 'bpf/*.c' 'bpf/*.h')
 
 lint: ## vet, staticcheck, gofumpt, clang-format, shell syntax
 	./scripts/lint.sh

@@ -94,8 +94,10 @@ func (h *house) startUpstream(change certificate) {
 	options := simulator.Options{
 		Listeners: []net.Listener{listener}, Authority: authority,
 		Credentials: []simulator.Credential{
-			{Name: "first", Secret: openaiFirst}, {Name: "second", Secret: openaiSecond},
-			{Name: "ant-first", Secret: anthropicFirst}, {Name: "ant-second", Secret: anthropicSecond},
+			{Name: "first", Secret: openaiFirst},
+			{Name: "second", Secret: openaiSecond},
+			{Name: "ant-first", Secret: anthropicFirst},
+			{Name: "ant-second", Secret: anthropicSecond},
 		},
 	}
 	if change != nil {

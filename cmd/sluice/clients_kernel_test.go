@@ -117,27 +117,32 @@ func TestClientsFailOver(t *testing.T) {
 		{
 			"curl http1.1", func(*testing.T) string { return h.chat("--http1.1", "-d", chatBody, "-D", "-") },
 			[]string{"\n200 1.1\n"},
-			[]string{"\n429 1.1\n", "Retry-After: 6", "Sluice-Pool: openai", `"rate_limit_exceeded"`}, "first", "second", "openai",
+			[]string{"\n429 1.1\n", "Retry-After: 6", "Sluice-Pool: openai", `"rate_limit_exceeded"`},
+			"first", "second", "openai",
 		},
 		{
 			"curl http2", func(*testing.T) string { return h.chat("--http2", "-d", chatBody, "-D", "-") },
 			[]string{"\n200 2\n"},
-			[]string{"\n429 2\n", "retry-after: 6", "sluice-pool: openai", `"rate_limit_exceeded"`}, "first", "second", "openai",
+			[]string{"\n429 2\n", "retry-after: 6", "sluice-pool: openai", `"rate_limit_exceeded"`},
+			"first", "second", "openai",
 		},
 		{
 			"python urllib", func(t *testing.T) string { return h.output("python3", script(t, "chat_urllib.py")) },
 			[]string{"200 " + simulator.DefaultText},
-			[]string{"429 6", "rate_limit_exceeded"}, "first", "second", "openai",
+			[]string{"429 6", "rate_limit_exceeded"},
+			"first", "second", "openai",
 		},
 		{
 			"openai sdk", func(t *testing.T) string { return h.output("node", sdk(t, "openai.mjs"), "chat-stream") },
 			[]string{simulator.DefaultText},
-			[]string{`"error":"RateLimitError","status":429`, `"retry_after":"6`}, "first", "second", "openai",
+			[]string{`"error":"RateLimitError","status":429`, `"retry_after":"6`},
+			"first", "second", "openai",
 		},
 		{
 			"anthropic sdk", func(t *testing.T) string { return h.output("node", sdk(t, "anthropic.mjs"), "messages-stream") },
 			[]string{simulator.DefaultText},
-			[]string{`"error":"RateLimitError","status":429,"type":"rate_limit_error"`, `"retry_after":"6`}, "ant-first", "ant-second", "claude",
+			[]string{`"error":"RateLimitError","status":429,"type":"rate_limit_error"`, `"retry_after":"6`},
+			"ant-first", "ant-second", "claude",
 		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
