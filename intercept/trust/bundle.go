@@ -75,13 +75,19 @@ func System() string {
 }
 
 // Merge returns original with those certificates of ca that it lacks. Merging
-// twice changes nothing.
+// twice changes nothing. A last certificate that was cut short is dropped: OpenSSL
+// would refuse the whole file for it.
 func Merge(original, ca []byte) []byte {
 	have := make(map[string]bool)
 	for _, block := range certificates(original) {
 		have[string(block.Bytes)] = true
 	}
 	out := bytes.Clone(original)
+	if last := bytes.LastIndex(out, []byte("-----BEGIN ")); last >= 0 {
+		if block, _ := pem.Decode(out[last:]); block == nil {
+			out = out[:last]
+		}
+	}
 	for _, block := range certificates(ca) {
 		if have[string(block.Bytes)] {
 			continue

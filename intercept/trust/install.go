@@ -10,7 +10,8 @@ import (
 )
 
 // Dir is where a command finds its certificate files: a file system of its own,
-// in its mount namespace only.
+// in its mount namespace only. On the host it is an empty directory, and stays:
+// rmdir(2) would take the mount away from the commands that still run.
 const Dir = "/run/sluice-trust"
 
 // source is how the mounts show up in /proc/PID/mountinfo.
@@ -32,7 +33,7 @@ func Install(ca []byte, environ []string, home string) ([]string, error) {
 		return nil, fmt.Errorf("take the mounts apart from the host's: %w", err)
 	}
 	if err := os.MkdirAll(Dir, 0o755); err != nil {
-		return nil, fmt.Errorf("make the trust directory: %w", err)
+		return nil, fmt.Errorf("make the directory that certificates are mounted on: %w: make it by other means, or have /run writable", err)
 	}
 	if err := unix.Mount(source, Dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=0755,size=64m"); err != nil {
 		return nil, fmt.Errorf("mount a file system for certificates: %w", err)

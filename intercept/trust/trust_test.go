@@ -32,6 +32,60 @@ func TestMergeAddsOnce(t *testing.T) {
 	}
 }
 
+func TestMergeOfBrokenBundles(t *testing.T) {
+	t.Parallel()
+	root, ca := string(certificate("a root of some length, so that there is something to cut")), certificate("ours")
+	for cut := range len(root) - 1 { // without the line break it is whole
+		merged := Merge([]byte(root+root[:cut]), ca)
+		if !strings.HasPrefix(string(merged), root) || !strings.HasSuffix(string(merged), "\n"+string(ca)) {
+			t.Fatalf("cut at %d: %s", cut, merged)
+		}
+		if n := strings.Count(string(merged), "BEGIN CERTIFICATE-"); n != 2 {
+			t.Fatalf("cut at %d: %d certificates, want the whole one and ours:\n%s", cut, n, merged)
+		}
+		if twice := Merge(merged, ca); string(twice) != string(merged) {
+			t.Fatalf("cut at %d: merging twice is not merging once", cut)
+		}
+	}
+	crlf := strings.ReplaceAll(root, "\n", "\r\n")
+	for original, want := range map[string]int{"": 1, "\n": 1, "no certificates\n": 1, crlf: 2, root + root: 3} {
+		if n := len(certificates(Merge([]byte(original), ca))); n != want {
+			t.Errorf("%q: %d certificates, want %d", original, n, want)
+		}
+	}
+	if got := Merge([]byte(root), nil); string(got) != root {
+		t.Errorf("without a CA: %s", got)
+	}
+}
+
+// TestEnvironmentNames names a file by each variable: it is merged, under its own
+// name, and nothing else of the environment changes.
+func TestEnvironmentNames(t *testing.T) {
+	t.Parallel()
+	ca, system := certificate("ours"), certificate("root")
+	read := func(path string) ([]byte, error) { return certificate("in " + path), nil }
+	for _, name := range append([]string{nodeExtra, certFile}, replaced...) {
+		env, made, err := plan([]string{"A=1", name + "=/first", name + "=/mine", "B=" + name}, "/d", ca, system, read)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if env[0] != "A=1" || env[1] != "B="+name || strings.Count(strings.Join(env, "\n"), name+"=") != 1 {
+			t.Errorf("%s: %v", name, env)
+		}
+		file := strings.TrimPrefix(value(env, name), "/d/")
+		if want := string(certificate("in /mine")) + string(ca); string(made[file]) != want {
+			t.Errorf("%s leads to %s:\n%s", name, file, made[file])
+		}
+		// An empty one is as good as none.
+		if env, _, err = plan([]string{name + "="}, "/d", ca, system, read); err != nil || value(env, nodeExtra) != "/d/ca.pem" || value(env, certFile) != "/d/bundle.pem" {
+			t.Errorf("%s, empty: %v, %v", name, env, err)
+		}
+	}
+	if env, made, err := plan([]string{"REQUESTS_CA_BUNDLE=/a", "PIP_CERT=/b"}, "/d", ca, system, read); err != nil || len(made) != 4 {
+		t.Errorf("got %v, %d files, %v", env, len(made), err)
+	}
+}
+
 func TestEnvironment(t *testing.T) {
 	t.Parallel()
 	read := func(path string) ([]byte, error) {
