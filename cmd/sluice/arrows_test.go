@@ -36,6 +36,7 @@ var arrows = map[string][]string{
 	"monitor/notice":     {"pool"},
 	"monitor/audit":      {"pool"},
 	"control":            {"intercept", "intercept/cgroup", "pool", "pool/vault"},
+	"control/telegram":   {"monitor/notice"},
 	"control/api":        {"control", "intercept", "pool", "pool/vault"},
 }
 

@@ -43,7 +43,8 @@ type house struct {
 type certificate func(a *simulator.Authority, name string) (*tls.Certificate, error)
 
 // newHouse starts a daemon with the pools "openai" and "claude", of two members each.
-func newHouse(t *testing.T, change certificate) *house {
+// What config holds is added to its configuration.
+func newHouse(t *testing.T, change certificate, config ...string) *house {
 	t.Helper()
 	kerneltest.Require(t)
 	h := &house{t: t, dir: t.TempDir(), pair: kerneltest.NewPair(t)}
@@ -52,7 +53,7 @@ func newHouse(t *testing.T, change certificate) *house {
 	h.write("hosts", "127.0.0.1 localhost\n"+h.pair.ServerIP4+" api.openai.com api.anthropic.com unbound.example wrong.example\n")
 	h.write("upstream.pem", string(h.sim.CA()))
 	pins := filepath.Join(kerneltest.BPFFS(t), "sluice")
-	h.write("config.toml", fmt.Sprintf("pin_dir = %q\nupstream_roots = %q\ndrain_time = \"1s\"\n", pins, filepath.Join(h.dir, "upstream.pem")))
+	h.write("config.toml", fmt.Sprintf("pin_dir = %q\nupstream_roots = %q\ndrain_time = \"1s\"\n", pins, filepath.Join(h.dir, "upstream.pem"))+strings.Join(config, "\n"))
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)

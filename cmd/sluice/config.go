@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/pelletier/go-toml/v2"
+
+	"github.com/sluice-proxy/sluice/monitor"
 )
 
 const (
@@ -32,6 +34,7 @@ type config struct {
 	LogLevel      string
 	LogFormat     string
 	Pool          poolConfig
+	Notify        []monitor.Channel // besides the log
 }
 
 // poolConfig is what pools are told.
@@ -57,6 +60,7 @@ type rawConfig struct {
 		MaxStatedRetry *string `toml:"max_stated_retry"`
 		ProbeInterval  *string `toml:"probe_interval"`
 	} `toml:"pool"`
+	Notify rawNotify `toml:"notify"`
 }
 
 func defaultConfig() config {
@@ -126,6 +130,9 @@ func parseConfig(text []byte) (config, error) {
 	keep(choice("log.format", raw.Log.Format, &c.LogFormat, "auto", "text", "json"))
 	keep(duration("pool.max_stated_retry", raw.Pool.MaxStatedRetry, &c.Pool.MaxStatedRetry, time.Second, 24*time.Hour))
 	keep(duration("pool.probe_interval", raw.Pool.ProbeInterval, &c.Pool.ProbeInterval, 0, 24*time.Hour))
+	if err == nil {
+		c.Notify, err = raw.Notify.channels()
+	}
 	return c, err
 }
 

@@ -126,3 +126,54 @@ func TestLoadConfig(t *testing.T) {
 		t.Errorf("error %v does not name the file", err)
 	}
 }
+
+// TestNotify reads channels of every kind; a mistake names its key, and no secret.
+func TestNotify(t *testing.T) {
+	t.Parallel()
+	const canary = "canary-2718281828"
+	file := filepath.Join(t.TempDir(), "secret")
+	if err := os.WriteFile(file, []byte(canary+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c, err := parseConfig([]byte(`
+[[notify.webhook]]
+name = "ops"
+url = "https://ops.example/` + canary + `"
+secret_file = "` + file + `"
+[[notify.service]]
+name = "ops"
+url = "ntfy://ntfy.example/` + canary + `"
+[[notify.telegram]]
+name = "team"
+token_file = "` + file + `"
+chat = -100
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, channel := range c.notices(nil) {
+		names = append(names, channel.Name())
+	}
+	if want := "log webhook:ops service:ops telegram:team"; strings.Join(names, " ") != want {
+		t.Errorf("channels %v, want %s", names, want)
+	}
+	for text, want := range map[string]string{
+		"[[notify.webhook]]\nurl = \"https://h/" + canary + `"`:                                                          "notify.webhook 1: name: must not be empty",
+		"[[notify.webhook]]\nname = \"a\"":                                                                               `notify.webhook "a": url: is missing`,
+		"[[notify.webhook]]\nname = \"a\"\nurl = \"" + canary + `"`:                                                      `notify.webhook "a": url: it is no URL`,
+		"[[notify.webhook]]\nname = \"a\"\nurl = \"https://h\"\nurl_file = \"/x\"":                                       `notify.webhook "a": url: give it or url_file, not both`,
+		"[[notify.webhook]]\nname = \"a\"\nurl_file = \"/nowhere\"":                                                      "url_file: open /nowhere",
+		"[[notify.webhook]]\nname = \"a\"\nurl = \"https://h\"\nsecret_file = \"/no\"":                                   "secret_file: open /no",
+		"[[notify.service]]\nname = \"a\"\nurl = \"nonesuch://" + canary + `"`:                                           `notify.service "a": url: `,
+		"[[notify.telegram]]\nname = \"a\"\ntoken = \"" + canary + `"`:                                                   `notify.telegram "a": chat: `,
+		"[[notify.telegram]]\nname = \"a b\"":                                                                            "notify.telegram 1: name: ",
+		"[[notify.webhook]]\nnam = \"a\"":                                                                                "line 2: there is no key",
+		"[[notify.service]]\nname = \"a\"\nurl = \"ntfy://h/a\"\n[[notify.service]]\nname = \"a\"\nurl = \"ntfy://h/b\"": `notify.service 2: name: there are two channels "a"`,
+	} {
+		_, err := parseConfig([]byte(text))
+		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), canary) {
+			t.Errorf("%s\n\t%v, want %q", text, err, want)
+		}
+	}
+}

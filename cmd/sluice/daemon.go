@@ -30,7 +30,6 @@ import (
 	"github.com/sluice-proxy/sluice/intercept/exchange"
 	"github.com/sluice-proxy/sluice/monitor"
 	"github.com/sluice-proxy/sluice/monitor/audit"
-	"github.com/sluice-proxy/sluice/monitor/notice"
 	"github.com/sluice-proxy/sluice/pool"
 	"github.com/sluice-proxy/sluice/pool/store"
 	"github.com/sluice-proxy/sluice/pool/vault"
@@ -208,7 +207,7 @@ func (d *sluiced) openMonitor(ctx context.Context) error {
 	d.acquired(record.Close)
 	watch, err := monitor.New(ctx, monitor.Options{
 		Pools: d.keep, Events: d.keep, Cursors: d.store, Log: d.log,
-		Readers: []monitor.Reader{record}, Channels: []monitor.Channel{notice.Log{Logger: d.log}},
+		Readers: []monitor.Reader{record}, Channels: d.cfg.notices(d.log),
 	})
 	d.watch = watch
 	return err

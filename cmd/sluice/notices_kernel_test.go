@@ -1,0 +1,74 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/sluice-proxy/sluice/monitor/notice"
+)
+
+// TestNoticesAreSentOnce exhausts a pool and lets it recover, with a daemon that is
+// killed in between and a webhook that refuses the first try of each notice.
+func TestNoticesAreSentOnce(t *testing.T) {
+	const secret = "0123456789abcdef0123456789abcdef"
+	texts := make(chan string, 16)
+	refused := make(map[string]bool) // by seq
+	hook := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(r.Body)
+		if err != nil || r.Header.Get("Sluice-Signature") != notice.Sign([]byte(secret), r.Header.Get("Sluice-Timestamp"), body) {
+			t.Errorf("not signed: %v", err)
+		}
+		if seq := r.Header.Get("Sluice-Seq"); !refused[seq] {
+			refused[seq] = true
+			w.WriteHeader(http.StatusServiceUnavailable)
+			return
+		}
+		var m struct{ Text string }
+		if err := json.Unmarshal(body, &m); err != nil {
+			t.Error(err)
+		}
+		texts <- m.Text
+	}))
+	defer hook.Close()
+	h := newHouse(t, nil, fmt.Sprintf("[[notify.webhook]]\nname = \"ops\"\nurl = %q\nsecret = %q\n", hook.URL+"/x", secret))
+	for _, name := range []string{"first", "second"} {
+		if err := h.sim.Spend(name, 10*time.Second); err != nil {
+			t.Fatal(err)
+		}
+	}
+	h.chat("-d", chatBody)
+	for range 5 {
+		if got := h.chat("-d", chatBody); !strings.Contains(got, "\n429 ") {
+			t.Fatal(got)
+		}
+	}
+	h.daemon.kill()
+	h.start()
+	var got []string
+	for range 3 {
+		select {
+		case text := <-texts:
+			got = append(got, text[:strings.IndexAny(text, ";:")])
+		case <-time.After(30 * time.Second):
+			t.Fatalf("only %q", got)
+		}
+	}
+	if want := []string{`Pool "openai" failed over from "a1" to "a2" after rate limit (429)`, `Pool "openai" exhausted`, `Pool "openai" recovered`}; !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+	if got := h.chat("-d", chatBody); !strings.Contains(got, "\n200 ") {
+		t.Error(got)
+	}
+	select {
+	case text := <-texts:
+		t.Errorf("one more: %s", text)
+	case <-time.After(time.Second):
+	}
+}
