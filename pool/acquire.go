@@ -39,7 +39,7 @@ func (k *Keeper) Acquire(ctx context.Context, r Route, tried []string) (Lease, e
 func (p *poolView) lease(m *memberView, binding int, now time.Time) Lease {
 	return Lease{
 		Pool: p.pool.Name, Member: m.name, Sent: now, Inject: m.inject[binding],
-		Strip: p.strip, StripQuery: p.stripQry, member: m.id,
+		Strip: p.strip, StripQuery: p.stripQry, member: m.id, tally: m.tally,
 	}
 }
 

@@ -54,7 +54,8 @@ type Lease struct {
 	// StripQuery names the query parameters that are removed likewise.
 	StripQuery []string
 
-	member int64 // the membership that the lease was made for
+	member int64  // the membership that the lease was made for
+	tally  *tally // of it
 }
 
 // Answer is what the pool needs to know of an upstream's response.

@@ -11,6 +11,9 @@ import (
 // the next member and the events of both, in one transaction.
 func (k *Keeper) Observe(ctx context.Context, l Lease, a Answer) (Outcome, error) {
 	v := Classify(a, k.opts.Now())
+	if l.tally != nil {
+		l.tally.answers[v.Outcome].Add(1)
+	}
 	if v.Outcome == OutcomeOther {
 		return v.Outcome, nil
 	}
@@ -100,7 +103,13 @@ func (k *Keeper) observeRefusal(ctx context.Context, l Lease, v Verdict) error {
 		return nil // one of many that were told the same
 	}
 	k.opts.Log.Info("member is out", "pool", p.pool.Name, "member", l.Member, "until", after.Until.UTC(), "reason", after.Reason)
-	return k.apply(ctx, p, change)
+	if err := k.apply(ctx, p, change); err != nil {
+		return err
+	}
+	if change.Active != 0 {
+		p.members[index].tally.failovers.Add(1)
+	}
+	return nil
 }
 
 func failoverEvent(p *poolView, from, to string, c Cooldown, now time.Time, v Verdict) Event {

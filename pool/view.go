@@ -44,6 +44,7 @@ type memberView struct {
 	name   string
 	parked atomic.Bool
 	inject [][]Field // by binding
+	tally  *tally
 }
 
 // activeIndex is where selection begins.
@@ -153,7 +154,7 @@ func (k *Keeper) poolView(r *PoolRecord, credentials map[string]*CredentialRecor
 	p.members = make([]memberView, len(r.Members))
 	for i, mr := range r.Members {
 		m := &p.members[i]
-		m.id, m.name = mr.ID, mr.Credential
+		m.id, m.name, m.tally = mr.ID, mr.Credential, k.tallyOf(mr.ID)
 		m.parked.Store(mr.Parked)
 		record := credentials[mr.Credential]
 		mat, err := k.open(record)

@@ -41,19 +41,20 @@ const apiGrace = 3 * time.Second
 // sluiced is the daemon: every part there is, put together. open acquires, run
 // works, close gives back in reverse order.
 type sluiced struct {
-	cfg   config
-	log   *slog.Logger
-	undo  []func() error // in the order of acquisition
-	store *store.DB
-	keep  *pool.Keeper
-	ca    *ca.Authority
-	hooks *bpf.Redirect
-	in    *intercept.Interceptor
-	watch *monitor.Monitor
-	ops   *control.Operations
-	api   *api.Server
-	sock  net.Listener
-	notes chan pool.Event
+	cfg      config
+	log      *slog.Logger
+	undo     []func() error // in the order of acquisition
+	store    *store.DB
+	keep     *pool.Keeper
+	ca       *ca.Authority
+	hooks    *bpf.Redirect
+	in       *intercept.Interceptor
+	exchange *exchange.Exchanger
+	watch    *monitor.Monitor
+	ops      *control.Operations
+	api      *api.Server
+	sock     net.Listener
+	notes    chan pool.Event
 }
 
 // waitingNotes is how many events may wait to be written.
@@ -235,18 +236,18 @@ func (d *sluiced) openInterceptor(context.Context) error {
 	scopes := newReaper(d.log)
 	d.acquired(scopes.close)
 	dialer := intercept.NewDialer()
-	exchanger, err := exchange.New(exchange.Options{
+	d.exchange, err = exchange.New(exchange.Options{
 		Pools: d.keep, Dialer: dialer, Leaves: d.ca, RootCAs: roots, Log: d.log, Denied: d.denied,
 	})
 	if err != nil {
 		return errors.Join(err, events.Close())
 	}
 	d.in, err = intercept.New(intercept.Options{
-		Hooks: d.hooks, Listeners: d.hooks, Flows: d.hooks, Events: events, Routes: d.keep, Exchange: exchanger, Dialer: dialer,
+		Hooks: d.hooks, Listeners: d.hooks, Flows: d.hooks, Events: events, Routes: d.keep, Exchange: d.exchange, Dialer: dialer,
 		Memory: newTargetMemory(d.store, d.record, scopes), Log: d.log, Drain: d.cfg.DrainTime, Denied: d.denied,
 	})
 	if err != nil {
-		return errors.Join(err, events.Close(), exchanger.Shutdown(context.Background()))
+		return errors.Join(err, events.Close(), d.exchange.Shutdown(context.Background()))
 	}
 	return nil
 }
@@ -311,7 +312,7 @@ func (d *sluiced) openAPI(context.Context) error {
 	})
 	registry := prometheus.NewPedanticRegistry()
 	registry.MustRegister(
-		control.NewCollector(d.ops), collectors.NewGoCollector(),
+		control.NewCollector(d.ops), newTraffic(d.keep, d.exchange, d.watch), collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)
 	var metrics http.Handler = promhttp.HandlerFor(registry, promhttp.HandlerOpts{})
