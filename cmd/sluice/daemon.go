@@ -252,6 +252,29 @@ func (d *sluiced) openInterceptor(context.Context) error {
 	return nil
 }
 
+// authorityCheck is how often it is looked whether a CA is near its end.
+const authorityCheck = 24 * time.Hour
+
+// renewAuthority has each CA followed by its successor in time, however long the
+// daemon runs without a change of what is bound.
+func (d *sluiced) renewAuthority(ctx context.Context) error {
+	ticker := time.NewTicker(authorityCheck)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
+		switch changed, err := d.ca.Permit(d.keep.Hosts()); {
+		case err != nil:
+			d.log.Error("the CA cannot be renewed", "error", err)
+		case changed:
+			d.log.Info("the CA has a successor")
+		}
+	}
+}
+
 // upstreamRoots is nil for the system's roots alone.
 func upstreamRoots(further []byte) (*x509.CertPool, error) {
 	if len(further) == 0 {
@@ -302,6 +325,12 @@ func (d *sluiced) record(ctx context.Context, e pool.Event) {
 	}
 }
 
+// kept is how many requests were sent again, and the bytes kept for that now.
+func (d *sluiced) kept() (replays uint64, bytes int64) {
+	c := d.exchange.Snapshot()
+	return c.Replays, c.ReplayBytes
+}
+
 func (d *sluiced) openAPI(context.Context) error {
 	b := build()
 	d.ops = control.New(control.Options{
@@ -312,7 +341,7 @@ func (d *sluiced) openAPI(context.Context) error {
 	})
 	registry := prometheus.NewPedanticRegistry()
 	registry.MustRegister(
-		control.NewCollector(d.ops), newTraffic(d.keep, d.exchange, d.watch), collectors.NewGoCollector(),
+		control.NewCollector(d.ops), newTraffic(d.keep, d.kept, d.watch.Backlog), collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)
 	var metrics http.Handler = promhttp.HandlerFor(registry, promhttp.HandlerOpts{})
@@ -328,6 +357,7 @@ func (d *sluiced) run(ctx context.Context) error {
 	group.Go(func() error { return d.in.Run(ctx) })
 	group.Go(func() error { return d.writeNotes(ctx) })
 	group.Go(func() error { return d.watch.Run(ctx) })
+	group.Go(func() error { return d.renewAuthority(ctx) })
 	group.Go(func() error {
 		select {
 		case <-d.in.Ready():

@@ -6,8 +6,6 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/sluice-proxy/sluice/intercept/exchange"
-	"github.com/sluice-proxy/sluice/monitor"
 	"github.com/sluice-proxy/sluice/pool"
 )
 
@@ -16,32 +14,37 @@ const backlogLimit = 5 * time.Second
 
 // traffic tells Prometheus what went through: it reads what the parts count anyway.
 type traffic struct {
-	pools     *pool.Keeper
-	exchanges *exchange.Exchanger
-	watch     *monitor.Monitor
+	pools   tallies
+	kept    func() (replays uint64, bytes int64)
+	backlog func(context.Context) (map[string]int64, error)
 
-	requests, failovers, replays, held, backlog *prometheus.Desc
+	requests, failovers, replays, held, behind *prometheus.Desc
 }
+
+// tallies are what members were answered; *pool.Keeper has them.
+type tallies interface{ Tallies() []pool.Tally }
 
 var _ prometheus.Collector = (*traffic)(nil)
 
-func newTraffic(pools *pool.Keeper, exchanges *exchange.Exchanger, watch *monitor.Monitor) *traffic {
+// newTraffic makes a collector of members' answers, of the requests sent again and the
+// bytes kept for that, and of the events that each reader is behind.
+func newTraffic(pools tallies, kept func() (uint64, int64), backlog func(context.Context) (map[string]int64, error)) *traffic {
 	desc := func(name, help string, labels ...string) *prometheus.Desc {
 		return prometheus.NewDesc("sluice_"+name, help, labels, nil)
 	}
 	return &traffic{
-		pools: pools, exchanges: exchanges, watch: watch,
+		pools: pools, kept: kept, backlog: backlog,
 		requests:  desc("requests_total", "Answers of upstreams, by the member that was asked and what the answer meant.", "pool", "member", "outcome"),
 		failovers: desc("failovers_total", "Times that a pool went on to another member because this one was refused.", "pool", "member"),
 		replays:   desc("replays_total", "Requests that were sent again with a further member."),
 		held:      desc("replay_bytes", "Bytes of request bodies that are kept to be sent again."),
-		backlog:   desc("notice_backlog", "Events that a channel or the audit log has still to be given.", "reader"),
+		behind:    desc("notice_backlog", "Events that a channel or the audit log has still to be given.", "reader"),
 	}
 }
 
 // Describe implements [prometheus.Collector].
 func (t *traffic) Describe(out chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{t.requests, t.failovers, t.replays, t.held, t.backlog} {
+	for _, d := range []*prometheus.Desc{t.requests, t.failovers, t.replays, t.held, t.behind} {
 		out <- d
 	}
 }
@@ -57,18 +60,18 @@ func (t *traffic) Collect(out chan<- prometheus.Metric) {
 		}
 		metric(t.failovers, prometheus.CounterValue, float64(member.Failovers), member.Pool, member.Member)
 	}
-	c := t.exchanges.Snapshot()
-	metric(t.replays, prometheus.CounterValue, float64(c.Replays))
-	metric(t.held, prometheus.GaugeValue, float64(c.ReplayBytes))
+	replays, bytes := t.kept()
+	metric(t.replays, prometheus.CounterValue, float64(replays))
+	metric(t.held, prometheus.GaugeValue, float64(bytes))
 
 	ctx, cancel := context.WithTimeout(context.Background(), backlogLimit)
 	defer cancel()
-	backlog, err := t.watch.Backlog(ctx)
+	backlog, err := t.backlog(ctx)
 	if err != nil {
-		out <- prometheus.NewInvalidMetric(t.backlog, err)
+		out <- prometheus.NewInvalidMetric(t.behind, err)
 		return
 	}
 	for reader, n := range backlog {
-		metric(t.backlog, prometheus.GaugeValue, float64(n), reader)
+		metric(t.behind, prometheus.GaugeValue, float64(n), reader)
 	}
 }
