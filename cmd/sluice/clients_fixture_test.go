@@ -15,6 +15,7 @@ import (
 
 	"github.com/sluice-proxy/sluice/bpf/kerneltest"
 	"github.com/sluice-proxy/sluice/intercept/netns"
+	"github.com/sluice-proxy/sluice/pool"
 	"github.com/sluice-proxy/sluice/scripts/simulator"
 )
 
@@ -46,11 +47,32 @@ type certificate func(a *simulator.Authority, name string) (*tls.Certificate, er
 // What config holds is added to its configuration.
 func newHouse(t *testing.T, change certificate, config ...string) *house {
 	t.Helper()
+	h := newEmptyHouse(t, change, []simulator.Credential{
+		{Name: "first", Secret: openaiFirst},
+		{Name: "second", Secret: openaiSecond},
+		{Name: "ant-first", Secret: anthropicFirst},
+		{Name: "ant-second", Secret: anthropicSecond},
+	}, config...)
+	for name, secret := range map[string]string{"a1": openaiFirst, "a2": openaiSecond, "c1": anthropicFirst, "c2": anthropicSecond} {
+		h.sluice(secret, "cred", "add", name)
+	}
+	h.sluice("", "pool", "create", "openai", "--members", "a1,a2", "--provider", "openai")
+	h.sluice("", "pool", "create", "claude", "--members", "c1,c2", "--provider", "anthropic")
+	return h
+}
+
+// newEmptyHouse starts a daemon without a pool, and an upstream that knows credentials.
+func newEmptyHouse(t *testing.T, change certificate, known []simulator.Credential, config ...string) *house {
+	t.Helper()
 	kerneltest.Require(t)
 	h := &house{t: t, dir: t.TempDir(), pair: kerneltest.NewPair(t)}
 	h.socket = filepath.Join(h.dir, "s.sock")
-	h.startUpstream(change)
-	h.write("hosts", "127.0.0.1 localhost\n"+h.pair.ServerIP4+" api.openai.com api.anthropic.com unbound.example wrong.example\n")
+	h.startUpstream(change, known)
+	hosts := "127.0.0.1 localhost\n" + h.pair.ServerIP4 + " unbound.example wrong.example"
+	for _, p := range pool.Providers() {
+		hosts += " " + strings.Join(p.Hosts, " ")
+	}
+	h.write("hosts", hosts+"\n")
 	h.write("upstream.pem", string(h.sim.CA()))
 	pins := filepath.Join(kerneltest.BPFFS(t), "sluice")
 	h.write("config.toml", fmt.Sprintf("pin_dir = %q\nupstream_roots = %q\ndrain_time = \"1s\"\n", pins, filepath.Join(h.dir, "upstream.pem"))+strings.Join(config, "\n"))
@@ -69,15 +91,10 @@ func newHouse(t *testing.T, change certificate, config ...string) *house {
 			t.Logf("the daemon's log:\n%s", h.daemon.log)
 		}
 	})
-	for name, secret := range map[string]string{"a1": openaiFirst, "a2": openaiSecond, "c1": anthropicFirst, "c2": anthropicSecond} {
-		h.sluice(secret, "cred", "add", name)
-	}
-	h.sluice("", "pool", "create", "openai", "--members", "a1,a2", "--provider", "openai")
-	h.sluice("", "pool", "create", "claude", "--members", "c1,c2", "--provider", "anthropic")
 	return h
 }
 
-func (h *house) startUpstream(change certificate) {
+func (h *house) startUpstream(change certificate, known []simulator.Credential) {
 	h.t.Helper()
 	ns, err := netns.Open(h.pair.Server)
 	if err != nil {
@@ -94,12 +111,7 @@ func (h *house) startUpstream(change certificate) {
 	}
 	options := simulator.Options{
 		Listeners: []net.Listener{listener}, Authority: authority,
-		Credentials: []simulator.Credential{
-			{Name: "first", Secret: openaiFirst},
-			{Name: "second", Secret: openaiSecond},
-			{Name: "ant-first", Secret: anthropicFirst},
-			{Name: "ant-second", Secret: anthropicSecond},
-		},
+		Credentials: known,
 	}
 	if change != nil {
 		options.Certificate = func(name string) (*tls.Certificate, error) { return change(authority, name) }

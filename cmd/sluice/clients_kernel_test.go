@@ -19,6 +19,7 @@ const chatBody = `{"model":"m","messages":[{"role":"user","content":"hello"}]}`
 // chat asks as curl does; the status is the last line.
 func (h *house) chat(args ...string) string {
 	h.t.Helper()
+	needs(h.t, "curl")
 	script := `exec curl -sS --max-time 20 -w '\n%{http_code} %{http_version}\n' -H "Authorization: Bearer $OPENAI_API_KEY" ` +
 		`-H 'Content-Type: application/json' "$@" https://api.openai.com/v1/chat/completions`
 	return h.output(append([]string{"sh", "-c", script, "sh"}, args...)...)
@@ -26,6 +27,7 @@ func (h *house) chat(args ...string) string {
 
 func script(t *testing.T, name string) string {
 	t.Helper()
+	needs(t, map[string]string{".py": "python3", ".mjs": "node"}[filepath.Ext(name)])
 	path, err := filepath.Abs(filepath.Join("testdata", "clients", name))
 	if err != nil {
 		t.Fatal(err)
@@ -35,15 +37,13 @@ func script(t *testing.T, name string) string {
 
 func sdk(t *testing.T, name string) string {
 	t.Helper()
+	needs(t, "node")
 	path, err := filepath.Abs(filepath.Join("..", "..", "scripts", "clients", name))
 	if err == nil {
 		_, err = os.Stat(filepath.Join(filepath.Dir(path), "node_modules", ".package-lock.json"))
 	}
 	if err != nil {
-		if os.Getenv("SLUICE_KERNEL_TESTS") == "require" {
-			t.Fatalf("the SDKs are not installed, scripts/deps.sh does it: %v", err)
-		}
-		t.Skipf("the SDKs are not installed, scripts/deps.sh does it: %v", err)
+		lacking(t, "the SDKs are not installed, scripts/deps.sh does it: %v", err)
 	}
 	return path
 }
@@ -133,6 +133,12 @@ func TestClientsFailOver(t *testing.T) {
 			"first", "second", "openai",
 		},
 		{
+			"node fetch", func(t *testing.T) string { return h.output("node", script(t, "fetch.mjs"), "stream") },
+			[]string{"200 true"},
+			[]string{"429 false"},
+			"first", "second", "openai",
+		},
+		{
 			"openai sdk", func(t *testing.T) string { return h.output("node", sdk(t, "openai.mjs"), "chat-stream") },
 			[]string{simulator.DefaultText},
 			[]string{`"error":"RateLimitError","status":429`, `"retry_after":"6`},
@@ -205,44 +211,53 @@ func (h *house) in(t *testing.T) (out func()) {
 	return func() { h.t = outer }
 }
 
+// largeChat is a request of at least n bytes whose text has no short period.
+func largeChat(t *testing.T, n int64) []byte {
+	t.Helper()
+	text, err := io.ReadAll(simulator.Payload(n / 2))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return []byte(strings.Replace(chatBody, "hello", hex.EncodeToString(text), 1))
+}
+
 // TestLargeBodyIsReplayed sends 20 MiB that the first member refuses after it has
 // read them: the second gets the same bytes.
 func TestLargeBodyIsReplayed(t *testing.T) {
 	h := newHouse(t, nil)
-	const size = 20 << 20
-	hash := sha256.New()
-	file, err := os.Create(filepath.Join(h.dir, "body"))
-	if err != nil {
+	name, want := filepath.Join(h.dir, "body"), sha256.New()
+	body := largeChat(t, 20<<20)
+	want.Write(body)
+	if err := os.WriteFile(name, body, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := io.Copy(io.MultiWriter(file, hash), simulator.Payload(size)); err != nil {
-		t.Fatal(err)
-	}
-	if err := file.Close(); err != nil {
-		t.Fatal(err)
-	}
-	want := hex.EncodeToString(hash.Sum(nil))
-	for _, version := range []string{"--http1.1", "--http2"} {
+	for _, client := range [][]string{{"--http1.1"}, {"--http2"}, {"python3", script(t, "upload.py")}} {
 		h.sluice("", "pool", "clear", "openai")
-		for _, name := range []string{"first", "second"} {
-			if err := h.sim.Restore(name); err != nil {
+		for _, member := range []string{"first", "second"} {
+			if err := h.sim.Restore(member); err != nil {
 				t.Fatal(err)
 			}
 		}
 		refused := h.active("openai")
 		h.spend(refused)
 		before := h.sim.Journal().Last()
-		if got := h.chat(version, "--data-binary", "@"+file.Name()); !strings.Contains(got, "\n200 ") && !strings.Contains(got, "\n400 ") {
-			t.Errorf("%s: %.300s", version, got)
+		var got string
+		if len(client) == 1 {
+			got = h.chat(client[0], "--data-binary", "@"+name)
+		} else {
+			got = h.output(append(client, name)...)
+		}
+		if !strings.Contains(got, "\n200 ") {
+			t.Errorf("%s: %.300s", client, got)
 		}
 		entries := h.seen(before, 2)
 		for i, e := range entries {
-			if e.BodyBytes != size || e.BodySHA256 != want {
-				t.Errorf("%s: attempt %d with %s brought %d bytes, hash %s", version, i, e.Credential, e.BodyBytes, e.BodySHA256)
+			if e.BodyBytes != int64(len(body)) || e.BodySHA256 != hex.EncodeToString(want.Sum(nil)) {
+				t.Errorf("%s: attempt %d with %s brought %d bytes, hash %s", client, i, e.Credential, e.BodyBytes, e.BodySHA256)
 			}
 		}
 		if entries[0].Credential != refused || entries[0].Status != 429 || entries[1].Credential == refused {
-			t.Errorf("%s: %s was answered %d, then %s", version, entries[0].Credential, entries[0].Status, entries[1].Credential)
+			t.Errorf("%s: %s was answered %d, then %s", client, entries[0].Credential, entries[0].Status, entries[1].Credential)
 		}
 	}
 }

@@ -31,12 +31,24 @@ const maxLate = 50 * time.Millisecond
 
 func TestWebSocketClient(t *testing.T) {
 	h := newHouse(t, nil)
-	got := h.output("node", script(t, "websocket.mjs"), sdk(t, "openai.mjs"))
-	if want := "text true echo\nbinary true echo\nclosed 1000\n"; got != want {
-		t.Errorf("%q, want %q", got, want)
+	talk := func() {
+		t.Helper()
+		got := h.output("node", script(t, "websocket.mjs"), sdk(t, "openai.mjs"))
+		if want := "text true echo\nbinary true echo\nclosed 1000\n"; got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
 	}
-	e := h.seen(0, 1)[0]
-	if e.Upgraded != "websocket" || e.Frames != 2 || e.Credential != "first" {
+	talk()
+	if e := h.seen(0, 1)[0]; e.Upgraded != "websocket" || e.Frames != 2 || e.Credential != "first" {
+		t.Errorf("%+v", e)
+	}
+	h.spend("first")
+	talk()
+	entries := h.seen(1, 2)
+	if e := entries[0]; e.Credential != "first" || e.Status != 429 || e.Upgraded != "" {
+		t.Errorf("%+v", e)
+	}
+	if e := entries[1]; e.Credential != "second" || e.Upgraded != "websocket" || e.Frames != 2 {
 		t.Errorf("%+v", e)
 	}
 }
@@ -77,6 +89,11 @@ func TestGRPCClient(t *testing.T) {
 	if got, want := h.output(client), "check SERVING <nil>\nunknown true\nwatch SERVING <nil>\n"; got != want {
 		t.Errorf("%q, want %q", got, want)
 	}
+	for _, e := range h.seen(0, 3) {
+		if e.Credential != "first" || e.Proto != "HTTP/2.0" || e.Header.Get("Te") != "trailers" {
+			t.Errorf("%+v", e)
+		}
+	}
 }
 
 // TestOtherHostsAreLeftAlone compares what a client is shown with what the server shows.
@@ -86,6 +103,7 @@ func TestOtherHostsAreLeftAlone(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	needs(t, "openssl", "curl")
 	show := `echo | openssl s_client -connect ` + h.pair.ServerIP4 + `:443 -servername "$0" -alpn h2 2>/dev/null | openssl x509 -noout -fingerprint -sha256`
 	got := h.output("sh", "-c", show, "unbound.example")
 	if want := fingerprint(leaf.Certificate[0]); !strings.Contains(got, want) {
@@ -111,6 +129,7 @@ func fingerprint(der []byte) string {
 // TestLoopbackIsLeftAlone asks a server of the agent's own on a bound port.
 func TestLoopbackIsLeftAlone(t *testing.T) {
 	h := newHouse(t, nil)
+	needs(t, "python3", "curl")
 	got := h.output("sh", "-c", `mkdir www && echo its-own > www/index.html && cd www || exit 1
 python3 -m http.server --bind 127.0.0.1 443 >/dev/null 2>&1 & server=$!
 for i in $(seq 100); do curl -sS --max-time 5 http://127.0.0.1:443/ 2>/dev/null && break; sleep 0.05; done
@@ -144,6 +163,7 @@ func TestTenThousandEvents(t *testing.T) {
 // TestHangUp has clients go away in the middle: the upstream learns of it at once.
 func TestHangUp(t *testing.T) {
 	h := newHouse(t, nil)
+	needs(t, "curl")
 	for _, version := range []string{"--http1.1", "--http2"} {
 		for _, path := range []string{"/hang", "/hang?header=1", "/stream?events=100000&interval=10ms"} {
 			before := h.sim.Journal().Last()
@@ -165,6 +185,7 @@ func TestHangUp(t *testing.T) {
 // the upstream; started again it goes on where it was, cooldowns and all.
 func TestKilledDaemon(t *testing.T) {
 	h := newHouse(t, nil)
+	needs(t, "curl")
 	h.spend("first")
 	agent := h.agent(nil, h.path, "run", "--user", "root", "--", "sh", "-c", `while read -r ignored; do
 	curl -sS -o /dev/null --max-time 10 -w '%{http_code} %{time_total} %{errormsg}\n' -H "Authorization: Bearer $OPENAI_API_KEY" \
