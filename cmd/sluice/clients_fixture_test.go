@@ -216,3 +216,23 @@ func (h *house) seen(seq uint64, n int) []simulator.Entry {
 	}
 	return entries
 }
+
+// needs skips a test for which a command is missing; where kernel tests are required
+// that is a failure.
+func needs(t *testing.T, commands ...string) {
+	t.Helper()
+	for _, name := range commands {
+		if _, err := exec.LookPath(name); err != nil {
+			lacking(t, "%s is not installed, scripts/deps.sh does it", name)
+		}
+	}
+}
+
+// lacking ends a test that something is missing for.
+func lacking(t *testing.T, format string, args ...any) {
+	t.Helper()
+	if os.Getenv("SLUICE_KERNEL_TESTS") == "require" {
+		t.Fatalf(format, args...)
+	}
+	t.Skipf(format, args...)
+}
