@@ -37,6 +37,8 @@ type Options struct {
 	// ProbeInterval is the least time between two requests that try a cooling
 	// member. Default: [DefaultProbeInterval]; negative: never.
 	ProbeInterval time.Duration
+	// MaxHeld is how many requests a pool holds at most. Default: [DefaultMaxHeld].
+	MaxHeld int
 	// CachedCooldowns bounds the read cache. Default: [DefaultCachedCooldowns].
 	CachedCooldowns int64
 }
@@ -66,6 +68,9 @@ func NewKeeper(ctx context.Context, opts Options) (*Keeper, error) {
 	}
 	if opts.ProbeInterval == 0 {
 		opts.ProbeInterval = DefaultProbeInterval
+	}
+	if opts.MaxHeld == 0 {
+		opts.MaxHeld = DefaultMaxHeld
 	}
 	if opts.CachedCooldowns == 0 {
 		opts.CachedCooldowns = DefaultCachedCooldowns

@@ -70,6 +70,7 @@ func (k *Keeper) PoolStatus(ctx context.Context, name string) (PoolStatus, error
 	s := PoolStatus{
 		Name: p.pool.Name, Strategy: p.pool.Strategy, Provider: p.pool.Provider, Bindings: slices.Clone(p.pool.Bindings),
 		AuthResetTarget: p.pool.AuthResetTarget, AgentProfile: p.pool.AgentProfile, Container: p.pool.Container,
+		Hold:  p.pool.Hold,
 		State: stateOf(members, now),
 	}
 	active := choose(members, p.activeIndex(), now)

@@ -24,6 +24,9 @@ type Pool struct {
 	AuthResetTarget string // argument of the agent's own auth reset command; "": no reset
 	AgentProfile    string
 	Container       string
+	// Hold is how long a request may wait for a member to come back instead of being
+	// answered that there is none, at most [MaxHold]. 0: not at all.
+	Hold time.Duration
 }
 
 // State says how much of a pool is left.
@@ -69,6 +72,7 @@ type PoolStatus struct {
 	AuthResetTarget string
 	AgentProfile    string
 	Container       string
+	Hold            time.Duration
 	State           State
 	Active          string    // "" if exhausted
 	RecoversAt      time.Time // zero unless exhausted with an end in sight
@@ -94,6 +98,9 @@ func (p *Pool) validate() error {
 		if err := ValidName("auth_reset_target", p.AuthResetTarget); err != nil {
 			return err
 		}
+	}
+	if p.Hold < 0 || p.Hold > MaxHold {
+		return invalid("hold: %s is not from 0s to %s", p.Hold, MaxHold)
 	}
 	return p.validateBindings()
 }

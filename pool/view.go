@@ -35,6 +35,7 @@ type poolView struct {
 	active   atomic.Int64 // id of a member
 	state    atomic.Value // State: the last edge that was written
 	since    time.Time    // of that edge; guarded by the keeper's lock
+	line     *line        // of the requests that are held
 	strip    []string
 	stripQry []string
 }
@@ -141,7 +142,7 @@ func (k *Keeper) reload(ctx context.Context) error {
 }
 
 func (k *Keeper) poolView(r *PoolRecord, credentials map[string]*CredentialRecord) (*poolView, error) {
-	p := &poolView{id: r.ID, pool: r.Pool}
+	p := &poolView{id: r.ID, pool: r.Pool, line: k.lineOf(r.ID)}
 	p.active.Store(r.Active)
 	p.state.Store(r.State)
 	p.since = r.Since
@@ -176,6 +177,18 @@ func (k *Keeper) poolView(r *PoolRecord, credentials map[string]*CredentialRecor
 	}
 	p.strip = strip
 	return p, nil
+}
+
+// lineOf is the line of the view before, in which requests may wait, or a new one.
+func (k *Keeper) lineOf(id int64) *line {
+	if old := k.view.Load(); old != nil {
+		for _, p := range old.ordered {
+			if p.id == id {
+				return p.line
+			}
+		}
+	}
+	return new(line)
 }
 
 // fieldsOf is what a request carries with one member: the binding's field with its

@@ -17,8 +17,8 @@ func (db *DB) CreatePool(ctx context.Context, p pool.Pool, at time.Time) error {
 		if err := nameIsFree(ctx, tx, p.Name); err != nil {
 			return err
 		}
-		res, err := tx.ExecContext(ctx, `INSERT INTO pools (name, strategy, provider, agent_profile, container, auth_reset_target, created_at)
-			VALUES (?, ?, ?, ?, ?, ?, ?)`, p.Name, p.Strategy, p.Provider, p.AgentProfile, p.Container, p.AuthResetTarget, nanos(at))
+		res, err := tx.ExecContext(ctx, `INSERT INTO pools (name, strategy, provider, agent_profile, container, auth_reset_target, hold, created_at)
+			VALUES (?, ?, ?, ?, ?, ?, ?, ?)`, p.Name, p.Strategy, p.Provider, p.AgentProfile, p.Container, p.AuthResetTarget, int64(p.Hold), nanos(at))
 		if err != nil {
 			return fmt.Errorf("add pool: %w", err)
 		}
@@ -150,7 +150,7 @@ func (db *DB) Config(ctx context.Context) (cfg pool.Config, err error) {
 }
 
 func pools(ctx context.Context, tx *sql.Tx) ([]pool.PoolRecord, error) {
-	rows, err := tx.QueryContext(ctx, `SELECT id, name, strategy, provider, agent_profile, container, auth_reset_target, active, state, since
+	rows, err := tx.QueryContext(ctx, `SELECT id, name, strategy, provider, agent_profile, container, auth_reset_target, hold, active, state, since
 		FROM pools ORDER BY id`)
 	if err != nil {
 		return nil, fmt.Errorf("read pools: %w", err)
@@ -163,7 +163,7 @@ func pools(ctx context.Context, tx *sql.Tx) ([]pool.PoolRecord, error) {
 		var since int64
 		p := &r.Pool
 		if err := rows.Scan(&r.ID, &p.Name, &p.Strategy, &p.Provider, &p.AgentProfile, &p.Container, &p.AuthResetTarget,
-			&r.Active, &r.State, &since); err != nil {
+			&p.Hold, &r.Active, &r.State, &since); err != nil {
 			return nil, fmt.Errorf("read a pool: %w", err)
 		}
 		r.Since = instant(since)

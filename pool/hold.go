@@ -1,0 +1,137 @@
+package pool
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"time"
+)
+
+const (
+	// MaxHold is the longest that a pool may hold requests: agents and what lies between
+	// give up on a connection that is silent for longer.
+	MaxHold = 10 * time.Minute
+	// DefaultMaxHeld is how many requests a pool holds at most.
+	DefaultMaxHeld = 256
+)
+
+// line is where the held requests of one pool wait, in the order in which they came.
+type line struct {
+	mu    sync.Mutex
+	queue []*ticket
+}
+
+// ticket is a place in a line; turn is closed when it is the first.
+type ticket struct{ turn chan struct{} }
+
+// join is nil if the line is full.
+func (l *line) join(limit int) *ticket {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.queue) >= limit {
+		return nil
+	}
+	t := &ticket{turn: make(chan struct{})}
+	l.queue = append(l.queue, t)
+	if len(l.queue) == 1 {
+		close(t.turn)
+	}
+	return t
+}
+
+// leave gives the turn on, if it was this ticket's.
+func (l *line) leave(t *ticket) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	i := slices.Index(l.queue, t)
+	l.queue = slices.Delete(l.queue, i, i+1)
+	if i == 0 && len(l.queue) > 0 {
+		close(l.queue[0].turn)
+	}
+}
+
+func (l *line) len() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.queue)
+}
+
+// Hold keeps a request that found every member out until one is back, if its pool
+// holds requests and the soonest is back soon enough. It says whether the request
+// is to be leased a member again; if not, it is answered. Held requests are let go
+// in the order in which they came, and a request whose ctx ends gives up its place.
+func (k *Keeper) Hold(ctx context.Context, r Route) bool {
+	p := k.view.Load().pools[r.Pool]
+	if p == nil || p.pool.Hold <= 0 {
+		return false
+	}
+	deadline := k.opts.Now().Add(p.pool.Hold)
+	if _, ok := k.backBy(ctx, r.Pool, deadline); !ok {
+		return false
+	}
+	t := p.line.join(k.opts.MaxHeld)
+	if t == nil {
+		return false
+	}
+	defer p.line.leave(t)
+	limit := time.NewTimer(p.pool.Hold)
+	defer limit.Stop()
+	select {
+	case <-t.turn:
+	case <-ctx.Done():
+		return false
+	case <-limit.C:
+		return false
+	}
+	for {
+		changed := k.waiting.wait()
+		wait, ok := k.backBy(ctx, r.Pool, deadline)
+		if !ok || wait <= 0 {
+			return ok
+		}
+		back := time.NewTimer(wait)
+		select {
+		case <-back.C:
+		case <-changed:
+		case <-limit.C:
+			back.Stop()
+			return false
+		case <-ctx.Done():
+			back.Stop()
+			return false
+		}
+		back.Stop()
+	}
+}
+
+// backBy is how long it takes until a pool has a member again, zero if it has one;
+// false if that is after the deadline, or the pool is gone.
+func (k *Keeper) backBy(ctx context.Context, name string, deadline time.Time) (time.Duration, bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	p := k.view.Load().pools[name]
+	if p == nil {
+		return 0, false
+	}
+	members, err := k.candidates(ctx, p, nil, true, nil)
+	if err != nil {
+		return 0, false
+	}
+	now := k.opts.Now()
+	if choose(members, p.activeIndex(), now) >= 0 {
+		return 0, true
+	}
+	until := members[soonest(members)].until
+	return until.Sub(now), !until.IsZero() && !until.After(deadline)
+}
+
+// Held is how many requests each pool holds now, of those that hold any.
+func (k *Keeper) Held() map[string]int {
+	held := make(map[string]int)
+	for _, p := range k.view.Load().ordered {
+		if n := p.line.len(); n > 0 {
+			held[p.pool.Name] = n
+		}
+	}
+	return held
+}
