@@ -68,6 +68,7 @@ func TestClients(t *testing.T) {
 		member   string
 		proto    string
 	}{
+		{"environment", func(*testing.T) string { return h.output("env") }, []string{"\nOPENAI_API_KEY=", "\nANTHROPIC_API_KEY="}, 0, "", ""},
 		{"curl http1.1", func(*testing.T) string { return h.chat("--http1.1", "-d", chatBody) }, []string{simulator.DefaultText, "\n200 1.1\n"}, 1, "first", "HTTP/1.1"},
 		{"curl http2", func(*testing.T) string { return h.chat("--http2", "-d", chatBody) }, []string{simulator.DefaultText, "\n200 2\n"}, 1, "first", "HTTP/2.0"},
 		{"curl http1.1 streaming", func(*testing.T) string {
