@@ -24,6 +24,8 @@ func (s *still) Acquire(context.Context, pool.Route, []string) (pool.Lease, erro
 	return s.lease, nil
 }
 
+func (*still) Hold(context.Context, pool.Route) bool { return false }
+
 func (s *still) Observe(context.Context, pool.Lease, pool.Answer) (pool.Outcome, error) {
 	return pool.OutcomeOK, nil
 }

@@ -16,7 +16,7 @@ import (
 	"github.com/sluice-proxy/sluice/pool"
 )
 
-// Pools lends credentials and judges answers. Both methods are called from many
+// Pools lends credentials and judges answers. Its methods are called from many
 // goroutines at once.
 type Pools interface {
 	// Acquire leases a member that is not in tried. Its error is a
@@ -26,6 +26,9 @@ type Pools interface {
 	// Observe judges a lease's member by the answer to what was sent with it.
 	// What it decides is durable when it returns.
 	Observe(ctx context.Context, l pool.Lease, a pool.Answer) (pool.Outcome, error)
+	// Hold keeps a request that found no member until one is back, and says whether
+	// it did: some pools are made so.
+	Hold(ctx context.Context, r pool.Route) bool
 }
 
 // Upstream is the server that an intercepted connection was meant for.

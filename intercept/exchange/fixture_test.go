@@ -109,6 +109,8 @@ type members struct {
 	strip    []string
 	query    []string
 	err      error
+	hold     func(ctx context.Context) bool // nil: nothing is held
+	holds    int
 }
 
 func newMembers(names ...string) *members {
@@ -149,6 +151,20 @@ func (m *members) Observe(_ context.Context, l pool.Lease, a pool.Answer) (pool.
 		return pool.OutcomeRateLimited, nil
 	}
 	return pool.OutcomeOK, nil
+}
+
+func (m *members) Hold(ctx context.Context, _ pool.Route) bool {
+	m.mu.Lock()
+	m.holds++
+	m.mu.Unlock()
+	return m.hold != nil && m.hold(ctx)
+}
+
+// restore makes every member available.
+func (m *members) restore() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	clear(m.out)
 }
 
 // bench is an Exchanger between a client and an origin, all on loopback.

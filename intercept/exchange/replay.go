@@ -15,6 +15,7 @@ type attempts struct {
 	route pool.Route
 	lease pool.Lease
 	tried []string
+	held  bool // waited for a member already: once is enough
 }
 
 // verdict is what becomes of an answer.
@@ -29,8 +30,23 @@ const (
 // first leases the first member.
 func (a *attempts) first(ctx context.Context) error {
 	var err error
-	a.lease, err = a.x.opts.Pools.Acquire(ctx, a.route, a.tried)
+	a.lease, err = a.acquire(ctx)
 	return err
+}
+
+// acquire leases a member, of a pool that holds requests a little later if it has
+// none now. By then those who refused this request are as good as any.
+func (a *attempts) acquire(ctx context.Context) (pool.Lease, error) {
+	lease, err := a.x.opts.Pools.Acquire(ctx, a.route, a.tried)
+	if _, exhausted := errors.AsType[*pool.ExhaustedError](err); !exhausted || a.held {
+		return lease, err
+	}
+	a.held = true
+	if !a.x.opts.Pools.Hold(ctx, a.route) {
+		return lease, err
+	}
+	a.tried = a.tried[:0]
+	return a.x.opts.Pools.Acquire(ctx, a.route, nil)
 }
 
 // observe has an answer judged and tells whether its member is now out. It
@@ -48,7 +64,7 @@ func (a *attempts) observe(ctx context.Context, answer pool.Answer) (refused boo
 // known to be out: then its own answer says when it is back.
 func (a *attempts) next(ctx context.Context) (verdict, *pool.ExhaustedError) {
 	a.tried = append(a.tried, a.lease.Member)
-	lease, err := a.x.opts.Pools.Acquire(ctx, a.route, a.tried)
+	lease, err := a.acquire(ctx)
 	if exhausted, ok := errors.AsType[*pool.ExhaustedError](err); ok {
 		return verdictExhausted, exhausted
 	}
