@@ -18,11 +18,15 @@ type traffic struct {
 	kept    func() (replays uint64, bytes int64)
 	backlog func(context.Context) (map[string]int64, error)
 
-	requests, failovers, replays, held, behind *prometheus.Desc
+	requests, failovers, replays, held, waiting, behind *prometheus.Desc
 }
 
-// tallies are what members were answered; *pool.Keeper has them.
-type tallies interface{ Tallies() []pool.Tally }
+// tallies are what members were answered, and the requests that wait for one;
+// *pool.Keeper has them.
+type tallies interface {
+	Tallies() []pool.Tally
+	Held() map[string]int
+}
 
 var _ prometheus.Collector = (*traffic)(nil)
 
@@ -38,13 +42,14 @@ func newTraffic(pools tallies, kept func() (uint64, int64), backlog func(context
 		failovers: desc("failovers_total", "Times that a pool went on to another member because this one was refused.", "pool", "member"),
 		replays:   desc("replays_total", "Requests that were sent again with a further member."),
 		held:      desc("replay_bytes", "Bytes of request bodies that are kept to be sent again."),
+		waiting:   desc("held_requests", "Requests that wait for a member to come back, by pools that have any.", "pool"),
 		behind:    desc("notice_backlog", "Events that a channel or the audit log has still to be given.", "reader"),
 	}
 }
 
 // Describe implements [prometheus.Collector].
 func (t *traffic) Describe(out chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{t.requests, t.failovers, t.replays, t.held, t.behind} {
+	for _, d := range []*prometheus.Desc{t.requests, t.failovers, t.replays, t.held, t.waiting, t.behind} {
 		out <- d
 	}
 }
@@ -59,6 +64,9 @@ func (t *traffic) Collect(out chan<- prometheus.Metric) {
 			metric(t.requests, prometheus.CounterValue, float64(n), member.Pool, member.Member, outcome.String())
 		}
 		metric(t.failovers, prometheus.CounterValue, float64(member.Failovers), member.Pool, member.Member)
+	}
+	for name, n := range t.pools.Held() {
+		metric(t.waiting, prometheus.GaugeValue, float64(n), name)
 	}
 	replays, bytes := t.kept()
 	metric(t.replays, prometheus.CounterValue, float64(replays))

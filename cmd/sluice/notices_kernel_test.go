@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/sluice-proxy/sluice/monitor/notice"
+	"github.com/sluice-proxy/sluice/scripts/simulator"
 )
 
 // TestNoticesAreSentOnce exhausts a pool and lets it recover, with a daemon that is
@@ -70,5 +71,35 @@ func TestNoticesAreSentOnce(t *testing.T) {
 	case text := <-texts:
 		t.Errorf("one more: %s", text)
 	case <-time.After(time.Second):
+	}
+}
+
+// TestAHeldRequestIsAnswered exhausts a pool that holds requests: the agent waits and
+// sees no 429.
+func TestAHeldRequestIsAnswered(t *testing.T) {
+	h := newEmptyHouse(t, nil, []simulator.Credential{{Name: "only", Secret: openaiFirst}})
+	h.sluice(openaiFirst, "cred", "add", "a1")
+	h.sluice("", "pool", "create", "openai", "--members", "a1", "--provider", "openai", "--hold", "30s")
+	if got := h.sluice("", "pool", "status", "openai"); !strings.Contains(got, "requests for up to 30s") {
+		t.Error(got)
+	}
+	for _, version := range []string{"--http1.1", "--http2"} {
+		if err := h.sim.Spend("only", 10*time.Second); err != nil {
+			t.Fatal(err)
+		}
+		began := time.Now()
+		if got := h.chat(version, "-d", chatBody); !strings.Contains(got, "\n200 ") {
+			t.Errorf("%s: %s", version, got)
+		}
+		if waited := time.Since(began); waited < 10*time.Second || waited > 14*time.Second {
+			t.Errorf("%s: waited %s, want 10s", version, waited)
+		}
+	}
+	if err := h.sim.Spend("only", time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	if got := h.chat("-d", chatBody); !strings.Contains(got, "\n429 ") || time.Since(began) > 5*time.Second {
+		t.Errorf("not back in time: %s after %s", got, time.Since(began))
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"net"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -28,6 +29,7 @@ func (c *cli) poolCreateCommand() *cobra.Command {
 	var spec api.PoolSpec
 	var provider, header string
 	var members, hosts []string
+	var hold time.Duration
 	cmd := &cobra.Command{
 		Use:   "create NAME --members A,B[,C] (--provider P | --host H[:PORT]... --header 'Name: value with {token}')",
 		Short: "Create a pool",
@@ -35,7 +37,10 @@ func (c *cli) poolCreateCommand() *cobra.Command {
 
 A provider is a preset of host, header and placeholder: openai, anthropic, codex, gemini, openrouter or github.
 Without one, say which hosts the credentials are for and in which header they go; {token} stands for the secret.
---host and --header given together with --provider win over the preset.`,
+--host and --header given together with --provider win over the preset.
+
+With every member out a request is answered 429 at once. With --hold it waits instead, if the soonest member is back
+within that time: for agents that take one 429 for the end.`,
 		Example: `  sluice pool create main --members work,spare --provider openai
   sluice pool create internal --members a,b --host llm.example.com --host llm2.example.com:8443 \
       --header 'Authorization: Bearer {token}'`,
@@ -53,6 +58,12 @@ Without one, say which hosts the credentials are for and in which header they go
 				return err
 			}
 			spec.Bindings = bindings
+			if hold%time.Second != 0 || hold < 0 {
+				return usageError{fmt.Sprintf("--hold %s: whole seconds are needed, such as 30s or 2m", hold)}
+			}
+			if seconds := int64(hold / time.Second); seconds > 0 {
+				spec.HoldSeconds = &seconds
+			}
 			client, err := c.client()
 			if err != nil {
 				return err
@@ -68,6 +79,7 @@ Without one, say which hosts the credentials are for and in which header they go
 	cmd.Flags().StringVar(&provider, "provider", "", "preset: openai, anthropic, codex, gemini, openrouter or github")
 	cmd.Flags().StringArrayVar(&hosts, "host", nil, "host[:port] to bind; may be given several times; port 443 unless said")
 	cmd.Flags().StringVar(&header, "header", "", "header that carries the credential, `'Name: value with {token}'`")
+	cmd.Flags().DurationVar(&hold, "hold", 0, "how long a request may wait for a member to come back, at most 10m")
 	c.completeFlag(cmd, "members", c.credentialNames)
 	return cmd
 }
@@ -159,10 +171,14 @@ instant that is shown) or parked (rotated away by a person, until it is chosen a
 
 func (c *cli) printPool(p api.PoolStatus) error {
 	return c.print(p, func() {
-		c.fields(
+		pairs := []string{
 			"pool", p.Name, "state", c.state(string(p.State)), "active", dash(p.Active),
 			"provider", dash(p.Provider), "hosts", list(hostsOf(p.Bindings)), "recovers", c.moment(p.RecoversAt),
-		)
+		}
+		if p.HoldSeconds > 0 {
+			pairs = append(pairs, "holds", "requests for up to "+(time.Duration(p.HoldSeconds)*time.Second).String())
+		}
+		c.fields(pairs...)
 		fmt.Fprintln(c.stdout)
 		rows := make([][]any, 0, len(p.Members))
 		for _, m := range p.Members {

@@ -356,14 +356,26 @@ type ErrorErrorCode string
 
 // Event defines model for Event.
 type Event struct {
-	Detail string    `json:"detail"`
-	Kind   string    `json:"kind"`
-	Member string    `json:"member"`
-	Pool   string    `json:"pool"`
-	Reason string    `json:"reason"`
-	Seq    int64     `json:"seq"`
-	Target string    `json:"target"`
-	Time   time.Time `json:"time"`
+	Detail string `json:"detail"`
+	Kind   string `json:"kind"`
+	Member string `json:"member"`
+
+	// Members How many members the pool has (pool_exhausted).
+	Members int    `json:"members"`
+	Pool    string `json:"pool"`
+	Reason  string `json:"reason"`
+	Seq     int64  `json:"seq"`
+
+	// Since When what ends here began (pool_recovered).
+	Since  *time.Time `json:"since"`
+	Target string     `json:"target"`
+	Time   time.Time  `json:"time"`
+
+	// To Who is active from then on (cred_failover).
+	To string `json:"to"`
+
+	// Until When the member is expected back (cred_failover, pool_exhausted).
+	Until *time.Time `json:"until"`
 }
 
 // ExtraHeader defines model for ExtraHeader.
@@ -405,10 +417,22 @@ type OAuthTokens struct {
 // Pool defines model for Pool.
 type Pool struct {
 	// Active Empty when the pool is exhausted.
-	Active   string    `json:"active"`
-	Bindings []Binding `json:"bindings"`
-	Members  []string  `json:"members"`
-	Name     string    `json:"name"`
+	Active string `json:"active"`
+
+	// AgentProfile How that agent is reset; empty for no reset.
+	AgentProfile string `json:"agent_profile"`
+
+	// AuthResetTarget What the agent's auth is reset for on recovery; empty for no reset.
+	AuthResetTarget string    `json:"auth_reset_target"`
+	Bindings        []Binding `json:"bindings"`
+
+	// Container The container that the agent runs in; empty for no reset.
+	Container string `json:"container"`
+
+	// HoldSeconds How long a request may wait for a member to come back.
+	HoldSeconds int64    `json:"hold_seconds"`
+	Members     []string `json:"members"`
+	Name        string   `json:"name"`
 
 	// Provider Empty for a pool made without a preset.
 	Provider   string     `json:"provider"`
@@ -430,6 +454,10 @@ type PoolSpec struct {
 	// Bindings The hosts whose requests carry the active member. They win over those of the preset.
 	Bindings *[]BindingSpec `json:"bindings,omitempty"`
 
+	// HoldSeconds How long a request may wait for a member to come back when all are out, if the soonest is back by then,
+	// instead of being answered 429 at once.
+	HoldSeconds *int64 `json:"hold_seconds,omitempty"`
+
 	// Members Names of credentials; the order counts.
 	Members []Name `json:"members"`
 	Name    Name   `json:"name"`
@@ -445,10 +473,22 @@ type PoolState string
 // PoolStatus defines model for PoolStatus.
 type PoolStatus struct {
 	// Active Empty when the pool is exhausted.
-	Active   string    `json:"active"`
-	Bindings []Binding `json:"bindings"`
-	Members  []Member  `json:"members"`
-	Name     string    `json:"name"`
+	Active string `json:"active"`
+
+	// AgentProfile How that agent is reset; empty for no reset.
+	AgentProfile string `json:"agent_profile"`
+
+	// AuthResetTarget What the agent's auth is reset for on recovery; empty for no reset.
+	AuthResetTarget string    `json:"auth_reset_target"`
+	Bindings        []Binding `json:"bindings"`
+
+	// Container The container that the agent runs in; empty for no reset.
+	Container string `json:"container"`
+
+	// HoldSeconds How long a request may wait for a member to come back.
+	HoldSeconds int64    `json:"hold_seconds"`
+	Members     []Member `json:"members"`
+	Name        string   `json:"name"`
 
 	// Provider Empty for a pool made without a preset.
 	Provider   string     `json:"provider"`

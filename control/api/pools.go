@@ -71,6 +71,7 @@ func (s *Server) RemoveMember(w http.ResponseWriter, r *http.Request, name PoolN
 
 func (spec PoolSpec) pool() pool.Pool {
 	p := pool.Pool{Name: spec.Name, Members: spec.Members, Provider: deref(spec.Provider)}
+	p.Hold = time.Duration(deref(spec.HoldSeconds)) * time.Second
 	p.Strategy = pool.Strategy(deref(spec.Strategy))
 	for _, b := range deref(spec.Bindings) {
 		p.Bindings = append(p.Bindings, pool.Binding{
@@ -95,6 +96,7 @@ func newPool(p pool.PoolStatus) Pool {
 	}
 	return Pool{
 		Name: p.Name, Strategy: Strategy(p.Strategy), Provider: p.Provider, Members: members,
+		AuthResetTarget: p.AuthResetTarget, AgentProfile: p.AgentProfile, Container: p.Container, HoldSeconds: int64(p.Hold / time.Second),
 		Bindings: newBindings(p.Bindings), State: PoolState(p.State), Active: p.Active, RecoversAt: instant(p.RecoversAt),
 	}
 }
@@ -109,6 +111,7 @@ func (s *Server) poolStatus(p pool.PoolStatus) PoolStatus {
 	}
 	return PoolStatus{
 		Name: p.Name, Strategy: Strategy(p.Strategy), Provider: p.Provider, Members: members,
+		AuthResetTarget: p.AuthResetTarget, AgentProfile: p.AgentProfile, Container: p.Container, HoldSeconds: int64(p.Hold / time.Second),
 		Bindings: newBindings(p.Bindings), State: PoolState(p.State), Active: p.Active, RecoversAt: instant(p.RecoversAt),
 	}
 }
