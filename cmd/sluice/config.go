@@ -13,6 +13,7 @@ import (
 	"github.com/pelletier/go-toml/v2"
 
 	"github.com/sluice-proxy/sluice/monitor"
+	"github.com/sluice-proxy/sluice/pool"
 )
 
 const (
@@ -34,13 +35,21 @@ type config struct {
 	LogLevel      string
 	LogFormat     string
 	Pool          poolConfig
+	Replay        replayConfig
 	Notify        []monitor.Channel // besides the log
+}
+
+// replayConfig bounds what is kept of requests to send them again, in bytes.
+type replayConfig struct {
+	MaxBody int64 // of one request
+	Budget  int64 // of all together
 }
 
 // poolConfig is what pools are told.
 type poolConfig struct {
 	MaxStatedRetry time.Duration
 	ProbeInterval  time.Duration
+	MaxHeld        int // requests that a pool holds
 }
 
 // rawConfig is the file as it is written.
@@ -59,7 +68,12 @@ type rawConfig struct {
 	Pool struct {
 		MaxStatedRetry *string `toml:"max_stated_retry"`
 		ProbeInterval  *string `toml:"probe_interval"`
+		MaxHeld        *int64  `toml:"max_held"`
 	} `toml:"pool"`
+	Replay struct {
+		MaxBody *int64 `toml:"max_body_mib"`
+		Budget  *int64 `toml:"budget_mib"`
+	} `toml:"replay"`
 	Notify rawNotify `toml:"notify"`
 }
 
@@ -67,7 +81,8 @@ func defaultConfig() config {
 	return config{
 		StateDir: defaultStateDir, Socket: defaultSocket, PinDir: defaultPinDir, MaxFlows: 65536,
 		DrainTime: 30 * time.Second, LogLevel: "info", LogFormat: "auto",
-		Pool: poolConfig{MaxStatedRetry: 15 * time.Minute, ProbeInterval: 15 * time.Minute},
+		Pool:   poolConfig{MaxStatedRetry: 15 * time.Minute, ProbeInterval: 15 * time.Minute, MaxHeld: pool.DefaultMaxHeld},
+		Replay: replayConfig{MaxBody: 32 << 20, Budget: 256 << 20},
 	}
 }
 
@@ -113,12 +128,14 @@ func parseConfig(text []byte) (config, error) {
 	mode := "closed"
 	keep(choice("fail_mode", raw.FailMode, &mode, "closed", "open"))
 	c.FailOpen = mode == "open"
-	if n := raw.MaxFlows; n != nil {
-		if *n < 1024 || *n > 1<<24 {
-			keep(fmt.Errorf("max_flows: %d is not from 1024 to %d", *n, 1<<24))
-		}
-		c.MaxFlows = uint32(*n)
-	}
+	flows, held := int64(c.MaxFlows), int64(c.Pool.MaxHeld)
+	keep(between("max_flows", raw.MaxFlows, &flows, 1024, 1<<24))
+	keep(between("pool.max_held", raw.Pool.MaxHeld, &held, 1, 1<<16))
+	c.MaxFlows, c.Pool.MaxHeld = uint32(flows), int(held)
+	body, budget := c.Replay.MaxBody>>20, c.Replay.Budget>>20
+	keep(between("replay.max_body_mib", raw.Replay.MaxBody, &body, 1, 1<<10))
+	keep(between("replay.budget_mib", raw.Replay.Budget, &budget, 1, 1<<16))
+	c.Replay = replayConfig{MaxBody: body << 20, Budget: budget << 20}
 	if raw.UpstreamRoots != nil && *raw.UpstreamRoots != "" {
 		var readErr error
 		if c.UpstreamRoots, readErr = os.ReadFile(*raw.UpstreamRoots); readErr != nil {
@@ -176,6 +193,17 @@ func choice(key string, value, into *string, choices ...string) error {
 		}
 	}
 	return fmt.Errorf("%s: %q is none of %s", key, *value, list(choices))
+}
+
+func between(key string, value, into *int64, least, most int64) error {
+	if value == nil {
+		return nil
+	}
+	if *value < least || *value > most {
+		return fmt.Errorf("%s: %d is not from %d to %d", key, *value, least, most)
+	}
+	*into = *value
+	return nil
 }
 
 func duration(key string, value *string, into *time.Duration, least, most time.Duration) error {

@@ -190,6 +190,7 @@ func (d *sluiced) openPools(ctx context.Context) error {
 	}
 	d.keep, err = pool.NewKeeper(ctx, pool.Options{
 		Store: d.store, Vault: secrets, Log: d.log, MaxStatedRetry: d.cfg.Pool.MaxStatedRetry, ProbeInterval: probes,
+		MaxHeld: d.cfg.Pool.MaxHeld,
 	})
 	if err != nil {
 		return err
@@ -238,6 +239,7 @@ func (d *sluiced) openInterceptor(context.Context) error {
 	dialer := intercept.NewDialer()
 	d.exchange, err = exchange.New(exchange.Options{
 		Pools: d.keep, Dialer: dialer, Leaves: d.ca, RootCAs: roots, Log: d.log, Denied: d.denied,
+		MaxReplayBody: d.cfg.Replay.MaxBody, ReplayBudget: d.cfg.Replay.Budget,
 	})
 	if err != nil {
 		return errors.Join(err, events.Close())
