@@ -327,10 +327,17 @@ func (d *sluiced) record(ctx context.Context, e pool.Event) {
 	}
 }
 
-// kept is how many requests were sent again, and the bytes kept for that now.
-func (d *sluiced) kept() (replays uint64, bytes int64) {
+// through is what the exchange has done, for the metrics.
+func (d *sluiced) through() carried {
 	c := d.exchange.Snapshot()
-	return c.Replays, c.ReplayBytes
+	t := carried{
+		replays: c.Replays, bytes: c.ReplayBytes, answers: c.Added.Count, sum: c.Added.Sum.Seconds(),
+		below: make(map[float64]uint64, len(c.Added.Below)),
+	}
+	for end, n := range c.Added.Below {
+		t.below[end.Seconds()] = n
+	}
+	return t
 }
 
 func (d *sluiced) openAPI(context.Context) error {
@@ -343,7 +350,7 @@ func (d *sluiced) openAPI(context.Context) error {
 	})
 	registry := prometheus.NewPedanticRegistry()
 	registry.MustRegister(
-		control.NewCollector(d.ops), newTraffic(d.keep, d.kept, d.watch.Backlog), collectors.NewGoCollector(),
+		control.NewCollector(d.ops), newTraffic(d.keep, d.through, d.watch.Backlog), collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)
 	var metrics http.Handler = promhttp.HandlerFor(registry, promhttp.HandlerOpts{})

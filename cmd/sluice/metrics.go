@@ -15,10 +15,10 @@ const backlogLimit = 5 * time.Second
 // traffic tells Prometheus what went through: it reads what the parts count anyway.
 type traffic struct {
 	pools   tallies
-	kept    func() (replays uint64, bytes int64)
+	through func() carried
 	backlog func(context.Context) (map[string]int64, error)
 
-	requests, failovers, replays, held, waiting, behind *prometheus.Desc
+	requests, failovers, replays, held, added, waiting, behind *prometheus.Desc
 }
 
 // tallies are what members were answered, and the requests that wait for one;
@@ -30,18 +30,30 @@ type tallies interface {
 
 var _ prometheus.Collector = (*traffic)(nil)
 
-// newTraffic makes a collector of members' answers, of the requests sent again and the
-// bytes kept for that, and of the events that each reader is behind.
-func newTraffic(pools tallies, kept func() (uint64, int64), backlog func(context.Context) (map[string]int64, error)) *traffic {
+// carried is what the exchange has done.
+type carried struct {
+	replays uint64 // requests sent again
+	bytes   int64  // kept for that
+	// What it added to the time of an answer: number, sum in seconds, and how many
+	// were below how many seconds.
+	answers uint64
+	sum     float64
+	below   map[float64]uint64
+}
+
+// newTraffic makes a collector of members' answers, of what the exchange did with them,
+// and of the events that each reader is behind.
+func newTraffic(pools tallies, through func() carried, backlog func(context.Context) (map[string]int64, error)) *traffic {
 	desc := func(name, help string, labels ...string) *prometheus.Desc {
 		return prometheus.NewDesc("sluice_"+name, help, labels, nil)
 	}
 	return &traffic{
-		pools: pools, kept: kept, backlog: backlog,
+		pools: pools, through: through, backlog: backlog,
 		requests:  desc("requests_total", "Answers of upstreams, by the member that was asked and what the answer meant.", "pool", "member", "outcome"),
 		failovers: desc("failovers_total", "Times that a pool went on to another member because this one was refused.", "pool", "member"),
 		replays:   desc("replays_total", "Requests that were sent again with a further member."),
 		held:      desc("replay_bytes", "Bytes of request bodies that are kept to be sent again."),
+		added:     desc("added_latency_seconds", "How much later an answer began than without sluice: the upstream's own time is not in it."),
 		waiting:   desc("held_requests", "Requests that wait for a member to come back, by pools that have any.", "pool"),
 		behind:    desc("notice_backlog", "Events that a channel or the audit log has still to be given.", "reader"),
 	}
@@ -49,7 +61,7 @@ func newTraffic(pools tallies, kept func() (uint64, int64), backlog func(context
 
 // Describe implements [prometheus.Collector].
 func (t *traffic) Describe(out chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{t.requests, t.failovers, t.replays, t.held, t.waiting, t.behind} {
+	for _, d := range []*prometheus.Desc{t.requests, t.failovers, t.replays, t.held, t.added, t.waiting, t.behind} {
 		out <- d
 	}
 }
@@ -68,9 +80,10 @@ func (t *traffic) Collect(out chan<- prometheus.Metric) {
 	for name, n := range t.pools.Held() {
 		metric(t.waiting, prometheus.GaugeValue, float64(n), name)
 	}
-	replays, bytes := t.kept()
-	metric(t.replays, prometheus.CounterValue, float64(replays))
-	metric(t.held, prometheus.GaugeValue, float64(bytes))
+	c := t.through()
+	metric(t.replays, prometheus.CounterValue, float64(c.replays))
+	metric(t.held, prometheus.GaugeValue, float64(c.bytes))
+	out <- prometheus.MustNewConstHistogram(t.added, c.answers, c.sum, c.below)
 
 	ctx, cancel := context.WithTimeout(context.Background(), backlogLimit)
 	defer cancel()

@@ -32,6 +32,10 @@ type Counters struct {
 	Dials              uint64 // upstream connections opened
 	Reused             uint64 // attempts on an idle upstream connection
 	ReplayBytes        int64  // kept for replay at this moment
+	// Added is what an exchange took from the end of the request's head to the
+	// beginning of the answer's, less what the upstream took: connecting, sending,
+	// waiting for its answer.
+	Added Latency
 }
 
 // Snapshot reads the counters, each at its own instant.
@@ -58,5 +62,6 @@ func (x *Exchanger) Snapshot() Counters {
 		Dials:              c.dials.Load(),
 		Reused:             c.reused.Load(),
 		ReplayBytes:        x.budget.Load(),
+		Added:              x.added.snapshot(),
 	}
 }

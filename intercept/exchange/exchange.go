@@ -118,6 +118,7 @@ type Exchanger struct {
 	opts   Options
 	blocks blocks
 	counts counters
+	added  latency
 	budget atomic.Int64 // bytes kept for replay now
 
 	watch    *watcher

@@ -116,6 +116,7 @@ func (cl *client) understand(raw []byte) (denied []byte, err error) {
 // exchange sends the request until an answer is one to pass on, and passes it on.
 func (cl *client) exchange() (keep bool) {
 	x := cl.x
+	began := time.Now()
 	a := attempts{x: x, route: cl.route, tried: cl.tried[:0]}
 	defer func() {
 		clear(cl.tried[:])
@@ -125,7 +126,9 @@ func (cl *client) exchange() (keep bool) {
 		return cl.sayInstead(x.failure(cl.route.Host, err))
 	}
 	for {
+		sent := time.Now()
 		up, err := cl.send(&a.lease)
+		began = began.Add(time.Since(sent)) // that was the upstream's time
 		if err != nil {
 			return cl.sendFailed(err)
 		}
@@ -136,6 +139,7 @@ func (cl *client) exchange() (keep bool) {
 			cl.settle(up)
 			return cl.sayInstead(x.failure(cl.route.Host, exhausted))
 		default:
+			x.added.observe(time.Since(began))
 			if cl.resp.status == 101 {
 				cl.upgrade(up)
 				return false

@@ -148,6 +148,7 @@ type stream struct {
 
 func (s *stream) run() {
 	cl, x := s.cl, s.cl.x
+	began := time.Now()
 	a := attempts{x: x, route: cl.route}
 	if err := a.first(s.r.Context()); err != nil {
 		writeLocal(s.w, x.failure(cl.route.Host, err))
@@ -155,7 +156,9 @@ func (s *stream) run() {
 	}
 	for {
 		ctx, cancel := context.WithCancelCause(s.r.Context())
+		sent := time.Now()
 		resp, err := s.send(ctx, cancel, &a.lease)
+		began = began.Add(time.Since(sent)) // that was the upstream's time
 		if err != nil {
 			cancel(nil)
 			if s.r.Context().Err() != nil {
@@ -168,6 +171,7 @@ func (s *stream) run() {
 		v, exhausted, ahead := s.judge(resp, &a)
 		if v == verdictPass {
 			defer cancel(nil)
+			x.added.observe(time.Since(began))
 			s.deliver(resp, ahead)
 			return
 		}
