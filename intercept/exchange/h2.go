@@ -168,11 +168,11 @@ func (s *stream) run() {
 			writeLocal(s.w, x.failure(cl.route.Host, err))
 			return
 		}
-		v, exhausted, ahead := s.judge(resp, &a)
+		v, exhausted := s.judge(resp, &a)
 		if v == verdictPass {
 			defer cancel(nil)
 			x.added.observe(time.Since(began))
-			s.deliver(resp, ahead)
+			s.deliver(resp)
 			return
 		}
 		cancel(nil) // resets the refused stream, and its body's with it
@@ -260,30 +260,30 @@ func hopByHopH2(lower string) bool {
 	return strings.HasPrefix(lower, "proxy-")
 }
 
-// judge has the answer judged; ahead is what was read of its body for that.
-func (s *stream) judge(resp *http.Response, a *attempts) (v verdict, e *pool.ExhaustedError, ahead []byte) {
+// judge has the answer judged. What is read of its body for that is passed on later.
+func (s *stream) judge(resp *http.Response, a *attempts) (verdict, *pool.ExhaustedError) {
 	answer := pool.Answer{Status: resp.StatusCode, At: time.Now()}
 	if resp.StatusCode >= 400 {
 		answer.Header = resp.Header
 		if pool.NeedsBody(resp.StatusCode) {
-			// A failure to read comes again when the body is passed on.
-			ahead, _ = io.ReadAll(io.LimitReader(resp.Body, pool.MaxAnswerBody))
-			answer.Body = decodeAnswer(ahead, resp.Header.Get("Content-Encoding"))
+			body := readAhead(resp.Body, pool.MaxAnswerBody)
+			resp.Body = body
+			begun := body.wait(s.cl.x.opts.AnswerTimeout, func([]byte) bool { return false })
+			answer.Body = decodeAnswer(begun, resp.Header.Get("Content-Encoding"))
 		}
 	}
 	if !a.observe(s.r.Context(), answer) {
-		return verdictPass, nil, ahead
+		return verdictPass, nil
 	}
 	if !s.body.replayable() {
 		s.cl.x.counts.notReplayable.Add(1)
-		return verdictPass, nil, ahead
+		return verdictPass, nil
 	}
-	v, e = a.next(s.r.Context())
-	return v, e, ahead
+	return a.next(s.r.Context())
 }
 
 // deliver passes the response on as it arrives, with its trailers.
-func (s *stream) deliver(resp *http.Response, ahead []byte) {
+func (s *stream) deliver(resp *http.Response) {
 	defer func() {
 		// The client's body first: closing the response waits for whoever sends that.
 		_ = s.r.Body.Close()
@@ -306,7 +306,7 @@ func (s *stream) deliver(resp *http.Response, ahead []byte) {
 	// Without a body the head must go out with the end of the stream: for gRPC a
 	// head that ends the stream is the trailers.
 	if resp.ContentLength != 0 && s.r.Method != http.MethodHead {
-		s.copyBody(resp, ahead)
+		s.copyBody(resp)
 	}
 	for name, values := range resp.Trailer {
 		if _, announced := header[name]; !announced {
@@ -315,11 +315,11 @@ func (s *stream) deliver(resp *http.Response, ahead []byte) {
 	}
 }
 
-func (s *stream) copyBody(resp *http.Response, ahead []byte) {
+func (s *stream) copyBody(resp *http.Response) {
 	control := http.NewResponseController(s.w)
 	block := s.cl.x.blocks.get(block16k)
 	defer s.cl.x.blocks.put(block)
-	p := ahead
+	var p []byte
 	// A long or unknown body may be a stream: its head goes out at once.
 	flush := resp.ContentLength < 0 || resp.ContentLength > block4k
 	var err error

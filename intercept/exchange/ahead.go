@@ -1,0 +1,91 @@
+package exchange
+
+import (
+	"io"
+	"sync"
+	"time"
+)
+
+// ahead is a response body whose beginning is read before it is passed on, for no
+// longer than there is time: what comes later is passed on all the same.
+type ahead struct {
+	body  io.ReadCloser
+	ended chan struct{} // closed when nothing more is read ahead
+
+	mu    sync.Mutex
+	more  sync.Cond // on mu: buf, err or ended have changed
+	buf   []byte
+	err   error
+	done  bool
+	taken int // of buf, passed on
+}
+
+// readAhead reads up to limit bytes of a body. Close must be called.
+func readAhead(body io.ReadCloser, limit int) *ahead {
+	a := &ahead{body: body, ended: make(chan struct{})}
+	a.more.L = &a.mu
+	go a.fill(limit)
+	return a
+}
+
+func (a *ahead) fill(limit int) {
+	defer close(a.ended)
+	for block := make([]byte, min(limit, block4k)); ; {
+		n, err := a.body.Read(block)
+		a.mu.Lock()
+		a.buf = append(a.buf, block[:n]...)
+		a.err = err
+		a.done = err != nil || len(a.buf) >= limit
+		a.more.Broadcast()
+		done := a.done
+		a.mu.Unlock()
+		if done {
+			return
+		}
+	}
+}
+
+// wait returns the beginning once it is enough, is all there is, or the time is up.
+func (a *ahead) wait(limit time.Duration, enough func([]byte) bool) []byte {
+	late := false
+	timer := time.AfterFunc(limit, func() {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		late = true
+		a.more.Broadcast()
+	})
+	defer timer.Stop()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for !a.done && !late && !enough(a.buf) {
+		a.more.Wait()
+	}
+	return a.buf[:len(a.buf):len(a.buf)]
+}
+
+// Read passes the body on from its beginning.
+func (a *ahead) Read(p []byte) (int, error) {
+	a.mu.Lock()
+	for a.taken == len(a.buf) && !a.done {
+		a.more.Wait()
+	}
+	n := copy(p, a.buf[a.taken:])
+	a.taken += n
+	err := a.err
+	over := a.taken == len(a.buf)
+	a.mu.Unlock()
+	switch {
+	case n > 0:
+		return n, nil
+	case over && err != nil:
+		return 0, err
+	}
+	return a.body.Read(p) // nothing reads ahead any more
+}
+
+// Close closes the body and waits until nothing reads it.
+func (a *ahead) Close() error {
+	err := a.body.Close()
+	<-a.ended
+	return err
+}
