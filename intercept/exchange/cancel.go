@@ -38,6 +38,7 @@ type client struct {
 	mu       sync.Mutex
 	gone     bool          // hung up or aborted
 	stuck    bool          // the request's body cannot be read on
+	over     bool          // HTTP/2: no further stream begins
 	half     bool          // upgraded: a FIN is not the end
 	idle     bool          // between requests
 	attached *upstreamConn // that the client's exchange waits for

@@ -101,14 +101,30 @@ func (cl *client) serveH2() {
 	select {
 	case s.conns <- cl.tls:
 		<-cl.h2Done
+		cl.mu.Lock()
+		cl.over = true
+		cl.mu.Unlock()
 		cl.streams.Wait()
 	case <-s.done:
 	}
 }
 
+// beginStream counts a stream in, unless the connection has ended: its handler may
+// begin only then, and would be waited for by nobody.
+func (cl *client) beginStream() bool {
+	cl.mu.Lock()
+	defer cl.mu.Unlock()
+	if !cl.over {
+		cl.streams.Add(1)
+	}
+	return !cl.over
+}
+
 // serveStream answers one HTTP/2 request.
 func (cl *client) serveStream(w http.ResponseWriter, r *http.Request) {
-	cl.streams.Add(1)
+	if !cl.beginStream() {
+		panic(http.ErrAbortHandler)
+	}
 	defer cl.streams.Done()
 	x := cl.x
 	x.counts.requests.Add(1)
