@@ -262,3 +262,34 @@ func TestLargeBodyIsReplayed(t *testing.T) {
 		}
 	}
 }
+
+// TestStreamsThatBeginWithARefusal has the active member answer 200 and then, as the
+// first event, no: the SDKs see the next member's stream and nothing else.
+func TestStreamsThatBeginWithARefusal(t *testing.T) {
+	h := newHouse(t, nil)
+	for _, c := range []struct{ name, script, call, first, second string }{
+		{"openai chat", "openai.mjs", "chat-stream", "first", "second"},
+		{"openai responses", "openai.mjs", "responses-stream", "second", "first"},
+		{"anthropic", "anthropic.mjs", "messages-stream", "ant-first", "ant-second"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			defer h.in(t)()
+			h.sluice("", "pool", "clear", "openai")
+			for _, name := range []string{c.first, c.second} {
+				if err := h.sim.SetBehaviour(name, simulator.Behaviour{InStream: name == c.first}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			h.spend(c.first)
+			before := h.sim.Journal().Last()
+			got := h.output("node", sdk(t, c.script), c.call)
+			if !strings.Contains(got, simulator.DefaultText) || strings.Contains(got, `"error"`) {
+				t.Errorf("%s", got)
+			}
+			entries := h.seen(before, 2)
+			if entries[0].Credential != c.first || entries[0].Status != 200 || entries[1].Credential != c.second {
+				t.Errorf("%s was answered %d, then %s", entries[0].Credential, entries[0].Status, entries[1].Credential)
+			}
+		})
+	}
+}

@@ -16,8 +16,9 @@ type ahead struct {
 	more  sync.Cond // on mu: buf, err or ended have changed
 	buf   []byte
 	err   error
-	done  bool
-	taken int // of buf, passed on
+	done  bool // nothing more is read ahead
+	over  bool // nor is to be
+	taken int  // of buf, passed on
 }
 
 // readAhead reads up to limit bytes of a body. Close must be called.
@@ -35,7 +36,7 @@ func (a *ahead) fill(limit int) {
 		a.mu.Lock()
 		a.buf = append(a.buf, block[:n]...)
 		a.err = err
-		a.done = err != nil || len(a.buf) >= limit
+		a.done = err != nil || a.over || len(a.buf) >= limit
 		a.more.Broadcast()
 		done := a.done
 		a.mu.Unlock()
@@ -60,6 +61,7 @@ func (a *ahead) wait(limit time.Duration, enough func([]byte) bool) []byte {
 	for !a.done && !late && !enough(a.buf) {
 		a.more.Wait()
 	}
+	a.over = true
 	return a.buf[:len(a.buf):len(a.buf)]
 }
 
@@ -72,12 +74,12 @@ func (a *ahead) Read(p []byte) (int, error) {
 	n := copy(p, a.buf[a.taken:])
 	a.taken += n
 	err := a.err
-	over := a.taken == len(a.buf)
+	out := a.taken == len(a.buf)
 	a.mu.Unlock()
 	switch {
 	case n > 0:
 		return n, nil
-	case over && err != nil:
+	case out && err != nil:
 		return 0, err
 	}
 	return a.body.Read(p) // nothing reads ahead any more

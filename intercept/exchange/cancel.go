@@ -29,6 +29,7 @@ type client struct {
 	resp    head
 	body    upload
 	tried   [4]string
+	ahead   time.Duration // that the upstream's body was waited for before it was passed on
 	keepFor time.Duration // how long the upstream keeps its connection, by its answer
 	readBy  time.Time     // the read deadline now set on raw, zero for none
 

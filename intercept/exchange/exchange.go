@@ -81,6 +81,7 @@ type Options struct {
 	IdleTimeout      time.Duration // of a client's connection between requests; default 5 m
 	ResponseTimeout  time.Duration // for the upstream's response head; default 10 m, since models think for minutes
 	AnswerTimeout    time.Duration // for the error body that a refusal is judged by; default 5 s
+	EventTimeout     time.Duration // for the first event of a stream, which may be a refusal; default 2 s
 	UpstreamIdle     time.Duration // an idle upstream connection is kept; default 60 s, less if the upstream says so
 	LingerTimeout    time.Duration // for the rest of a body once its answer is out; default 5 s
 }
@@ -98,6 +99,7 @@ func (o *Options) setDefaults() {
 	def(&o.IdleTimeout, 5*time.Minute)
 	def(&o.ResponseTimeout, 10*time.Minute)
 	def(&o.AnswerTimeout, 5*time.Second)
+	def(&o.EventTimeout, 2*time.Second)
 	def(&o.UpstreamIdle, time.Minute)
 	def(&o.LingerTimeout, 5*time.Second)
 	if o.Log == nil {

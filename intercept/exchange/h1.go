@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"net/textproto"
+	"strings"
 	"time"
 
 	"github.com/sluice-proxy/sluice/pool"
@@ -117,6 +118,7 @@ func (cl *client) understand(raw []byte) (denied []byte, err error) {
 func (cl *client) exchange() (keep bool) {
 	x := cl.x
 	began := time.Now()
+	cl.ahead = 0
 	a := attempts{x: x, route: cl.route, tried: cl.tried[:0]}
 	defer func() {
 		clear(cl.tried[:])
@@ -139,7 +141,7 @@ func (cl *client) exchange() (keep bool) {
 			cl.settle(up)
 			return cl.sayInstead(x.failure(cl.route.Host, exhausted))
 		default:
-			x.added.observe(time.Since(began))
+			x.added.observe(time.Since(began) - cl.ahead)
 			if cl.resp.status == 101 {
 				cl.upgrade(up)
 				return false
@@ -325,10 +327,16 @@ func (cl *client) passInterim() error {
 func (cl *client) judge(up *upstreamConn, a *attempts) (verdict, *pool.ExhaustedError) {
 	h := &cl.resp
 	answer := pool.Answer{Status: h.status, At: time.Now()}
-	if h.status >= 400 {
+	switch {
+	case h.status >= 400:
 		answer.Header = h.header()
 		if pool.NeedsBody(h.status) {
 			answer.Body = cl.answerBody(up)
+		}
+	case cl.route.Provider != "" && h.status == 200 && cl.isPlainEventStream() && cl.body.replayable():
+		event := cl.lookAhead(up, cl.x.opts.EventTimeout, pool.MaxFirstEvent, firstEventCame)
+		if status, body, refused := pool.RefusedInStream(event); refused {
+			answer.Status, answer.Body, answer.Header = status, body, h.header()
 		}
 	}
 	if !a.observe(cl.ctx, answer) {
@@ -355,16 +363,50 @@ func (h *head) header() http.Header {
 	return m
 }
 
-// answerBody reads the beginning of the response's body ahead, into the buffer
-// from which it is passed on afterwards, and returns it decoded.
+// answerBody is the beginning of an error's body, decoded.
 func (cl *client) answerBody(up *upstreamConn) []byte {
+	body := cl.lookAhead(up, cl.x.opts.AnswerTimeout, pool.MaxAnswerBody, func([]byte) bool { return false })
+	h, encoding := &cl.resp, ""
+	if h.encoding >= 0 {
+		encoding = string(h.fields[h.encoding].val(h.raw))
+	}
+	return decodeAnswer(body, encoding)
+}
+
+func firstEventCame(body []byte) bool { return pool.FirstEventEnd(body) > 0 }
+
+// isPlainEventStream says whether the response is server-sent events as they are.
+func (cl *client) isPlainEventStream() bool {
+	h := &cl.resp
+	if h.encoding >= 0 {
+		return false
+	}
+	for i := range h.fields {
+		if f := &h.fields[i]; equalFold(f.name(h.raw), "content-type") {
+			return isEventStream(string(f.val(h.raw)))
+		}
+	}
+	return false
+}
+
+// isEventStream looks at a Content-Type.
+func isEventStream(value string) bool {
+	kind, _, _ := strings.Cut(value, ";")
+	return strings.EqualFold(strings.TrimSpace(kind), "text/event-stream")
+}
+
+// lookAhead reads the beginning of the response's body ahead, into the buffer from
+// which it is passed on afterwards, until it is enough, all there is, or the time is up.
+func (cl *client) lookAhead(up *upstreamConn, wait time.Duration, most int, enough func([]byte) bool) []byte {
 	h := &cl.resp
 	f := responseFraming(h, &cl.req)
-	cl.rearm(up, time.Now().Add(cl.x.opts.AnswerTimeout))
+	began := time.Now()
+	cl.rearm(up, began.Add(wait))
+	defer func() { cl.ahead += time.Since(began) }()
 	var body []byte
 	// The head stays where it is: reading on must not move it.
 	base := up.in.r - len(h.raw)
-	for at := 0; !f.done() && len(body) < pool.MaxAnswerBody; {
+	for at := 0; !f.done() && len(body) < most && !enough(body); {
 		p := up.in.bytes()[at:]
 		if len(p) == 0 {
 			up.in.r = base
@@ -387,11 +429,7 @@ func (cl *client) answerBody(up *upstreamConn) []byte {
 		at += n
 	}
 	cl.rearm(up, time.Time{})
-	encoding := ""
-	if h.encoding >= 0 {
-		encoding = string(h.fields[h.encoding].val(h.raw))
-	}
-	return decodeAnswer(body, encoding)
+	return body
 }
 
 // responseFraming tells how the body's end is known (RFC 9112 section 6.3).

@@ -160,6 +160,7 @@ type stream struct {
 	w    http.ResponseWriter
 	r    *http.Request
 	body *kept
+	wait time.Duration // that the upstream's body was waited for before it was passed on
 }
 
 func (s *stream) run() {
@@ -187,7 +188,7 @@ func (s *stream) run() {
 		v, exhausted := s.judge(resp, &a)
 		if v == verdictPass {
 			defer cancel(nil)
-			x.added.observe(time.Since(began))
+			x.added.observe(time.Since(began) - s.wait)
 			s.deliver(resp)
 			return
 		}
@@ -279,13 +280,18 @@ func hopByHopH2(lower string) bool {
 // judge has the answer judged. What is read of its body for that is passed on later.
 func (s *stream) judge(resp *http.Response, a *attempts) (verdict, *pool.ExhaustedError) {
 	answer := pool.Answer{Status: resp.StatusCode, At: time.Now()}
-	if resp.StatusCode >= 400 {
+	switch {
+	case resp.StatusCode >= 400:
 		answer.Header = resp.Header
 		if pool.NeedsBody(resp.StatusCode) {
-			body := readAhead(resp.Body, pool.MaxAnswerBody)
-			resp.Body = body
-			begun := body.wait(s.cl.x.opts.AnswerTimeout, func([]byte) bool { return false })
+			begun := s.lookAhead(resp, s.cl.x.opts.AnswerTimeout, pool.MaxAnswerBody, func([]byte) bool { return false })
 			answer.Body = decodeAnswer(begun, resp.Header.Get("Content-Encoding"))
+		}
+	case s.cl.route.Provider != "" && resp.StatusCode == http.StatusOK && resp.Header.Get("Content-Encoding") == "" &&
+		isEventStream(resp.Header.Get("Content-Type")) && s.body.replayable():
+		event := s.lookAhead(resp, s.cl.x.opts.EventTimeout, pool.MaxFirstEvent, firstEventCame)
+		if status, said, refused := pool.RefusedInStream(event); refused {
+			answer.Status, answer.Body, answer.Header = status, said, resp.Header
 		}
 	}
 	if !a.observe(s.r.Context(), answer) {
@@ -296,6 +302,15 @@ func (s *stream) judge(resp *http.Response, a *attempts) (verdict, *pool.Exhaust
 		return verdictPass, nil
 	}
 	return a.next(s.r.Context())
+}
+
+// lookAhead reads the beginning of a body that is passed on later.
+func (s *stream) lookAhead(resp *http.Response, limit time.Duration, most int, enough func([]byte) bool) []byte {
+	began := time.Now()
+	defer func() { s.wait += time.Since(began) }()
+	body := readAhead(resp.Body, most)
+	resp.Body = body
+	return body.wait(limit, enough)
 }
 
 // deliver passes the response on as it arrives, with its trailers.

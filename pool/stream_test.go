@@ -1,0 +1,76 @@
+package pool
+
+import (
+	"testing"
+	"time"
+)
+
+func TestRefusedInStream(t *testing.T) {
+	t.Parallel()
+	now := time.Date(2026, 11, 23, 17, 30, 0, 0, time.UTC)
+	for name, c := range map[string]struct {
+		event   string
+		outcome Outcome // OutcomeOther: no refusal
+		wait    time.Duration
+	}{
+		"openai chat":       {`data: {"error":{"message":"Rate limit reached. Please try again in 20s.","type":"requests","code":"rate_limit_exceeded"}}`, OutcomeRateLimited, 20 * time.Second},
+		"openai quota":      {`data: {"error":{"message":"You exceeded your current quota","type":"insufficient_quota","code":"insufficient_quota"}}`, OutcomeBilling, 0},
+		"openai responses":  {"event: error\n" + `data: {"type":"error","code":"rate_limit_exceeded","message":"Rate limit reached, try again in 1m30s","error":null}`, OutcomeRateLimited, 90 * time.Second},
+		"responses failed":  {"event: response.failed\n" + `data: {"type":"response.failed","response":{"status":"failed","error":{"code":"rate_limit_exceeded","message":"Please try again in 11s."}}}`, OutcomeRateLimited, 11 * time.Second},
+		"codex":             {"event: error\n" + `data: {"type":"error","error":{"type":"usage_limit_reached","message":"The usage limit has been reached","resets_in_seconds":5400}}`, OutcomeRateLimited, 90 * time.Minute},
+		"anthropic":         {"event: error\r\n" + `data: {"type":"error","error":{"type":"rate_limit_error","message":"slow down"}}`, OutcomeRateLimited, 0},
+		"gemini":            {`data: {"error":{"code":429,"status":"RESOURCE_EXHAUSTED","message":"m","details":[{"@type":"type.googleapis.com/google.rpc.RetryInfo","retryDelay":"34s"}]}}`, OutcomeRateLimited, 34 * time.Second},
+		"openrouter":        {`data: {"error":{"code":429,"message":"Rate limit exceeded"}}`, OutcomeRateLimited, 0},
+		"data in two lines": {"data: {\"error\":\ndata: {\"code\":429}}", OutcomeRateLimited, 0},
+		"bad key":           {`data: {"error":{"type":"invalid_request_error","code":"invalid_api_key","message":"m"}}`, OutcomeAuthFailed, 0},
+
+		"an answer":       {`data: {"choices":[{"delta":{"content":"an \"error\" is not one"}}]}`, OutcomeOther, 0},
+		"a null error":    {`data: {"type":"response.created","response":{"error":null}}`, OutcomeOther, 0},
+		"overloaded":      {"event: error\n" + `data: {"type":"error","error":{"type":"overloaded_error","message":"busy"}}`, OutcomeOther, 0},
+		"server error":    {`data: {"error":{"type":"server_error","code":500}}`, OutcomeOther, 0},
+		"prose":           {`data: {"error":"rate_limit_exceeded"}`, OutcomeOther, 0},
+		"a comment":       {`: "error" 429`, OutcomeOther, 0},
+		"no JSON":         {`data: "error" 429`, OutcomeOther, 0},
+		"nothing":         {"", OutcomeOther, 0},
+		"a cut-off event": {`data: {"error":{"code":429`, OutcomeOther, 0},
+	} {
+		status, body, refused := RefusedInStream([]byte(c.event))
+		if refused != (c.outcome != OutcomeOther) {
+			t.Errorf("%s: refused %t", name, refused)
+			continue
+		}
+		if !refused {
+			continue
+		}
+		v := Classify(Answer{Status: status, Body: body}, now)
+		if v.Outcome != c.outcome || (c.wait != 0 && v.Hint.Wait != c.wait) {
+			t.Errorf("%s: %s for %s, want %s for %s", name, v.Outcome, v.Hint.Wait, c.outcome, c.wait)
+		}
+	}
+}
+
+func TestFirstEventEnd(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]int{
+		"": 0, "data: x": 0, "data: x\n": 0, "data: x\n\n": 9, "data: x\r\n\r\ndata: y\n\n": 11, "a\r\rb": 3, "a\n\nb\n\n": 3,
+	} {
+		if got := FirstEventEnd([]byte(text)); got != want {
+			t.Errorf("%q: %d, want %d", text, got, want)
+		}
+	}
+}
+
+func FuzzRefusedInStream(f *testing.F) {
+	f.Add([]byte(`data: {"error":{"code":429}}`))
+	f.Add([]byte("event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"rate_limit_error\"}}\n\n"))
+	f.Fuzz(func(t *testing.T, event []byte) {
+		status, body, refused := RefusedInStream(event)
+		if !refused {
+			return
+		}
+		v := Classify(Answer{Status: status, Body: body}, time.Unix(1795455000, 0))
+		if !v.Outcome.Refused() {
+			t.Fatalf("%q was taken for a refusal and is judged %s", event, v.Outcome)
+		}
+	})
+}
