@@ -27,6 +27,7 @@ import (
 	"github.com/sluice-proxy/sluice/control/api"
 	"github.com/sluice-proxy/sluice/intercept"
 	"github.com/sluice-proxy/sluice/intercept/ca"
+	"github.com/sluice-proxy/sluice/intercept/cgroup"
 	"github.com/sluice-proxy/sluice/intercept/exchange"
 	"github.com/sluice-proxy/sluice/monitor"
 	"github.com/sluice-proxy/sluice/monitor/audit"
@@ -235,6 +236,9 @@ func (d *sluiced) openInterceptor(context.Context) error {
 		return err
 	}
 	scopes := newReaper(d.log)
+	if mount, err := cgroup.Mount(); err == nil {
+		scopes.clear(filepath.Join(mount, scopeParent))
+	}
 	d.acquired(scopes.close)
 	dialer := intercept.NewDialer()
 	d.exchange, err = exchange.New(exchange.Options{

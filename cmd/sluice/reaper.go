@@ -3,6 +3,9 @@ package main
 import (
 	"context"
 	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
 	"sync"
 
 	"github.com/sluice-proxy/sluice/intercept/cgroup"
@@ -25,6 +28,29 @@ func newReaper(log *slog.Logger) *reaper {
 	r := &reaper{log: log, watching: make(map[string]bool)}
 	r.life, r.stop = context.WithCancel(context.Background())
 	return r
+}
+
+// clear removes what runs have left that were killed while no daemon ran: cgroups in
+// parent that are empty and whose maker is gone. One that has just been made is empty
+// too, but its maker lives.
+func (r *reaper) clear(parent string) {
+	made, err := filepath.Glob(filepath.Join(parent, "run-*-*"))
+	if err != nil {
+		return // the pattern is well formed
+	}
+	for _, path := range made {
+		pid := strings.Split(filepath.Base(path), "-")[1]
+		if _, err := os.Stat(filepath.Join("/proc", pid)); err == nil {
+			continue
+		}
+		left, err := cgroup.Processes(path)
+		if err != nil || len(left) > 0 {
+			continue
+		}
+		if err := removeTree(path); err != nil {
+			r.log.Debug("cgroup of a run not removed", "cgroup", path, "error", err)
+		}
+	}
 }
 
 // watch follows a cgroup until it is gone. began says that its command has been

@@ -18,6 +18,9 @@ import (
 	"github.com/sluice-proxy/sluice/intercept/cgroup"
 )
 
+// scopeParent is where the cgroups of runs are, under the mount point.
+const scopeParent = "sluice"
+
 // scope is the cgroup that one `run` makes for its command.
 type scope struct {
 	path string
@@ -30,7 +33,7 @@ func newScope() (*scope, error) {
 	}
 	var suffix [4]byte
 	rand.Read(suffix[:])
-	path := filepath.Join(mount, "sluice", fmt.Sprintf("run-%d-%s", os.Getpid(), hex.EncodeToString(suffix[:])))
+	path := filepath.Join(mount, scopeParent, fmt.Sprintf("run-%d-%s", os.Getpid(), hex.EncodeToString(suffix[:])))
 	if err := os.MkdirAll(path, 0o755); err != nil {
 		return nil, fmt.Errorf("make a cgroup: %w", err)
 	}
