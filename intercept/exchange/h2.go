@@ -133,8 +133,12 @@ func (cl *client) serveStream(w http.ResponseWriter, r *http.Request) {
 		writeLocal(w, plainAnswer(421, "the request names another host than its connection"))
 		return
 	}
-	if r.Method == http.MethodConnect {
-		writeLocal(w, plainAnswer(501, "CONNECT over HTTP/2 is not carried"))
+	err := checkMethod(r.Method)
+	if err == nil && !strings.HasPrefix(r.RequestURI, "/") && (r.RequestURI != "*" || r.Method != http.MethodOptions) {
+		err = malformed("bad request target") // RFC 9113 section 8.3.1
+	}
+	if err != nil {
+		writeLocal(w, x.failure(cl.route.Host, err))
 		return
 	}
 	s := &stream{cl: cl, w: w, r: r, body: newKept(x, r)}

@@ -163,12 +163,22 @@ func (x *Exchanger) dialTLS(ctx context.Context, u Upstream, protos []string) (*
 	})
 	if err := conn.HandshakeContext(ctx); err != nil {
 		raw.Close()
-		if ctx.Err() != nil {
+		switch {
+		case ctx.Err() != nil:
 			err = ctx.Err()
+		case noCommonProtocol(err):
+			err = fmt.Errorf("the upstream does not speak %s, and sluice does not convert between versions of HTTP: offer the other one", strings.Join(protos, " or "))
 		}
 		return nil, fmt.Errorf("TLS handshake with %s: %w", u.Host, err)
 	}
 	return conn, nil
+}
+
+// noCommonProtocol recognises the alert that RFC 7301 section 3.2 prescribes.
+// crypto/tls gives an alert that was received no type.
+func noCommonProtocol(err error) bool {
+	op, ok := errors.AsType[*net.OpError](err)
+	return ok && op.Op == "remote error" && op.Err.Error() == "tls: no application protocol"
 }
 
 // isTimeout tells a time-out from other failures.

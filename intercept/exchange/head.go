@@ -129,7 +129,7 @@ func (h *head) parseFields(limit int) error {
 	if err != nil {
 		return err
 	}
-	upgrade, protocol := false, false
+	upgrade, protocol, h2c := false, false, false
 	for i := range h.fields {
 		f := &h.fields[i]
 		if f.id == fieldOther {
@@ -158,14 +158,14 @@ func (h *head) parseFields(limit int) error {
 		case fieldTE:
 			h.trailersOK = h.trailersOK || listHas(v, "trailers")
 		case fieldUpgrade:
-			protocol = len(v) > 0 && !listHas(v, "h2c")
+			protocol, h2c = protocol || len(v) > 0, h2c || listHas(v, "h2c")
 		case fieldExpect:
 			h.expect = h.expect || listHas(v, "100-continue")
 		case fieldContentEncoding:
 			h.encoding = i
 		}
 	}
-	h.upgrade = upgrade && protocol
+	h.upgrade = upgrade && protocol && !h2c
 	h.close = h.close || (h.minor == 0 && !h.keepAlive)
 	return nil
 }

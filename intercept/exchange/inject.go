@@ -158,9 +158,25 @@ func sameDecoded(name []byte, want string) bool {
 	return len(name) == 0
 }
 
+// checkMethod refuses what no upstream may be asked with a credential: the answer to
+// TRACE repeats the request (RFC 9110 section 9.3.8), and behind CONNECT the two
+// sides may disagree on where a message ends.
+func checkMethod(method string) error {
+	switch method {
+	case "CONNECT":
+		return &rejection{501, "CONNECT is not carried"}
+	case "TRACE":
+		return &rejection{501, "TRACE is not carried: its answer would repeat the credential"}
+	}
+	return nil
+}
+
 // checkTarget holds the request's target and Host against the connection's host
 // and port. denied is the authority that disagrees.
 func checkTarget(h *head, host string, port uint16) (denied []byte, err error) {
+	if err := checkMethod(string(h.methodBytes())); err != nil {
+		return nil, err
+	}
 	target := h.targetBytes()
 	field := h.fields[h.host].val(h.raw)
 	switch {

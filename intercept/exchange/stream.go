@@ -145,7 +145,7 @@ func (cl *client) giveBack(up *upstreamConn, whole bool) {
 	b := &cl.body
 	clean := cl.detach() && whole && !cl.resp.close && cl.keepFor > 0 &&
 		b.complete() && b.sendErr == nil && b.readErr == nil && !b.stopped
-	if !clean {
+	if !clean || !up.silent() {
 		up.close()
 		return
 	}

@@ -53,7 +53,7 @@ func TestAmbiguousRequestsAreRejected(t *testing.T) {
 		"space in target":        {"GET /a b HTTP/1.1\r\n" + host + "\r\n", 400},
 		"fragment":               {"GET /a#b HTTP/1.1\r\n" + host + "\r\n", 400},
 		"relative target":        {"GET a HTTP/1.1\r\n" + host + "\r\n", 400},
-		"connect":                {"CONNECT " + testHost + ":443 HTTP/1.1\r\n" + host + "\r\n", 400},
+		"connect":                {"CONNECT " + testHost + ":443 HTTP/1.1\r\n" + host + "\r\n", 501},
 		"asterisk":               {"GET * HTTP/1.1\r\n" + host + "\r\n", 400},
 		"user information":       {"GET https://a:b@" + testHost + "/ HTTP/1.1\r\n" + host + "\r\n", 400},
 		"http scheme":            {"GET http://" + testHost + "/ HTTP/1.1\r\n" + host + "\r\n", 400},

@@ -88,6 +88,19 @@ func (up *upstreamConn) usable() bool {
 	return up.state == connQuiet || (up.state == connTalks && up.fresh)
 }
 
+// silent looks into the TLS layer, which reads as much as the socket gives and may
+// hold records that nobody asked for: usable cannot see those. With a deadline that
+// has passed the look makes no system call. No exchange may be attached.
+func (up *upstreamConn) silent() bool {
+	up.readBy = past
+	if up.raw.SetReadDeadline(past) != nil {
+		return false
+	}
+	var b [1]byte
+	n, err := up.tls.Read(b[:])
+	return n == 0 && isTimeout(err)
+}
+
 func (up *upstreamConn) close() {
 	up.in.drop()
 	up.raw.Close()

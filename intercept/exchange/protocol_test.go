@@ -1,0 +1,35 @@
+package exchange
+
+import (
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+)
+
+// TestNoCommonProtocol: HTTP/1.1 is never made of HTTP/2, so a client that offers
+// only the one is told why an upstream that speaks only the other gives no answer.
+func TestNoCommonProtocol(t *testing.T) {
+	t.Parallel()
+	// crypto/tls lets http/1.1 pass where only h2 is offered, so the first origin speaks gRPC's old name for it.
+	b := newBench(t, setup{protos: []string{"grpc-exp"}, raw: func(int, net.Conn) { t.Error("the handshake succeeded") }})
+	resp, body := b.talk("GET / HTTP/1.1\r\nHost: " + testHost + "\r\nConnection: close\r\n\r\n")
+	if resp.StatusCode != 502 || !strings.Contains(body, "does not speak http/1.1") {
+		t.Errorf("HTTP/1.1 to an HTTP/2 upstream: %d %q", resp.StatusCode, body)
+	}
+	b = newBench(t, setup{protos: []string{"http/1.1"}, handler: http.NotFoundHandler()})
+	c := b.client(true)
+	c.Transport.(*http.Transport).TLSClientConfig.NextProtos = []string{"h2"}
+	c.Transport.(*http.Transport).Protocols = new(http.Protocols)
+	c.Transport.(*http.Transport).Protocols.SetHTTP2(true)
+	got, err := c.Get("https://" + testHost + "/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, _ := io.ReadAll(got.Body)
+	got.Body.Close()
+	if got.StatusCode != 502 || got.ProtoMajor != 2 || !strings.Contains(string(text), "does not speak h2") {
+		t.Errorf("HTTP/2 to an HTTP/1.1 upstream: %d %q", got.StatusCode, text)
+	}
+}
