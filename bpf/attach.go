@@ -65,13 +65,18 @@ func (a *attachment) close() error {
 func (a *attachment) detach() error {
 	var errs []error
 	for i, l := range slices.Backward(a.links) {
+		// Now, and not when the last holder is gone: a pin's hold on the link lasts a grace
+		// period longer than the pin. Of a cgroup that is gone it is detached already.
+		if err := l.Detach(); err != nil && !errors.Is(err, unix.ENOLINK) && !errors.Is(err, link.ErrNotSupported) {
+			errs = append(errs, fmt.Errorf("detach %s: %w", a.names[i], err))
+		}
 		if a.dir != "" {
 			if err := os.Remove(filepath.Join(a.dir, a.names[i])); err != nil && !errors.Is(err, os.ErrNotExist) {
 				errs = append(errs, fmt.Errorf("unpin %s: %w", a.names[i], err))
 			}
 		}
 		if err := l.Close(); err != nil {
-			errs = append(errs, fmt.Errorf("detach %s: %w", a.names[i], err))
+			errs = append(errs, fmt.Errorf("close the link of %s: %w", a.names[i], err))
 		}
 	}
 	if a.dir != "" {
