@@ -104,7 +104,7 @@ func (k *Keeper) probeOrExhausted(ctx context.Context, p *poolView, binding int,
 	}
 	e := &ExhaustedError{
 		Pool: p.pool.Name, Provider: p.pool.Provider, Members: len(members),
-		Soonest: p.members[i].name, RecoversAt: members[i].until,
+		Soonest: p.members[i].name, RecoversAt: members[i].until, Reason: c.Reason,
 	}
 	wait := members[i].until.Sub(now)
 	e.RetryAfter = retryAfter(wait, max(time.Minute, k.opts.MaxStatedRetry))

@@ -56,6 +56,7 @@ type ExhaustedError struct {
 	Members    int
 	Soonest    string    // the member that is back first; "" if every member is parked
 	RecoversAt time.Time // zero if every member is parked
+	Reason     string    // why the soonest is out: "rate limit (429): retry-after 120"
 	// RetryAfter is what the agent is told: at least a second, whole seconds rounded
 	// up, and no more than the longest wait an agent is ever told.
 	RetryAfter time.Duration

@@ -82,10 +82,19 @@ type object map[string]any
 
 // message is what the agent's user reads.
 func (e *ExhaustedError) message() string {
-	if e.RecoversAt.IsZero() {
-		return fmt.Sprintf("All %d credentials of pool %q are out, none with a known end. Try again in %s.", e.Members, e.Pool, e.RetryAfter)
+	who := fmt.Sprintf("All %d credentials of pool %q are", e.Members, e.Pool)
+	if e.Members == 1 {
+		who = fmt.Sprintf("The only credential of pool %q is", e.Pool)
 	}
-	return fmt.Sprintf("All %d credentials of pool %q are rate limited. Try again in %s.", e.Members, e.Pool, e.RetryAfter.Truncate(time.Second))
+	reason, _, _ := strings.Cut(e.Reason, ":") // what exactly the upstream said is not the agent's concern
+	switch {
+	case e.RecoversAt.IsZero():
+		return fmt.Sprintf("%s out, with no known end. Try again in %s.", who, e.RetryAfter)
+	case reason == "" || strings.HasPrefix(reason, "rate limit"):
+		return fmt.Sprintf("%s rate limited. Try again in %s.", who, e.RetryAfter.Truncate(time.Second))
+	default:
+		return fmt.Sprintf("%s out: %s. Try again in %s.", who, reason, e.RetryAfter.Truncate(time.Second))
+	}
 }
 
 func openaiBody(e *ExhaustedError) any {
