@@ -21,8 +21,8 @@ carry the credentials of the pools. The target is remembered when sluice is star
 
 With --pid it is the cgroup that the process is in: everything else in there is attached with it.
 
-Connections that were open before stay as they are, and a process that has already loaded its CA certificates goes on
-with those: 'sluice ca show' prints what it has to trust.`,
+Connections to bound ports that were open before are closed, so that they are opened anew through sluice. A process that
+has already loaded its CA certificates goes on with those: 'sluice ca show' prints what it has to trust.`,
 		Example: `  sudo sluice attach --cgroup /sys/fs/cgroup/system.slice/agent.service
   sudo sluice attach --pid "$(pgrep -o my-agent)" --pool main`,
 		Args: arguments(),
