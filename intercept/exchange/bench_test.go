@@ -30,53 +30,60 @@ func (s *still) Observe(context.Context, pool.Lease, pool.Answer) (pool.Outcome,
 	return pool.OutcomeOK, nil
 }
 
+// smallOrigin answers each request without a body at once.
+func smallOrigin(_ int, c net.Conn) {
+	r := bufio.NewReader(c)
+	body := `{"ok":true,"n":1}`
+	answer := []byte("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: " + strconv.Itoa(len(body)) + "\r\n\r\n" + body)
+	for {
+		for {
+			line, err := r.ReadSlice('\n')
+			if err != nil {
+				return
+			}
+			if len(line) == 2 {
+				break
+			}
+		}
+		if _, err := c.Write(answer); err != nil {
+			return
+		}
+	}
+}
+
+// smallRequests returns a function that sends one request on c and reads its answer.
+func smallRequests(t testing.TB, c net.Conn) func() {
+	request := []byte("GET /v1/models HTTP/1.1\r\nHost: " + testHost + "\r\nUser-Agent: bench\r\nAccept: */*\r\nAuthorization: Bearer placeholder\r\n\r\n")
+	r := bufio.NewReader(c)
+	return func() {
+		if _, err := c.Write(request); err != nil {
+			t.Fatal(err)
+		}
+		length := 0
+		for {
+			line, err := r.ReadSlice('\n')
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(line) == 2 {
+				break
+			}
+			if len(line) > 16 && equalFold(line[:16], "content-length: ") {
+				n, _ := decimal(line[16 : len(line)-2])
+				length = int(n)
+			}
+		}
+		r.Discard(length)
+	}
+}
+
 // BenchmarkSmallRequest measures one keep-alive request through the Exchanger and
 // through net/http's ReverseProxy, with the same client and the same origin. The
 // process holds all three parties: cpu-us/op is the sum, and the ratio of the two
 // is therefore nearer to 1 than that of the proxies alone.
 func BenchmarkSmallRequest(b *testing.B) {
-	origin := func(_ int, c net.Conn) {
-		r := bufio.NewReader(c)
-		body := `{"ok":true,"n":1}`
-		answer := []byte("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: " + strconv.Itoa(len(body)) + "\r\n\r\n" + body)
-		for {
-			for {
-				line, err := r.ReadSlice('\n')
-				if err != nil {
-					return
-				}
-				if len(line) == 2 {
-					break
-				}
-			}
-			if _, err := c.Write(answer); err != nil {
-				return
-			}
-		}
-	}
-	request := []byte("GET /v1/models HTTP/1.1\r\nHost: " + testHost + "\r\nUser-Agent: bench\r\nAccept: */*\r\nAuthorization: Bearer placeholder\r\n\r\n")
 	drive := func(b *testing.B, c net.Conn) {
-		r := bufio.NewReader(c)
-		one := func() {
-			if _, err := c.Write(request); err != nil {
-				b.Fatal(err)
-			}
-			length := 0
-			for {
-				line, err := r.ReadSlice('\n')
-				if err != nil {
-					b.Fatal(err)
-				}
-				if len(line) == 2 {
-					break
-				}
-				if len(line) > 16 && equalFold(line[:16], "content-length: ") {
-					n, _ := decimal(line[16 : len(line)-2])
-					length = int(n)
-				}
-			}
-			r.Discard(length)
-		}
+		one := smallRequests(b, c)
 		one()
 		before := cpuTime()
 		b.ReportAllocs()
@@ -90,7 +97,7 @@ func BenchmarkSmallRequest(b *testing.B) {
 		Inject: []pool.Field{{Name: "authorization", Value: []byte("Bearer real-a")}},
 	}
 	b.Run("direct", func(b *testing.B) {
-		h := newBench(b, setup{raw: origin})
+		h := newBench(b, setup{raw: smallOrigin})
 		c, err := tls.Dial("tcp", h.origin.String(), &tls.Config{RootCAs: h.ca.pool, ServerName: testHost})
 		if err != nil {
 			b.Fatal(err)
@@ -99,11 +106,11 @@ func BenchmarkSmallRequest(b *testing.B) {
 		drive(b, c)
 	})
 	b.Run("exchange", func(b *testing.B) {
-		h := newBench(b, setup{raw: origin, change: func(o *Options) { o.Pools = &still{lease} }})
+		h := newBench(b, setup{raw: smallOrigin, change: func(o *Options) { o.Pools = &still{lease} }})
 		drive(b, h.dial("http/1.1"))
 	})
 	b.Run("ReverseProxy", func(b *testing.B) {
-		h := newBench(b, setup{raw: origin})
+		h := newBench(b, setup{raw: smallOrigin})
 		proxy := &httputil.ReverseProxy{
 			Rewrite: func(r *httputil.ProxyRequest) {
 				r.SetURL(&url.URL{Scheme: "https", Host: testHost})

@@ -73,15 +73,24 @@ func newAuthority(t testing.TB) *authority {
 }
 
 func (a *authority) mint(host string, until time.Time) *tls.Certificate {
+	return a.mintFor(host, time.Now().Add(-time.Hour), until, false)
+}
+
+func (a *authority) mintFor(host string, from, until time.Time, selfSigned bool) *tls.Certificate {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		panic(err)
 	}
-	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
+	template := &x509.Certificate{
 		SerialNumber: big.NewInt(time.Now().UnixNano()), DNSNames: []string{host},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: until,
+		NotBefore: from, NotAfter: until,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}, KeyUsage: x509.KeyUsageDigitalSignature,
-	}, a.cert, &key.PublicKey, a.key)
+	}
+	parent, signer := a.cert, a.key
+	if selfSigned {
+		parent, signer = template, key
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, parent, &key.PublicKey, signer)
 	if err != nil {
 		panic(err)
 	}
