@@ -208,6 +208,7 @@ type setup struct {
 	protos  []string                // the origin's ALPN
 	cert    func(a *authority) *tls.Certificate
 	change  func(o *Options)
+	route   *pool.Route // nil: one that suits members
 }
 
 func newBench(t testing.TB, s setup) *bench {
@@ -257,6 +258,9 @@ func newBench(t testing.TB, s setup) *bench {
 	b.addr = l.Addr().String()
 	u := Upstream{NetNS: 1, Addr: b.origin, Host: testHost, Port: 443}
 	r := pool.Route{Pool: "p", Host: testHost, Port: 443, Provider: "openai"}
+	if s.route != nil {
+		r = *s.route
+	}
 	var served sync.WaitGroup
 	served.Go(func() {
 		for {
