@@ -72,7 +72,7 @@ func TestDeadIdleConnectionIsReplacedOnce(t *testing.T) {
 			if err != nil || i == 1 {
 				return
 			}
-			if strings.HasPrefix(head, "POST") {
+			if strings.HasPrefix(head, "P") {
 				io.CopyN(io.Discard, r, 5)
 			}
 			io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
@@ -80,14 +80,28 @@ func TestDeadIdleConnectionIsReplacedOnce(t *testing.T) {
 	}})
 	c := b.dial()
 	r := bufio.NewReader(c)
-	for i := range 4 {
-		io.WriteString(c, "POST / HTTP/1.1\r\nHost: "+testHost+"\r\nContent-Length: 5\r\n\r\nhello")
-		if resp, body, err := readAnswer(r, "POST"); err != nil || body != "ok" {
+	for i, line := range []string{
+		"POST / HTTP/1.1", "PUT / HTTP/1.1", "GET / HTTP/1.1", "POST / HTTP/1.1\r\nIdempotency-Key: k",
+	} {
+		body := "Content-Length: 5\r\n\r\nhello"
+		if line[0] == 'G' {
+			body = "\r\n"
+		}
+		io.WriteString(c, line+"\r\nHost: "+testHost+"\r\n"+body)
+		if resp, body, err := readAnswer(r, line[:3]); err != nil || body != "ok" {
 			t.Fatalf("%d: %v %q %v", i, resp, body, err)
 		}
 	}
 	if s := b.x.Snapshot(); s.Retries != 3 || conns.Load() != 4 {
 		t.Errorf("%d connections, counters %+v", conns.Load(), s)
+	}
+	// The upstream has read this one: it may have carried it out.
+	io.WriteString(c, "POST / HTTP/1.1\r\nHost: "+testHost+"\r\nContent-Length: 5\r\n\r\nhello")
+	if resp, body, err := readAnswer(r, "POST"); err != nil || resp.StatusCode != 502 {
+		t.Fatalf("POST: %v %q %v", resp, body, err)
+	}
+	if s := b.x.Snapshot(); s.Retries != 3 || conns.Load() != 4 {
+		t.Errorf("POST was sent again: %d connections, counters %+v", conns.Load(), s)
 	}
 }
 

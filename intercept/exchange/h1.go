@@ -168,7 +168,8 @@ func (cl *client) sendFailed(err error) bool {
 
 // send makes one attempt: request out, head of the final response in. An idle
 // connection that turns out to be dead before its first byte of an answer is
-// replaced by a fresh one, once (RFC 9112 section 9.3.1).
+// replaced by a fresh one, once (RFC 9112 section 9.3.1), if the request may be sent
+// twice or certainly was not received (RFC 9110 section 9.2.2).
 func (cl *client) send(l *pool.Lease) (*upstreamConn, error) {
 	for fresh := false; ; fresh = true {
 		up, reused, err := cl.connection(fresh)
@@ -183,7 +184,8 @@ func (cl *client) send(l *pool.Lease) (*upstreamConn, error) {
 		answered := up.in.len() > 0
 		cl.detach()
 		up.close()
-		if !reused || answered || isTimeout(err) || cl.isGone() || !cl.body.replayable() {
+		if !reused || answered || isTimeout(err) || cl.isGone() || !cl.body.replayable() ||
+			(up.began && !cl.req.repeatable()) {
 			return nil, err
 		}
 		if _, ok := errors.AsType[*rejection](err); ok {
@@ -265,7 +267,8 @@ func (cl *client) writeRequest(up *upstreamConn, l *pool.Lease) error {
 	}
 	out := appendRequest(block[:0], &cl.req, l)
 	out = append(out, b.first[:with]...)
-	_, err := up.tls.Write(out)
+	n, err := up.tls.Write(out)
+	up.began = n > 0
 	clear(out)
 	x.blocks.put(block)
 	if err != nil {

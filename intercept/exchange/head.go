@@ -30,6 +30,24 @@ type head struct {
 func (h *head) methodBytes() []byte { return h.raw[:h.method] }
 func (h *head) targetBytes() []byte { return h.raw[h.target:h.targetEnd] }
 
+// repeatable tells whether a request may be sent again by a proxy although it may
+// have been carried out: by its method, or since the client says how repetitions
+// are recognised.
+func (h *head) repeatable() bool {
+	switch string(h.methodBytes()) {
+	case "GET", "HEAD", "OPTIONS", "PUT", "DELETE":
+		return true
+	}
+	for i := range h.fields {
+		if f := &h.fields[i]; f.id == fieldOther {
+			if name := f.name(h.raw); equalFold(name, "idempotency-key") || equalFold(name, "x-idempotency-key") {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 func (h *head) reset(raw []byte) {
 	*h = head{raw: raw, fields: h.fields[:0], length: -1, host: -1, encoding: -1}
 }

@@ -19,6 +19,7 @@ type upstreamConn struct {
 	readBy time.Time
 
 	fresh   bool // nothing was sent on it yet
+	began   bool // of the request now on it a whole TLS record went out
 	expires time.Time
 	peek    syscall.RawConn
 	peeked  func(fd uintptr) // made once: a closure a request is an allocation a request
