@@ -2,6 +2,7 @@ package exchange
 
 import (
 	"io"
+	"net/http"
 	"sync"
 	"time"
 )
@@ -90,4 +91,13 @@ func (a *ahead) Close() error {
 	err := a.body.Close()
 	<-a.ended
 	return err
+}
+
+// lookAhead reads the beginning of a body that is passed on later.
+func (s *stream) lookAhead(resp *http.Response, limit time.Duration, most int, enough func([]byte) bool) []byte {
+	began := time.Now()
+	defer func() { s.wait += time.Since(began) }()
+	body := readAhead(resp.Body, most)
+	resp.Body = body
+	return body.wait(limit, enough)
 }

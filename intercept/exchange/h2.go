@@ -308,15 +308,6 @@ func (s *stream) judge(resp *http.Response, a *attempts) (verdict, *pool.Exhaust
 	return a.next(s.r.Context())
 }
 
-// lookAhead reads the beginning of a body that is passed on later.
-func (s *stream) lookAhead(resp *http.Response, limit time.Duration, most int, enough func([]byte) bool) []byte {
-	began := time.Now()
-	defer func() { s.wait += time.Since(began) }()
-	body := readAhead(resp.Body, most)
-	resp.Body = body
-	return body.wait(limit, enough)
-}
-
 // deliver passes the response on as it arrives, with its trailers.
 func (s *stream) deliver(resp *http.Response) {
 	defer func() {
