@@ -19,7 +19,7 @@ TESTFLAGS ?=
 PKG       ?= ./...
 
 .DEFAULT_GOAL := help
-.PHONY: help build deps generate drift fmt lint unit kernel test demo bench fuzz clean
+.PHONY: help build deps generate drift fmt lint unit kernel test allocs demo bench fuzz clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,6 +57,10 @@ test: ## everything: dependencies, lint, generated files, every test (as root)
 	$(MAKE) --no-print-directory lint
 	$(MAKE) --no-print-directory drift
 	$(MAKE) --no-print-directory kernel
+	$(MAKE) --no-print-directory allocs
+
+allocs: ## allocations on the request path (the race detector's would be counted too)
+	$(GO) test -run Alloc ./intercept/exchange ./intercept/sniff
 
 demo: ## see it work: two keys, one running out, then both, then recovery (as root)
 	@[ "$$(id -u)" = 0 ] || { echo "make demo: it attaches BPF programs and makes network namespaces: run 'sudo make demo'" >&2; exit 1; }

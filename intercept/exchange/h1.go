@@ -6,7 +6,6 @@ import (
 	"io"
 	"net/http"
 	"net/textproto"
-	"strings"
 	"time"
 
 	"github.com/sluice-proxy/sluice/pool"
@@ -364,75 +363,6 @@ func (h *head) header() http.Header {
 		m[name] = append(m[name], string(f.val(h.raw)))
 	}
 	return m
-}
-
-// answerBody is the beginning of an error's body, decoded.
-func (cl *client) answerBody(up *upstreamConn) []byte {
-	body := cl.lookAhead(up, cl.x.opts.AnswerTimeout, pool.MaxAnswerBody, func([]byte) bool { return false })
-	h, encoding := &cl.resp, ""
-	if h.encoding >= 0 {
-		encoding = string(h.fields[h.encoding].val(h.raw))
-	}
-	return decodeAnswer(body, encoding)
-}
-
-func firstEventCame(body []byte) bool { return pool.FirstEventEnd(body) > 0 }
-
-// isPlainEventStream says whether the response is server-sent events as they are.
-func (cl *client) isPlainEventStream() bool {
-	h := &cl.resp
-	if h.encoding >= 0 {
-		return false
-	}
-	for i := range h.fields {
-		if f := &h.fields[i]; equalFold(f.name(h.raw), "content-type") {
-			return isEventStream(string(f.val(h.raw)))
-		}
-	}
-	return false
-}
-
-// isEventStream looks at a Content-Type.
-func isEventStream(value string) bool {
-	kind, _, _ := strings.Cut(value, ";")
-	return strings.EqualFold(strings.TrimSpace(kind), "text/event-stream")
-}
-
-// lookAhead reads the beginning of the response's body ahead, into the buffer from
-// which it is passed on afterwards, until it is enough, all there is, or the time is up.
-func (cl *client) lookAhead(up *upstreamConn, wait time.Duration, most int, enough func([]byte) bool) []byte {
-	h := &cl.resp
-	f := responseFraming(h, &cl.req)
-	began := time.Now()
-	cl.rearm(up, began.Add(wait))
-	defer func() { cl.ahead += time.Since(began) }()
-	var body []byte
-	// The head stays where it is: reading on must not move it.
-	base := up.in.r - len(h.raw)
-	for at := 0; !f.done() && len(body) < most && !enough(body); {
-		p := up.in.bytes()[at:]
-		if len(p) == 0 {
-			up.in.r = base
-			_, err := up.in.fill(up.tls, block256k)
-			base = up.in.r
-			h.raw = up.in.b[base : base+len(h.raw)]
-			up.in.r = base + len(h.raw)
-			if err != nil {
-				break
-			}
-			continue
-		}
-		n, data, err := f.step(p)
-		if err != nil {
-			break
-		}
-		if data {
-			body = append(body, p[:n]...)
-		}
-		at += n
-	}
-	cl.rearm(up, time.Time{})
-	return body
 }
 
 // responseFraming tells how the body's end is known (RFC 9112 section 6.3).

@@ -168,55 +168,67 @@ func TestExhaustedPoolIsAnsweredLocally(t *testing.T) {
 	}
 }
 
+// A machine that does something else for a moment makes anything late: the stream has
+// to be in time in one of a few tries, and in order in each.
 func TestStreamArrivesInOrderAndInTime(t *testing.T) {
 	for _, proto := range []string{"h1", "h2"} {
 		t.Run(proto, func(t *testing.T) {
-			const events = 10000
-			protos := []string{"http/1.1"}
-			if proto == "h2" {
-				protos = []string{"h2", "http/1.1"}
-			}
-			epoch := time.Now()
-			b := newBench(t, setup{protos: protos, handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				w.Header().Set("Content-Type", "text/event-stream")
-				// 5,000 a second: a flood would only measure how much the sockets hold.
-				pace := time.NewTicker(2 * time.Millisecond)
-				defer pace.Stop()
-				for i := range events {
-					if i%10 == 0 {
-						<-pace.C
-					}
-					fmt.Fprintf(w, "data: %d %d\n\n", i, time.Since(epoch))
-					w.(http.Flusher).Flush()
+			late := 0
+			for range 3 {
+				if late = lateEvents(t, proto); late == 0 {
+					return
 				}
-			})})
-			resp, err := b.client(proto == "h2").Get("https://" + testHost + "/")
-			if err != nil {
-				t.Fatal(err)
 			}
-			defer resp.Body.Close()
-			lines := bufio.NewScanner(resp.Body)
-			n, late := 0, 0
-			for lines.Scan() {
-				if lines.Text() == "" {
-					continue
-				}
-				var i int
-				var sent time.Duration
-				if _, err := fmt.Sscanf(lines.Text(), "data: %d %d", &i, &sent); err != nil || i != n {
-					t.Fatalf("event %d is %q", n, lines.Text())
-				}
-				if time.Since(epoch)-sent > 50*time.Millisecond {
-					late++
-				}
-				n++
-			}
-			if n != events || lines.Err() != nil {
-				t.Fatalf("%d events, %v", n, lines.Err())
-			}
-			if late > 0 {
-				t.Errorf("%d of %d events came later than 50 ms after they were sent", late, n)
-			}
+			t.Errorf("%d events came later than 50 ms after they were sent, in the last of three tries", late)
 		})
 	}
+}
+
+// lateEvents reads a stream and counts the events that came too late.
+func lateEvents(t *testing.T, proto string) (late int) {
+	t.Helper()
+	const events = 10000
+	protos := []string{"http/1.1"}
+	if proto == "h2" {
+		protos = []string{"h2", "http/1.1"}
+	}
+	epoch := time.Now()
+	b := newBench(t, setup{protos: protos, handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "text/event-stream")
+		// 5,000 a second: a flood would only measure how much the sockets hold.
+		pace := time.NewTicker(2 * time.Millisecond)
+		defer pace.Stop()
+		for i := range events {
+			if i%10 == 0 {
+				<-pace.C
+			}
+			fmt.Fprintf(w, "data: %d %d\n\n", i, time.Since(epoch))
+			w.(http.Flusher).Flush()
+		}
+	})})
+	resp, err := b.client(proto == "h2").Get("https://" + testHost + "/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	lines := bufio.NewScanner(resp.Body)
+	n := 0
+	for lines.Scan() {
+		if lines.Text() == "" {
+			continue
+		}
+		var i int
+		var sent time.Duration
+		if _, err := fmt.Sscanf(lines.Text(), "data: %d %d", &i, &sent); err != nil || i != n {
+			t.Fatalf("event %d is %q", n, lines.Text())
+		}
+		if time.Since(epoch)-sent > 50*time.Millisecond {
+			late++
+		}
+		n++
+	}
+	if n != events || lines.Err() != nil {
+		t.Fatalf("%d events, %v", n, lines.Err())
+	}
+	return late
 }
