@@ -1,5 +1,7 @@
 package pool
 
+import "strings"
+
 // MaxName is how many bytes the name of a pool or a credential may have.
 const MaxName = 64
 
@@ -20,6 +22,28 @@ func ValidName(field, name string) error {
 		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9', c == '.', c == '_', c == '-':
 		default:
 			return invalid("%s: %q may only have letters, digits, '.', '_' and '-'", field, name)
+		}
+	}
+	return nil
+}
+
+// maxContainer is how many bytes the reference of a container may have.
+const maxContainer = 253
+
+// validContainer says why a text cannot name a container: it may become an argument
+// of a container runtime's command. A '/' is for the runtimes whose names have parts.
+func validContainer(ref string) error {
+	switch {
+	case len(ref) > maxContainer:
+		return invalid("container: has %d characters, at most %d are allowed", len(ref), maxContainer)
+	case strings.HasPrefix(ref, "-"):
+		return invalid("container: %q must not start with '-'", ref)
+	}
+	for _, c := range []byte(ref) {
+		switch {
+		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9', strings.IndexByte("._-/:", c) >= 0:
+		default:
+			return invalid("container: %q may only have letters, digits, '.', '_', '-', '/' and ':'", ref)
 		}
 	}
 	return nil

@@ -22,8 +22,8 @@ type Pool struct {
 	Provider        string   // preset's name, "" if there is none
 	Bindings        []Binding
 	AuthResetTarget string // argument of the agent's own auth reset command; "": no reset
-	AgentProfile    string
-	Container       string
+	AgentProfile    string // how the agent is reset; "": the default
+	Container       string // where the agent runs; "": in whatever is attached for the pool
 	// Hold is how long a request may wait for a member to come back instead of being
 	// answered that there is none, at most [MaxHold]. 0: not at all.
 	Hold time.Duration
@@ -98,6 +98,14 @@ func (p *Pool) validate() error {
 		if err := ValidName("auth_reset_target", p.AuthResetTarget); err != nil {
 			return err
 		}
+	}
+	if p.AgentProfile != "" {
+		if err := ValidName("agent_profile", p.AgentProfile); err != nil {
+			return err
+		}
+	}
+	if err := validContainer(p.Container); err != nil {
+		return err
 	}
 	if p.Hold < 0 || p.Hold > MaxHold {
 		return invalid("hold: %s is not from 0s to %s", p.Hold, MaxHold)

@@ -14,6 +14,7 @@ type Store interface {
 	CredentialStore
 	StateStore
 	ClockStore
+	ResetStore
 }
 
 // ConfigStore reads everything a keeper keeps in memory.
@@ -71,6 +72,7 @@ type PoolRecord struct {
 	Active  int64          // id of a member; 0: the first
 	State   State          // exhausted or not: the last edge that was announced
 	Since   time.Time      // of that edge; zero if there was none
+	Told    bool           // an agent was told that it is exhausted, and not reset since
 }
 
 // MemberRecord is a credential's place in a pool. A credential that leaves and

@@ -34,6 +34,7 @@ type poolView struct {
 	members  []memberView
 	active   atomic.Int64 // id of a member
 	state    atomic.Value // State: the last edge that was written
+	told     atomic.Bool  // an agent was told that it is exhausted, and not reset since
 	since    time.Time    // of that edge; guarded by the keeper's lock
 	line     *line        // of the requests that are held
 	strip    []string
@@ -145,6 +146,7 @@ func (k *Keeper) poolView(r *PoolRecord, credentials map[string]*CredentialRecor
 	p := &poolView{id: r.ID, pool: r.Pool, line: k.lineOf(r.ID)}
 	p.active.Store(r.Active)
 	p.state.Store(r.State)
+	p.told.Store(r.Told)
 	p.since = r.Since
 	preset, err := ProviderByName(r.Pool.Provider)
 	if err != nil {

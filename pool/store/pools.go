@@ -150,7 +150,7 @@ func (db *DB) Config(ctx context.Context) (cfg pool.Config, err error) {
 }
 
 func pools(ctx context.Context, tx *sql.Tx) ([]pool.PoolRecord, error) {
-	rows, err := tx.QueryContext(ctx, `SELECT id, name, strategy, provider, agent_profile, container, auth_reset_target, hold, active, state, since
+	rows, err := tx.QueryContext(ctx, `SELECT id, name, strategy, provider, agent_profile, container, auth_reset_target, hold, active, state, since, told
 		FROM pools ORDER BY id`)
 	if err != nil {
 		return nil, fmt.Errorf("read pools: %w", err)
@@ -160,13 +160,13 @@ func pools(ctx context.Context, tx *sql.Tx) ([]pool.PoolRecord, error) {
 	at := make(map[int64]int)
 	for rows.Next() {
 		var r pool.PoolRecord
-		var since int64
+		var since, told int64
 		p := &r.Pool
 		if err := rows.Scan(&r.ID, &p.Name, &p.Strategy, &p.Provider, &p.AgentProfile, &p.Container, &p.AuthResetTarget,
-			&p.Hold, &r.Active, &r.State, &since); err != nil {
+			&p.Hold, &r.Active, &r.State, &since, &told); err != nil {
 			return nil, fmt.Errorf("read a pool: %w", err)
 		}
-		r.Since = instant(since)
+		r.Since, r.Told = instant(since), told != 0
 		at[r.ID] = len(all)
 		all = append(all, r)
 	}
