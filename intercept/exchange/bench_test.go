@@ -26,6 +26,8 @@ func (s *still) Acquire(context.Context, pool.Route, []string) (pool.Lease, erro
 
 func (*still) Hold(context.Context, pool.Route) bool { return false }
 
+func (*still) Told(string) {}
+
 func (s *still) Observe(context.Context, pool.Lease, pool.Answer) (pool.Outcome, error) {
 	return pool.OutcomeOK, nil
 }

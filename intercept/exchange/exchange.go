@@ -29,6 +29,9 @@ type Pools interface {
 	// Hold keeps a request that found no member until one is back, and says whether
 	// it did: some pools are made so.
 	Hold(ctx context.Context, r pool.Route) bool
+	// Told notes that a client is about to hear that the pool refuses it: an agent
+	// may write that down. It is durable when Told returns.
+	Told(pool string)
 }
 
 // Upstream is the server that an intercepted connection was meant for.

@@ -53,6 +53,7 @@ func exhaustedAnswer(e *pool.ExhaustedError) localAnswer {
 func (x *Exchanger) failure(host string, err error) localAnswer {
 	if exhausted, ok := errors.AsType[*pool.ExhaustedError](err); ok {
 		x.counts.exhausted.Add(1)
+		x.opts.Pools.Told(exhausted.Pool)
 		return exhaustedAnswer(exhausted)
 	}
 	if r, ok := errors.AsType[*rejection](err); ok {

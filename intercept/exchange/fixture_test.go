@@ -120,6 +120,7 @@ type members struct {
 	err      error
 	hold     func(ctx context.Context) bool // nil: nothing is held
 	holds    int
+	told     int // how often a client heard of a refusal
 }
 
 func newMembers(names ...string) *members {
@@ -167,6 +168,12 @@ func (m *members) Hold(ctx context.Context, _ pool.Route) bool {
 	m.holds++
 	m.mu.Unlock()
 	return m.hold != nil && m.hold(ctx)
+}
+
+func (m *members) Told(string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.told++
 }
 
 // restore makes every member available.

@@ -134,7 +134,7 @@ func TestRequestTooLargeToKeep(t *testing.T) {
 				if resp.StatusCode != 429 || resp.Header.Get("Retry-After") != "30" || resp.Header.Get("Sluice-Pool") != "" || body != `{"error":{"type":"rate_limit"}}` {
 					t.Errorf("got %d %v %q", resp.StatusCode, resp.Header, body)
 				}
-				if s := b.x.Snapshot(); asked.Load() != 1 || s.NotReplayable != 1 || s.Replays != 0 {
+				if s := b.x.Snapshot(); asked.Load() != 1 || s.NotReplayable != 1 || s.Replays != 0 || b.pools.told != 1 {
 					t.Errorf("asked %d times, counters %+v", asked.Load(), s)
 				}
 			})

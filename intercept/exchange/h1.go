@@ -349,7 +349,7 @@ func (cl *client) judge(up *upstreamConn, a *attempts) (verdict, *pool.Exhausted
 	}
 	if cl.body.lost.Load() || !cl.body.replayable() || cl.isGone() {
 		cl.x.counts.notReplayable.Add(1)
-		return verdictPass, nil
+		return a.passRefusal(), nil
 	}
 	return a.next(cl.ctx)
 }

@@ -303,7 +303,7 @@ func (s *stream) judge(resp *http.Response, a *attempts) (verdict, *pool.Exhaust
 	}
 	if !s.body.replayable() {
 		s.cl.x.counts.notReplayable.Add(1)
-		return verdictPass, nil
+		return a.passRefusal(), nil
 	}
 	return a.next(s.r.Context())
 }

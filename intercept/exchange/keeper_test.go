@@ -92,6 +92,9 @@ func TestWithTheRealPool(t *testing.T) {
 				t.Fatalf("got %d %q", resp.StatusCode, body)
 			}
 		}
+		if told, err := k.RequestReset(t.Context(), "p", 1, true); err != nil || told {
+			t.Errorf("the agent was told nothing, but may be reset: %t, %v", told, err)
+		}
 		mu.Lock()
 		refused["b"] = true
 		mu.Unlock()
@@ -108,6 +111,9 @@ func TestWithTheRealPool(t *testing.T) {
 			if err := json.Unmarshal([]byte(body), &said); err != nil || said.Error.Message == "" || said.Error.Type == "" {
 				t.Errorf("exhausted: not the provider's shape: %q, %v", body, err)
 			}
+		}
+		if told, err := k.RequestReset(t.Context(), "p", 1, true); err != nil || !told {
+			t.Errorf("the agent was told, but is not to be reset: %t, %v", told, err)
 		}
 		mu.Lock()
 		defer mu.Unlock()

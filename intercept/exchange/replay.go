@@ -59,6 +59,12 @@ func (a *attempts) observe(ctx context.Context, answer pool.Answer) (refused boo
 	return outcome.Refused()
 }
 
+// passRefusal lets the client see that its member was refused.
+func (a *attempts) passRefusal() verdict {
+	a.x.opts.Pools.Told(a.lease.Pool)
+	return verdictPass
+}
+
 // next leases a member that was not asked yet, for a request that can be sent
 // again. Without one the answer at hand is passed on, unless the whole pool is
 // known to be out: then its own answer says when it is back.
@@ -69,7 +75,7 @@ func (a *attempts) next(ctx context.Context) (verdict, *pool.ExhaustedError) {
 		return verdictExhausted, exhausted
 	}
 	if err != nil || slices.Contains(a.tried, lease.Member) {
-		return verdictPass, nil
+		return a.passRefusal(), nil
 	}
 	a.lease = lease
 	a.x.counts.replays.Add(1)
