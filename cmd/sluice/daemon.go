@@ -222,6 +222,7 @@ func (d *sluiced) openAuthority(context.Context) error {
 		return err
 	}
 	d.ca = authority
+	d.acquired(func() error { authority.Close(); return nil })
 	_, err = authority.Permit(d.keep.Hosts())
 	return err
 }
