@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -37,6 +38,7 @@ type Options struct {
 type Monitor struct {
 	opts       Options
 	deliveries []*delivery
+	channels   []*delivery // those of deliveries that are of channels
 }
 
 // New makes a monitor, and of each reader that was not known a cursor: what happens
@@ -50,7 +52,9 @@ func New(ctx context.Context, opts Options) (*Monitor, error) {
 	}
 	m := &Monitor{opts: opts}
 	add := func(r Reader, batch int) {
-		m.deliveries = append(m.deliveries, &delivery{events: opts.Events, cursors: opts.Cursors, reader: r, batch: batch, log: opts.Log})
+		d := &delivery{events: opts.Events, cursors: opts.Cursors, reader: r, batch: batch, log: opts.Log}
+		d.moved = sync.NewCond(&d.mu)
+		m.deliveries = append(m.deliveries, d)
 	}
 	for _, r := range opts.Readers {
 		add(r, readerBatch)
@@ -58,6 +62,7 @@ func New(ctx context.Context, opts Options) (*Monitor, error) {
 	for _, c := range opts.Channels {
 		add(channelReader{c}, channelBatch)
 	}
+	m.channels = m.deliveries[len(opts.Readers):]
 	names := m.names()
 	slices.Sort(names)
 	for i := range names {
@@ -125,6 +130,17 @@ func (m *Monitor) prune(ctx context.Context) error {
 			return err
 		}
 	}
+}
+
+// Noticed waits until every channel has dealt with the event of a seq, or ctx ends,
+// whose error it then returns. It is only of use while Run works.
+func (m *Monitor) Noticed(ctx context.Context, seq int64) error {
+	for _, d := range m.channels {
+		if err := d.await(ctx, seq); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Backlog is how many events each reader has still to be given.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -67,6 +68,37 @@ type delivery struct {
 	reader  Reader
 	batch   int
 	log     *slog.Logger
+
+	mu    sync.Mutex
+	seq   int64      // up to which all is delivered; guarded by mu
+	moved *sync.Cond // seq has risen
+}
+
+// await waits until the event of a seq is delivered.
+func (d *delivery) await(ctx context.Context, seq int64) error {
+	stop := context.AfterFunc(ctx, func() {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		d.moved.Broadcast()
+	})
+	defer stop()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for d.seq < seq {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		d.moved.Wait()
+	}
+	return nil
+}
+
+// arrived says that everything up to a seq is delivered.
+func (d *delivery) arrived(seq int64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.seq = seq
+	d.moved.Broadcast()
 }
 
 // run works until ctx ends, whose error it returns.
@@ -102,6 +134,7 @@ func (d *delivery) follow(ctx context.Context, pause *backoff.ExponentialBackOff
 	if err != nil {
 		return err
 	}
+	d.arrived(seq)
 	for {
 		// Taken before the list, so that an event in between is not slept through.
 		added := d.events.EventAdded()
@@ -120,6 +153,7 @@ func (d *delivery) follow(ctx context.Context, pause *backoff.ExponentialBackOff
 		if seq, err = d.deliver(ctx, events); err != nil {
 			return err
 		}
+		d.arrived(seq)
 		pause.Reset()
 	}
 }

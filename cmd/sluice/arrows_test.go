@@ -35,6 +35,7 @@ var arrows = map[string][]string{
 	"monitor":            {"pool", "monitor/notice"},
 	"monitor/notice":     {"pool"},
 	"monitor/audit":      {"pool"},
+	"reset":              {"pool"},
 	"control":            {"intercept", "intercept/cgroup", "pool", "pool/vault"},
 	"control/telegram":   {"monitor/notice"},
 	"control/api":        {"control", "intercept", "pool", "pool/vault"},

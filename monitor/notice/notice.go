@@ -27,9 +27,9 @@ func Of(e pool.Event) (Notice, bool) {
 	case pool.EventRecovered:
 		text = fmt.Sprintf("Pool %q recovered: %q is available again%s.", e.Pool, e.Member, after(e))
 	case pool.EventAuthReset:
-		text = fmt.Sprintf("Pool %q: agent auth reset in %s succeeded.", e.Pool, e.Target)
+		text = fmt.Sprintf("Pool %q: agent auth reset%s succeeded.", e.Pool, in(e))
 	case pool.EventAuthResetFail:
-		text = fmt.Sprintf("Pool %q: agent auth reset in %s failed: %s.", e.Pool, e.Target, sentence(e.Reason))
+		text = fmt.Sprintf("Pool %q: agent auth reset%s failed: %s.", e.Pool, in(e), sentence(e.Reason))
 	case pool.EventRefreshFailed:
 		text = fmt.Sprintf("Pool %q: the login of %q cannot be renewed: %s.", e.Pool, e.Member, sentence(e.Reason))
 	default:
@@ -50,6 +50,14 @@ func first(e pool.Event) string {
 		return ""
 	}
 	return fmt.Sprintf("; %q recovers first, in %s", e.Member, Span(e.Until.Sub(e.Time)))
+}
+
+// in is where the agent was; nowhere if there is none.
+func in(e pool.Event) string {
+	if e.Target == "" {
+		return ""
+	}
+	return " in " + e.Target
 }
 
 func after(e pool.Event) string {

@@ -32,6 +32,7 @@ func TestSentences(t *testing.T) {
 			pool.Event{Kind: pool.EventRecovered, Pool: "p", Member: "b", Time: at},
 			`Pool "p" recovered: "b" is available again.`,
 		},
+		{pool.Event{Kind: pool.EventAuthResetFail, Pool: "p", Reason: "there is no agent"}, `Pool "p": agent auth reset failed: there is no agent.`},
 		{pool.Event{Kind: pool.EventAuthReset, Pool: "p", Target: "hermes-1"}, `Pool "p": agent auth reset in hermes-1 succeeded.`},
 		{
 			pool.Event{Kind: pool.EventAuthResetFail, Pool: "p", Target: "hermes-1", Reason: "exit status 3:\n unknown provider."},
