@@ -20,30 +20,28 @@ func (o *Operations) ListCredentials(ctx context.Context) ([]pool.Credential, er
 }
 
 // AddCredential stores a credential.
-func (o *Operations) AddCredential(ctx context.Context, by Actor, s pool.CredentialSpec) (pool.Credential, error) {
-	made, err := o.o.Credentials.AddCredential(ctx, s)
-	if err != nil {
-		return pool.Credential{}, err
-	}
-	o.did(by, "credential added", "credential", made.Name)
-	return made, nil
+func (o *Operations) AddCredential(ctx context.Context, by Actor, s pool.CredentialSpec) (made pool.Credential, err error) {
+	err = o.change(ctx, by, "credential added", []string{s.Name}, func(ctx context.Context) error {
+		made, err = o.o.Credentials.AddCredential(ctx, s)
+		return err
+	})
+	return made, err
 }
 
 // UpdateCredential replaces what is given of a credential.
-func (o *Operations) UpdateCredential(ctx context.Context, by Actor, name string, c pool.CredentialChange) (pool.Credential, error) {
-	changed, err := o.o.Credentials.UpdateCredential(ctx, name, c)
-	if err != nil {
-		return pool.Credential{}, err
-	}
-	o.did(by, "credential updated", "credential", name)
-	return changed, nil
+func (o *Operations) UpdateCredential(
+	ctx context.Context, by Actor, name string, c pool.CredentialChange,
+) (changed pool.Credential, err error) {
+	err = o.change(ctx, by, "credential updated", []string{name}, func(ctx context.Context) error {
+		changed, err = o.o.Credentials.UpdateCredential(ctx, name, c)
+		return err
+	})
+	return changed, err
 }
 
 // RemoveCredential forgets a credential that no pool holds.
 func (o *Operations) RemoveCredential(ctx context.Context, by Actor, name string) error {
-	if err := o.o.Credentials.RemoveCredential(ctx, name); err != nil {
-		return err
-	}
-	o.did(by, "credential removed", "credential", name)
-	return nil
+	return o.change(ctx, by, "credential removed", []string{name}, func(ctx context.Context) error {
+		return o.o.Credentials.RemoveCredential(ctx, name)
+	})
 }

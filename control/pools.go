@@ -53,64 +53,75 @@ func (o *Operations) Pool(ctx context.Context, name string) (pool.PoolStatus, er
 // CreatePool creates a pool. The authority may sign for its hosts before the
 // operation is done, so that an agent that is started next trusts that.
 func (o *Operations) CreatePool(ctx context.Context, by Actor, p pool.Pool) (pool.PoolStatus, error) {
-	made, err := o.o.Pools.CreatePool(ctx, p)
+	err := o.change(ctx, by, "pool created", append([]string{p.Name}, p.Members...), func(ctx context.Context) error {
+		made, err := o.o.Pools.CreatePool(ctx, p)
+		if err != nil {
+			return err
+		}
+		hosts := make([]string, 0, len(made.Bindings))
+		for _, b := range made.Bindings {
+			hosts = append(hosts, b.Host)
+		}
+		if _, err := o.o.Authority.Permit(hosts); err != nil {
+			return errors.Join(err, o.o.Pools.RemovePool(context.WithoutCancel(ctx), made.Name))
+		}
+		return nil
+	})
 	if err != nil {
 		return pool.PoolStatus{}, err
 	}
-	hosts := make([]string, 0, len(made.Bindings))
-	for _, b := range made.Bindings {
-		hosts = append(hosts, b.Host)
-	}
-	if _, err := o.o.Authority.Permit(hosts); err != nil {
-		return pool.PoolStatus{}, errors.Join(err, o.o.Pools.RemovePool(context.WithoutCancel(ctx), made.Name))
-	}
-	o.did(by, "pool created", "pool", made.Name)
-	return o.Pool(ctx, made.Name)
+	return o.Pool(ctx, p.Name)
 }
 
 // RemovePool removes a pool; its credentials stay.
 func (o *Operations) RemovePool(ctx context.Context, by Actor, name string) error {
-	if err := o.o.Pools.RemovePool(ctx, name); err != nil {
-		return err
-	}
-	o.did(by, "pool removed", "pool", name)
-	return nil
+	return o.change(ctx, by, "pool removed", []string{name}, func(ctx context.Context) error {
+		return o.o.Pools.RemovePool(ctx, name)
+	})
 }
 
 // RotatePool makes the next member active.
 func (o *Operations) RotatePool(ctx context.Context, by Actor, name string) (pool.PoolStatus, error) {
-	if err := o.o.Pools.Rotate(ctx, name); err != nil {
-		return pool.PoolStatus{}, err
-	}
-	o.did(by, "pool rotated", "pool", name)
-	return o.Pool(ctx, name)
+	return o.changePool(ctx, by, "pool rotated", []string{name}, func(ctx context.Context) error {
+		return o.o.Pools.Rotate(ctx, name)
+	})
 }
 
 // ClearPool lifts the cooldown of a member, or of all if member is empty.
 func (o *Operations) ClearPool(ctx context.Context, by Actor, name, member string) (pool.PoolStatus, error) {
-	if err := o.o.Members.Clear(ctx, name, member); err != nil {
-		return pool.PoolStatus{}, err
-	}
-	o.did(by, "cooldown cleared", "pool", name, "member", member)
-	return o.Pool(ctx, name)
+	return o.changePool(ctx, by, "cooldown cleared", []string{name}, func(ctx context.Context) error {
+		return o.o.Members.Clear(ctx, name, member)
+	})
 }
 
 // AddMember adds a credential as the last member.
 func (o *Operations) AddMember(ctx context.Context, by Actor, name, credential string) (pool.PoolStatus, error) {
-	if err := o.o.Members.AddMember(ctx, name, credential); err != nil {
-		return pool.PoolStatus{}, err
-	}
-	o.did(by, "member added", "pool", name, "member", credential)
-	return o.Pool(ctx, name)
+	return o.changePool(ctx, by, "member added", []string{name, credential}, func(ctx context.Context) error {
+		return o.o.Members.AddMember(ctx, name, credential)
+	})
 }
 
 // RemoveMember takes a credential out of a pool.
 func (o *Operations) RemoveMember(ctx context.Context, by Actor, name, credential string) (pool.PoolStatus, error) {
-	if err := o.o.Members.RemoveMember(ctx, name, credential); err != nil {
-		return pool.PoolStatus{}, err
-	}
-	o.did(by, "member removed", "pool", name, "member", credential)
-	return o.Pool(ctx, name)
+	return o.changePool(ctx, by, "member removed", []string{name, credential}, func(ctx context.Context) error {
+		return o.o.Members.RemoveMember(ctx, name, credential)
+	})
+}
+
+// changePool is change for the pool that is the first of the names, and says what
+// it is like afterwards.
+func (o *Operations) changePool(
+	ctx context.Context, by Actor, what string, names []string, do func(context.Context) error,
+) (status pool.PoolStatus, err error) {
+	err = o.change(ctx, by, what, names, func(ctx context.Context) error {
+		if err := do(ctx); err != nil {
+			return err
+		}
+		// Looked at before anybody else may change it.
+		status, err = o.Pool(context.WithoutCancel(ctx), names[0])
+		return err
+	})
+	return status, err
 }
 
 func isNotFound(err error) bool {

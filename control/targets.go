@@ -49,11 +49,14 @@ func (o *Operations) Attach(ctx context.Context, by Actor, s TargetSpec) (interc
 			return intercept.Target{}, nil, err
 		}
 	}
-	target, err := o.o.Targets.Attach(ctx, request)
+	var target intercept.Target
+	err = o.change(ctx, by, "target attached", nil, func(ctx context.Context) (err error) {
+		target, err = o.o.Targets.Attach(ctx, request)
+		return targetError(err)
+	})
 	if err != nil {
-		return intercept.Target{}, nil, targetError(err)
+		return intercept.Target{}, nil, err
 	}
-	o.did(by, "target attached", "target", target.ID, "cgroup", target.Cgroup)
 	return target, o.o.Placeholders.Placeholders(s.Pools), nil
 }
 
@@ -76,25 +79,28 @@ func (s TargetSpec) request() (intercept.Request, error) {
 
 // Detach takes sluice off a target.
 func (o *Operations) Detach(ctx context.Context, by Actor, id string) error {
-	if err := o.o.Targets.Detach(ctx, id); err != nil {
-		return targetError(err)
-	}
-	o.did(by, "target detached", "target", id)
-	return nil
+	return o.change(ctx, by, "target detached", []string{id}, func(ctx context.Context) error {
+		return targetError(o.o.Targets.Detach(ctx, id))
+	})
 }
 
 // DetachAll takes sluice off every target and says which ones there were.
 func (o *Operations) DetachAll(ctx context.Context, by Actor) ([]intercept.Target, error) {
 	before := o.o.Targets.Targets()
-	if err := o.o.Targets.DetachAll(ctx); err != nil {
-		return nil, targetError(err)
+	err := o.change(ctx, by, "all targets detached", nil, func(ctx context.Context) error {
+		return targetError(o.o.Targets.DetachAll(ctx))
+	})
+	if err != nil {
+		return nil, err
 	}
-	o.did(by, "all targets detached", "targets", len(before))
 	return before, nil
 }
 
 // targetError gives the errors of the data plane their codes.
 func targetError(err error) error {
+	if err == nil {
+		return nil
+	}
 	code := pool.CodeInternal
 	switch {
 	case errors.Is(err, intercept.ErrConflict):

@@ -19,6 +19,23 @@ const (
 	EventDenied         EventKind = "denied"
 )
 
+// The kinds of events of what people ask for. They are there for changes that
+// were made, with the actor; what was refused changed nothing and is in the
+// daemon's log.
+const (
+	EventPoolCreated    EventKind = "pool_created"
+	EventPoolRemoved    EventKind = "pool_removed"
+	EventPoolRotated    EventKind = "pool_rotated"
+	EventPoolCleared    EventKind = "pool_cleared"
+	EventMemberAdded    EventKind = "member_added"
+	EventMemberRemoved  EventKind = "member_removed"
+	EventResetTargetSet EventKind = "auth_reset_target_set"
+	EventResetAsked     EventKind = "auth_reset_requested"
+	EventCredAdded      EventKind = "cred_added"
+	EventCredUpdated    EventKind = "cred_updated"
+	EventCredRemoved    EventKind = "cred_removed"
+)
+
 // Event is a row of the log. Seq rises by one an event and is never used again.
 // Detail is prose for people; what a notice says is in the fields of its own.
 type Event struct {
@@ -36,6 +53,8 @@ type Event struct {
 	Until time.Time
 	// Since is when what ends with this event began (recovered); zero if not known.
 	Since time.Time
+	// Actor is who asked for it, as the channel knows them; "" if nobody did.
+	Actor string
 	// Members is how many members the pool has (exhausted).
 	Members int
 }

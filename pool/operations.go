@@ -16,16 +16,19 @@ func (k *Keeper) CreatePool(ctx context.Context, p Pool) (Pool, error) {
 	if err := p.validate(); err != nil {
 		return Pool{}, err
 	}
-	return p, k.configure(ctx, func() error { return k.opts.Store.CreatePool(ctx, p, k.opts.Now()) })
+	e := Event{Kind: EventPoolCreated, Pool: p.Name, Members: len(p.Members), Detail: "members " + strings.Join(p.Members, ", ")}
+	return p, k.configure(ctx, e, func(ctx context.Context) error { return k.opts.Store.CreatePool(ctx, p, k.opts.Now()) })
 }
 
-// configure changes the configuration and puts the new view in place.
-func (k *Keeper) configure(ctx context.Context, change func() error) error {
+// configure changes the configuration, notes who asked for that, and puts the new
+// view in place.
+func (k *Keeper) configure(ctx context.Context, e Event, change func(context.Context) error) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if err := change(); err != nil {
+	if err := change(k.noting(ctx, e)); err != nil {
 		return err
 	}
+	k.events.raise()
 	// The change is durable: finish it even if the caller has given up.
 	if err := k.reload(context.WithoutCancel(ctx)); err != nil {
 		return err
@@ -128,6 +131,7 @@ func (k *Keeper) Rotate(ctx context.Context, name string) error {
 	}
 	return k.apply(ctx, p, Change{
 		Pool: p.id, Active: p.members[to].id, At: now,
+		Events: asked(ctx, Event{Kind: EventPoolRotated, Pool: name, Member: p.members[from].name, To: p.members[to].name}),
 		Parked: map[int64]bool{p.members[from].id: true, p.members[to].id: false},
 	})
 }
@@ -141,6 +145,7 @@ func (k *Keeper) Clear(ctx context.Context, name, member string) error {
 		return err
 	}
 	change := Change{Pool: p.id, Cooldowns: make(map[int64]Cooldown), At: k.opts.Now()}
+	change.Events = asked(ctx, Event{Kind: EventPoolCleared, Pool: name, Member: member})
 	back := ""
 	for i := range p.members {
 		if member == "" || p.members[i].name == member {
@@ -159,17 +164,20 @@ func (k *Keeper) Clear(ctx context.Context, name, member string) error {
 
 // RemovePool removes a pool. Its credentials stay; its exhaustion ends unannounced.
 func (k *Keeper) RemovePool(ctx context.Context, name string) error {
-	return k.configure(ctx, func() error { return k.opts.Store.RemovePool(ctx, name) })
+	e := Event{Kind: EventPoolRemoved, Pool: name}
+	return k.configure(ctx, e, func(ctx context.Context) error { return k.opts.Store.RemovePool(ctx, name) })
 }
 
 // AddMember adds a credential as the last member. It begins without a cooldown.
 func (k *Keeper) AddMember(ctx context.Context, pool, credential string) error {
-	return k.configure(ctx, func() error { return k.opts.Store.AddMember(ctx, pool, credential) })
+	e := Event{Kind: EventMemberAdded, Pool: pool, Member: credential}
+	return k.configure(ctx, e, func(ctx context.Context) error { return k.opts.Store.AddMember(ctx, pool, credential) })
 }
 
 // RemoveMember takes a credential out of a pool, which must keep at least one.
 func (k *Keeper) RemoveMember(ctx context.Context, pool, credential string) error {
-	return k.configure(ctx, func() error { return k.opts.Store.RemoveMember(ctx, pool, credential) })
+	e := Event{Kind: EventMemberRemoved, Pool: pool, Member: credential}
+	return k.configure(ctx, e, func(ctx context.Context) error { return k.opts.Store.RemoveMember(ctx, pool, credential) })
 }
 
 // SetAuthResetTarget says what the agent's auth reset is run for when the pool recovers; "" is nothing.
@@ -179,7 +187,8 @@ func (k *Keeper) SetAuthResetTarget(ctx context.Context, pool, target string) er
 			return err
 		}
 	}
-	return k.configure(ctx, func() error { return k.opts.Store.SetAuthResetTarget(ctx, pool, target) })
+	e := Event{Kind: EventResetTargetSet, Pool: pool, Target: target}
+	return k.configure(ctx, e, func(ctx context.Context) error { return k.opts.Store.SetAuthResetTarget(ctx, pool, target) })
 }
 
 // Credentials lists the credentials by name.
@@ -207,7 +216,8 @@ func (k *Keeper) AddCredential(ctx context.Context, s CredentialSpec) (Credentia
 	if err != nil {
 		return Credential{}, err
 	}
-	return c, k.configure(ctx, func() error {
+	e := Event{Kind: EventCredAdded, Member: c.Name, Detail: "type " + string(c.Type)}
+	return c, k.configure(ctx, e, func(ctx context.Context) error {
 		return k.opts.Store.AddCredential(ctx, CredentialRecord{Credential: c, Sealed: sealed})
 	})
 }
@@ -246,9 +256,11 @@ func (k *Keeper) UpdateCredential(ctx context.Context, name string, ch Credentia
 	if r.Sealed, err = k.seal(m); err != nil {
 		return Credential{}, err
 	}
-	if err := k.opts.Store.UpdateCredential(ctx, r); err != nil {
+	e := Event{Kind: EventCredUpdated, Member: name, Detail: ch.fields()}
+	if err := k.opts.Store.UpdateCredential(k.noting(ctx, e), r); err != nil {
 		return Credential{}, err
 	}
+	k.events.raise()
 	return r.Credential, k.reload(context.WithoutCancel(ctx))
 }
 
@@ -291,9 +303,25 @@ func (m *material) change(c *Credential, ch CredentialChange) error {
 	return validAccount(c.TokenURL, nil)
 }
 
+// fields are the names of what is replaced.
+func (ch CredentialChange) fields() string {
+	var names []string
+	for name, given := range map[string]bool{
+		"secret": ch.Secret != nil, "oauth": ch.OAuth != nil, "token_url": ch.TokenURL != nil,
+		"client_id": ch.ClientID != nil, "extra_headers": ch.ExtraHeaders != nil,
+	} {
+		if given {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return strings.Join(names, ", ")
+}
+
 // RemoveCredential forgets a credential that no pool holds.
 func (k *Keeper) RemoveCredential(ctx context.Context, name string) error {
-	return k.configure(ctx, func() error { return k.opts.Store.RemoveCredential(ctx, name) })
+	e := Event{Kind: EventCredRemoved, Member: name}
+	return k.configure(ctx, e, func(ctx context.Context) error { return k.opts.Store.RemoveCredential(ctx, name) })
 }
 
 // placeholder is what an agent holds instead of a secret of the pool: the same at

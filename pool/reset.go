@@ -62,11 +62,13 @@ func (k *Keeper) RequestReset(ctx context.Context, name string, seq int64, onlyT
 	if onlyTold && !p.told.Load() {
 		return false, nil
 	}
+	ctx = k.noting(ctx, Event{Kind: EventResetAsked, Pool: name, Target: p.pool.AuthResetTarget})
 	if requested, err = k.opts.Store.RequestReset(ctx, p.id, seq); err != nil {
 		return false, fmt.Errorf("pool %s: %w", name, err)
 	}
 	if requested {
 		p.told.Store(false)
+		k.events.raise()
 	}
 	return requested, nil
 }

@@ -66,9 +66,11 @@ func (c *cli) eventLine(e api.Event) string {
 	for _, part := range []struct{ name, value string }{
 		{"pool", e.Pool},
 		{"member", e.Member},
+		{"to", e.To},
 		{"target", e.Target},
 		{"reason", e.Reason},
 		{"detail", e.Detail},
+		{"by", e.Actor},
 	} {
 		if part.value == "" {
 			continue

@@ -52,7 +52,7 @@ func (m *targetMemory) Save(ctx context.Context, t intercept.Target) error {
 	if t.Kind == intercept.KindRun {
 		m.scopes.watch(t.Cgroup, false)
 	}
-	m.record(ctx, pool.Event{Kind: pool.EventTargetAttached, Target: t.ID, Detail: t.Cgroup})
+	m.record(ctx, pool.Event{Kind: pool.EventTargetAttached, Target: t.ID, Detail: t.Cgroup, Actor: pool.ActorOf(ctx)})
 	return nil
 }
 
@@ -64,7 +64,7 @@ func (m *targetMemory) Delete(ctx context.Context, id string) error {
 		return err
 	}
 	delete(m.known, id)
-	m.record(ctx, pool.Event{Kind: pool.EventTargetDetached, Target: id})
+	m.record(ctx, pool.Event{Kind: pool.EventTargetDetached, Target: id, Actor: pool.ActorOf(ctx)})
 	return nil
 }
 

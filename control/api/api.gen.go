@@ -356,11 +356,13 @@ type ErrorErrorCode string
 
 // Event defines model for Event.
 type Event struct {
+	// Actor Who asked for it: `unix:UID/USER`, `tcp:TOKEN@ADDRESS` or `telegram:CHAT/USER`; empty for what nobody asked for.
+	Actor  string `json:"actor"`
 	Detail string `json:"detail"`
 	Kind   string `json:"kind"`
 	Member string `json:"member"`
 
-	// Members How many members the pool has (pool_exhausted).
+	// Members How many members the pool has (pool_exhausted, pool_created).
 	Members int    `json:"members"`
 	Pool    string `json:"pool"`
 	Reason  string `json:"reason"`

@@ -7,7 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"os"
+	"os/user"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -183,7 +183,8 @@ func (s *streamed) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// Who is at the other end of the socket is in the log, by the kernel's word.
+// Who is at the other end of the socket is in the log and in the event, by the
+// kernel's word.
 func TestActor(t *testing.T) {
 	t.Parallel()
 	var log lockedBuffer
@@ -197,7 +198,15 @@ func TestActor(t *testing.T) {
 	if _, err := client.AddCredential(t.Context(), CredentialSpec{Name: "a", Secret: &secret}); err != nil {
 		t.Fatal(err)
 	}
-	want := control.Actor{Channel: control.ChannelREST, PID: os.Getpid(), UID: os.Getuid()}.String()
+	me, err := user.Current()
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := control.Actor{Channel: control.ChannelUnix, Who: me.Uid + "/" + me.Username}.String()
+	events, err := client.Events(t.Context(), 1)
+	if err != nil || len(events) != 1 || events[0].Kind != "cred_added" || events[0].Actor != want {
+		t.Errorf("%+v, %v; want the actor %s", events, err, want)
+	}
 	if !strings.Contains(log.String(), want) {
 		t.Errorf("the log has no %q: %s", want, log.String())
 	}

@@ -80,7 +80,7 @@ func newEvents(events []pool.Event) []Event {
 	for _, e := range events {
 		list = append(list, Event{
 			Seq: e.Seq, Time: e.Time.UTC(), Kind: string(e.Kind), Pool: e.Pool, Member: e.Member,
-			Target: e.Target, Reason: e.Reason, Detail: e.Detail, To: e.To, Until: instant(e.Until), Since: instant(e.Since), Members: e.Members,
+			Target: e.Target, Reason: e.Reason, Detail: e.Detail, To: e.To, Until: instant(e.Until), Since: instant(e.Since), Members: e.Members, Actor: e.Actor,
 		})
 	}
 	return list

@@ -7,6 +7,8 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os/user"
+	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -170,15 +172,20 @@ func withPeer(ctx context.Context, c net.Conn) context.Context {
 	if err != nil || peer == nil {
 		return ctx
 	}
-	return context.WithValue(ctx, peerKey{}, control.Actor{
-		Channel: control.ChannelREST, PID: int(peer.Pid), UID: int(peer.Uid), GID: int(peer.Gid),
-	})
+	return context.WithValue(ctx, peerKey{}, control.Actor{Channel: control.ChannelUnix, Who: account(int(peer.Uid))})
+}
+
+// account is a user as people know them: "UID/NAME", or "UID" if it has no name.
+func account(uid int) string {
+	id := strconv.Itoa(uid)
+	if u, err := user.LookupId(id); err == nil {
+		return id + "/" + u.Username
+	}
+	return id
 }
 
 // actor is who sent the request.
 func actor(r *http.Request) control.Actor {
-	if who, ok := r.Context().Value(peerKey{}).(control.Actor); ok {
-		return who
-	}
-	return control.Actor{Channel: control.ChannelREST, PID: -1, UID: -1, GID: -1}
+	who, _ := r.Context().Value(peerKey{}).(control.Actor)
+	return who
 }

@@ -22,7 +22,7 @@ const (
 	// macLen is a SHA-256 in hexadecimal.
 	macLen = 2 * sha256.Size
 	// maxText bounds a text of an event, and with six bytes for an escaped
-	// character and eight texts, maxLine is more than a line can have.
+	// character and nine texts, maxLine is more than a line can have.
 	maxText = 64 << 10
 	maxLine = 4 << 20
 
@@ -48,6 +48,7 @@ type record struct {
 	Until   time.Time `json:"until,omitzero"`
 	Since   time.Time `json:"since,omitzero"`
 	Members int       `json:"members,omitempty"`
+	Actor   string    `json:"actor,omitempty"`
 	// BrokenLine is where in Target damage was found (kindBroken).
 	BrokenLine int `json:"broken_line,omitempty"`
 	// Head is the generation of the head at the time of writing.
@@ -59,7 +60,7 @@ func recordOf(e pool.Event) record {
 	return record{
 		Seq: e.Seq, Time: instant(e.Time), Kind: text(string(e.Kind)), Pool: text(e.Pool), Member: text(e.Member),
 		Target: text(e.Target), Reason: text(e.Reason), Detail: text(e.Detail), To: text(e.To),
-		Until: instant(e.Until), Since: instant(e.Since), Members: e.Members,
+		Until: instant(e.Until), Since: instant(e.Since), Members: e.Members, Actor: text(e.Actor),
 	}
 }
 

@@ -12,7 +12,7 @@ import (
 
 // AddCredential stores a credential.
 func (db *DB) AddCredential(ctx context.Context, r pool.CredentialRecord) error {
-	return db.tx(ctx, func(tx *sql.Tx) error {
+	return db.change(ctx, func(tx *sql.Tx) error {
 		if err := nameIsFree(ctx, tx, r.Credential.Name); err != nil {
 			return err
 		}
@@ -51,9 +51,11 @@ func (db *DB) UpdateCredential(ctx context.Context, r pool.CredentialRecord) err
 	if err != nil {
 		return fmt.Errorf("encode header names: %w", err)
 	}
-	res, err := db.sql.ExecContext(ctx, `UPDATE credentials SET sealed = ?, token_url = ?, client_id = ?, extra_headers = ?, expires_at = ?
-		WHERE name = ?`, r.Sealed, c.TokenURL, c.ClientID, string(extra), nanos(c.ExpiresAt), c.Name)
-	return oneRow(res, err, "there is no credential %q", c.Name)
+	return db.change(ctx, func(tx *sql.Tx) error {
+		res, err := tx.ExecContext(ctx, `UPDATE credentials SET sealed = ?, token_url = ?, client_id = ?, extra_headers = ?, expires_at = ?
+			WHERE name = ?`, r.Sealed, c.TokenURL, c.ClientID, string(extra), nanos(c.ExpiresAt), c.Name)
+		return oneRow(res, err, "there is no credential %q", c.Name)
+	})
 }
 
 // oneRow turns a statement that met no row into a not-found error.
@@ -73,7 +75,7 @@ func oneRow(res sql.Result, err error, format string, args ...any) error {
 
 // RemoveCredential deletes a credential that no pool holds.
 func (db *DB) RemoveCredential(ctx context.Context, name string) error {
-	return db.tx(ctx, func(tx *sql.Tx) error {
+	return db.change(ctx, func(tx *sql.Tx) error {
 		var holder string
 		err := tx.QueryRowContext(ctx, `SELECT p.name FROM pools p JOIN members m ON m.pool_id = p.id
 			JOIN credentials c ON c.id = m.credential_id WHERE c.name = ?`, name).Scan(&holder)

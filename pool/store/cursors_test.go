@@ -67,7 +67,7 @@ func TestEventFactsAreKept(t *testing.T) {
 	at := time.Unix(1795455000, 0).UTC()
 	e := pool.Event{
 		Kind: pool.EventFailover, Pool: "p", Member: "a", To: "b", Reason: "r", Detail: "d", Target: "t",
-		Until: at.Add(time.Hour), Since: at.Add(-time.Hour), Members: 2,
+		Until: at.Add(time.Hour), Since: at.Add(-time.Hour), Members: 2, Actor: "unix:0/root",
 	}
 	if err := db.Apply(t.Context(), pool.Change{Events: []pool.Event{e}, At: at}); err != nil {
 		t.Fatal(err)

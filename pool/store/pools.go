@@ -13,7 +13,7 @@ import (
 
 // CreatePool stores a pool with its members and bindings, or nothing.
 func (db *DB) CreatePool(ctx context.Context, p pool.Pool, at time.Time) error {
-	return db.tx(ctx, func(tx *sql.Tx) error {
+	return db.change(ctx, func(tx *sql.Tx) error {
 		if err := nameIsFree(ctx, tx, p.Name); err != nil {
 			return err
 		}
@@ -76,13 +76,15 @@ func poolID(ctx context.Context, tx *sql.Tx, name string) (id int64, err error) 
 
 // RemovePool deletes a pool, its members' places, cooldowns and bindings.
 func (db *DB) RemovePool(ctx context.Context, name string) error {
-	res, err := db.sql.ExecContext(ctx, `DELETE FROM pools WHERE name = ?`, name)
-	return oneRow(res, err, "there is no pool %q", name)
+	return db.change(ctx, func(tx *sql.Tx) error {
+		res, err := tx.ExecContext(ctx, `DELETE FROM pools WHERE name = ?`, name)
+		return oneRow(res, err, "there is no pool %q", name)
+	})
 }
 
 // AddMember adds a credential as the last member of a pool.
 func (db *DB) AddMember(ctx context.Context, name, credential string) error {
-	return db.tx(ctx, func(tx *sql.Tx) error {
+	return db.change(ctx, func(tx *sql.Tx) error {
 		id, err := poolID(ctx, tx, name)
 		if err != nil {
 			return err
@@ -101,7 +103,7 @@ func (db *DB) AddMember(ctx context.Context, name, credential string) error {
 // RemoveMember takes a credential out of a pool. The pointer to the active member
 // goes on to the one after it.
 func (db *DB) RemoveMember(ctx context.Context, name, credential string) error {
-	return db.tx(ctx, func(tx *sql.Tx) error {
+	return db.change(ctx, func(tx *sql.Tx) error {
 		id, err := poolID(ctx, tx, name)
 		if err != nil {
 			return err
@@ -133,8 +135,10 @@ func (db *DB) RemoveMember(ctx context.Context, name, credential string) error {
 
 // SetAuthResetTarget changes what the agent's auth reset is run for.
 func (db *DB) SetAuthResetTarget(ctx context.Context, name, target string) error {
-	res, err := db.sql.ExecContext(ctx, `UPDATE pools SET auth_reset_target = ? WHERE name = ?`, target, name)
-	return oneRow(res, err, "there is no pool %q", name)
+	return db.change(ctx, func(tx *sql.Tx) error {
+		res, err := tx.ExecContext(ctx, `UPDATE pools SET auth_reset_target = ? WHERE name = ?`, target, name)
+		return oneRow(res, err, "there is no pool %q", name)
+	})
 }
 
 // Config reads all pools and credentials at one instant.

@@ -33,7 +33,7 @@ func (db *DB) RequestReset(ctx context.Context, id, seq int64) (requested bool, 
 		if _, err := tx.ExecContext(ctx, `UPDATE pools SET told = 0 WHERE id = ?`, id); err != nil {
 			return fmt.Errorf("request a reset: %w", err)
 		}
-		return nil
+		return note(ctx, tx)
 	})
 	return requested && err == nil, err
 }

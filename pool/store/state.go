@@ -87,15 +87,35 @@ func crossEdge(ctx context.Context, tx *sql.Tx, c pool.Change) error {
 }
 
 func addEvent(ctx context.Context, tx *sql.Tx, c pool.Change, e pool.Event) error {
-	if _, err := tx.ExecContext(ctx, `INSERT INTO events (time, kind, pool, member, target, reason, detail, to_member, until, since, members)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
-		nanos(c.At), e.Kind, e.Pool, e.Member, e.Target, e.Reason, e.Detail, e.To, nanos(e.Until), nanos(e.Since), e.Members); err != nil {
+	if _, err := tx.ExecContext(ctx, `INSERT INTO events (time, kind, pool, member, target, reason, detail, to_member, until, since, members, actor)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+		nanos(c.At), e.Kind, e.Pool, e.Member, e.Target, e.Reason, e.Detail, e.To, nanos(e.Until), nanos(e.Since), e.Members, e.Actor); err != nil {
 		return fmt.Errorf("add event: %w", err)
 	}
 	return nil
 }
 
-const eventColumns = `seq, time, kind, pool, member, target, reason, detail, to_member, until, since, members`
+// change is tx for what changes the configuration: the event that the keeper
+// wants noted is part of it.
+func (db *DB) change(ctx context.Context, f func(*sql.Tx) error) error {
+	return db.tx(ctx, func(tx *sql.Tx) error {
+		if err := f(tx); err != nil {
+			return err
+		}
+		return note(ctx, tx)
+	})
+}
+
+// note adds the event that the keeper wants noted, if there is one.
+func note(ctx context.Context, tx *sql.Tx) error {
+	e, ok := pool.NoteOf(ctx)
+	if !ok {
+		return nil
+	}
+	return addEvent(ctx, tx, pool.Change{At: e.Time}, e)
+}
+
+const eventColumns = `seq, time, kind, pool, member, target, reason, detail, to_member, until, since, members, actor`
 
 // EventsAfter lists at most limit events with a seq above after, oldest first.
 func (db *DB) EventsAfter(ctx context.Context, after int64, limit int) ([]pool.Event, error) {
@@ -119,7 +139,7 @@ func (db *DB) events(ctx context.Context, query string, args ...any) ([]pool.Eve
 	for rows.Next() {
 		var e pool.Event
 		var at, until, since int64
-		if err := rows.Scan(&e.Seq, &at, &e.Kind, &e.Pool, &e.Member, &e.Target, &e.Reason, &e.Detail, &e.To, &until, &since, &e.Members); err != nil {
+		if err := rows.Scan(&e.Seq, &at, &e.Kind, &e.Pool, &e.Member, &e.Target, &e.Reason, &e.Detail, &e.To, &until, &since, &e.Members, &e.Actor); err != nil {
 			return nil, fmt.Errorf("read an event: %w", err)
 		}
 		e.Time, e.Until, e.Since = instant(at), instant(until), instant(since)
