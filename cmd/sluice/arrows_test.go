@@ -36,6 +36,8 @@ var arrows = map[string][]string{
 	"monitor/notice":     {"pool"},
 	"monitor/audit":      {"pool"},
 	"reset":              {"pool"},
+	"reset/inside":       {},
+	"reset/scope":        {"reset", "reset/inside"},
 	"control":            {"intercept", "intercept/cgroup", "pool", "pool/vault"},
 	"control/telegram":   {"monitor/notice"},
 	"control/api":        {"control", "intercept", "pool", "pool/vault"},
