@@ -3,6 +3,8 @@ package control
 import (
 	"log/slog"
 	"time"
+
+	"github.com/sluice-proxy/sluice/pool"
 )
 
 // Options is what the operations act on. All but Log and Now are required.
@@ -18,8 +20,10 @@ type Options struct {
 	Build        Build
 	StateDir     string
 	PinDir       string
-	Log          *slog.Logger     // nil discards
-	Now          func() time.Time // nil is time.Now
+	// Note adds an event to the log at some time soon, and never waits. Nil: not at all.
+	Note func(pool.Event)
+	Log  *slog.Logger     // nil discards
+	Now  func() time.Time // nil is time.Now
 }
 
 // Build is what the running program was built from.

@@ -22,6 +22,10 @@ const (
 	CodeConflict
 	// CodeUnavailable is something that cannot be done now but may be later.
 	CodeUnavailable
+	// CodeUnauthorized is somebody who has not shown that they may ask.
+	CodeUnauthorized
+	// CodeRateLimited is somebody who has tried too often.
+	CodeRateLimited
 )
 
 // Error is an error with a message a person can act on.

@@ -133,13 +133,13 @@ func (c *Client) Pool(ctx context.Context, name string) (PoolStatus, error) {
 
 // RemovePool removes a pool.
 func (c *Client) RemovePool(ctx context.Context, name string) error {
-	_, err := received(c.raw.RemovePool(ctx, name))
+	_, err := received(c.raw.RemovePool(ctx, name, nil))
 	return err
 }
 
 // RotatePool makes the next member active.
 func (c *Client) RotatePool(ctx context.Context, name string) (PoolStatus, error) {
-	return receive[PoolStatus](c.raw.RotatePool(ctx, name))
+	return receive[PoolStatus](c.raw.RotatePool(ctx, name, nil))
 }
 
 // ClearPool lifts the cooldown of a member, or of all if member is empty.
@@ -148,17 +148,17 @@ func (c *Client) ClearPool(ctx context.Context, name, member string) (PoolStatus
 	if member != "" {
 		spec.Member = &member
 	}
-	return receive[PoolStatus](c.raw.ClearPool(ctx, name, spec))
+	return receive[PoolStatus](c.raw.ClearPool(ctx, name, nil, spec))
 }
 
 // AddMember adds a credential to a pool.
 func (c *Client) AddMember(ctx context.Context, name, credential string) (PoolStatus, error) {
-	return receive[PoolStatus](c.raw.AddMember(ctx, name, credential))
+	return receive[PoolStatus](c.raw.AddMember(ctx, name, credential, nil))
 }
 
 // RemoveMember takes a credential out of a pool.
 func (c *Client) RemoveMember(ctx context.Context, name, credential string) (PoolStatus, error) {
-	return receive[PoolStatus](c.raw.RemoveMember(ctx, name, credential))
+	return receive[PoolStatus](c.raw.RemoveMember(ctx, name, credential, nil))
 }
 
 // Credentials lists the credentials by name.

@@ -174,6 +174,7 @@ func newServed(tb testing.TB, log io.Writer, changes ...func(*control.Options)) 
 type contract struct {
 	*testing.T
 	doc  *openapi3.T
+	mu   sync.Mutex
 	seen map[string]bool // "operation status"
 }
 
@@ -190,17 +191,23 @@ func (c *contract) ask(s *served, want int, method, path, body string) string {
 		c.Fatal(err)
 	}
 	defer client.Close()
-	answer, err := client.http.Do(r)
+	return c.do(client.http, want, r)
+}
+
+// do is ask with any client.
+func (c *contract) do(client *http.Client, want int, r *http.Request) string {
+	c.Helper()
+	answer, err := client.Do(r)
 	if err != nil {
-		c.Fatalf("%s %s: %v", method, path, err)
+		c.Fatalf("%s %s: %v", r.Method, r.URL, err)
 	}
 	defer answer.Body.Close()
 	text, err := io.ReadAll(answer.Body)
 	if err != nil {
-		c.Fatalf("%s %s: %v", method, path, err)
+		c.Fatalf("%s %s: %v", r.Method, r.URL, err)
 	}
 	if answer.StatusCode != want {
-		c.Errorf("%s %s %s: %d %s, want %d", method, path, body, answer.StatusCode, text, want)
+		c.Errorf("%s %s: %d %s, want %d", r.Method, r.URL, answer.StatusCode, text, want)
 	}
 	c.hold(r, answer, text)
 	return string(text)
@@ -212,7 +219,9 @@ func (c *contract) hold(r *http.Request, answer *http.Response, text []byte) {
 	if route == nil {
 		c.Fatalf("%s %s is no route of the document", r.Method, r.URL.Path)
 	}
+	c.mu.Lock()
 	c.seen[route.Operation.OperationID+" "+fmt.Sprint(answer.StatusCode)] = true
+	c.mu.Unlock()
 	if route.Operation.Responses.Status(answer.StatusCode) == nil {
 		c.Errorf("%s %s answers %d, which is not in the document", r.Method, r.URL.Path, answer.StatusCode)
 		return
@@ -271,6 +280,9 @@ func TestContract(t *testing.T) {
 	c.targetRoutes(s)
 	c.internalErrors(s, &log)
 	c.brokenParts()
+	c.access()
+	c.collisions()
+	c.defects()
 
 	for path, item := range doc.Paths.Map() {
 		for method, operation := range item.Operations() {

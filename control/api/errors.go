@@ -18,6 +18,8 @@ var codes = []struct {
 	status int
 }{
 	{pool.CodeInvalid, ErrorErrorCodeInvalid, http.StatusBadRequest},
+	{pool.CodeUnauthorized, ErrorErrorCodeUnauthorized, http.StatusUnauthorized},
+	{pool.CodeRateLimited, ErrorErrorCodeRateLimited, http.StatusTooManyRequests},
 	{pool.CodeNotFound, ErrorErrorCodeNotFound, http.StatusNotFound},
 	{pool.CodeConflict, ErrorErrorCodeConflict, http.StatusConflict},
 	{pool.CodeUnavailable, ErrorErrorCodeUnavailable, http.StatusServiceUnavailable},

@@ -8,6 +8,7 @@ import (
 	"mime"
 	"net/http"
 	"strings"
+	"time"
 
 	"github.com/sluice-proxy/sluice/pool"
 )
@@ -50,6 +51,8 @@ func (s *Server) streamEvents(w http.ResponseWriter, r *http.Request, after int6
 	w.Header().Set("Content-Type", "text/event-stream")
 	w.Header().Set("Cache-Control", "no-store")
 	out := http.NewResponseController(w)
+	// A stream lasts; each piece of it has to be taken in time.
+	_ = out.SetWriteDeadline(time.Time{})
 	if err := out.Flush(); err != nil {
 		return
 	}
@@ -62,10 +65,15 @@ func (s *Server) streamEvents(w http.ResponseWriter, r *http.Request, after int6
 			}
 			fmt.Fprintf(&block, "id: %d\nevent: %s\ndata: %s\n\n", event.Seq, event.Kind, data)
 		}
+		_ = out.SetWriteDeadline(time.Now().Add(writeTime))
 		if _, err := w.Write(block.Bytes()); err != nil {
 			return errClosed
 		}
-		return out.Flush()
+		if err := out.Flush(); err != nil {
+			return errClosed
+		}
+		_ = out.SetWriteDeadline(time.Time{})
+		return nil
 	})
 	if ctx.Err() == nil && !errors.Is(err, errClosed) {
 		s.log.Error("event stream ended", "error", err)

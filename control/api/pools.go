@@ -3,8 +3,10 @@ package api
 import (
 	"math"
 	"net/http"
+	"strings"
 	"time"
 
+	"github.com/sluice-proxy/sluice/control"
 	"github.com/sluice-proxy/sluice/pool"
 )
 
@@ -32,41 +34,58 @@ func (s *Server) CreatePool(w http.ResponseWriter, r *http.Request) {
 // GetPool answers GET /api/pools/{name}.
 func (s *Server) GetPool(w http.ResponseWriter, r *http.Request, name PoolName) {
 	status, err := s.ops.Pool(r.Context(), name)
-	s.answer(w, r, http.StatusOK, s.poolStatus(status), err)
+	s.answerPool(w, r, status, err)
 }
 
 // RemovePool answers DELETE /api/pools/{name}.
-func (s *Server) RemovePool(w http.ResponseWriter, r *http.Request, name PoolName) {
-	s.answer(w, r, http.StatusNoContent, nil, s.ops.RemovePool(r.Context(), actor(r), name))
+func (s *Server) RemovePool(w http.ResponseWriter, r *http.Request, name PoolName, p RemovePoolParams) {
+	s.answer(w, r, http.StatusNoContent, nil, s.ops.RemovePool(r.Context(), seen(r, p.IfMatch), name))
 }
 
 // RotatePool answers POST /api/pools/{name}/rotate.
-func (s *Server) RotatePool(w http.ResponseWriter, r *http.Request, name PoolName) {
-	status, err := s.ops.RotatePool(r.Context(), actor(r), name)
-	s.answer(w, r, http.StatusOK, s.poolStatus(status), err)
+func (s *Server) RotatePool(w http.ResponseWriter, r *http.Request, name PoolName, p RotatePoolParams) {
+	status, err := s.ops.RotatePool(r.Context(), seen(r, p.IfMatch), name)
+	s.answerPool(w, r, status, err)
 }
 
 // ClearPool answers POST /api/pools/{name}/clear.
-func (s *Server) ClearPool(w http.ResponseWriter, r *http.Request, name PoolName) {
+func (s *Server) ClearPool(w http.ResponseWriter, r *http.Request, name PoolName, p ClearPoolParams) {
 	spec, err := decode[ClearSpec](r)
 	if err != nil {
 		fail(w, r, s.log, err)
 		return
 	}
-	status, err := s.ops.ClearPool(r.Context(), actor(r), name, deref(spec.Member))
-	s.answer(w, r, http.StatusOK, s.poolStatus(status), err)
+	status, err := s.ops.ClearPool(r.Context(), seen(r, p.IfMatch), name, deref(spec.Member))
+	s.answerPool(w, r, status, err)
 }
 
 // AddMember answers POST /api/pools/{name}/members/{credential}.
-func (s *Server) AddMember(w http.ResponseWriter, r *http.Request, name PoolName, credential MemberName) {
-	status, err := s.ops.AddMember(r.Context(), actor(r), name, credential)
-	s.answer(w, r, http.StatusOK, s.poolStatus(status), err)
+func (s *Server) AddMember(w http.ResponseWriter, r *http.Request, name PoolName, credential MemberName, p AddMemberParams) {
+	status, err := s.ops.AddMember(r.Context(), seen(r, p.IfMatch), name, credential)
+	s.answerPool(w, r, status, err)
 }
 
 // RemoveMember answers DELETE /api/pools/{name}/members/{credential}.
-func (s *Server) RemoveMember(w http.ResponseWriter, r *http.Request, name PoolName, credential MemberName) {
-	status, err := s.ops.RemoveMember(r.Context(), actor(r), name, credential)
-	s.answer(w, r, http.StatusOK, s.poolStatus(status), err)
+func (s *Server) RemoveMember(w http.ResponseWriter, r *http.Request, name PoolName, credential MemberName, p RemoveMemberParams) {
+	status, err := s.ops.RemoveMember(r.Context(), seen(r, p.IfMatch), name, credential)
+	s.answerPool(w, r, status, err)
+}
+
+// seen is the actor, with the pool that the request goes by.
+func seen(r *http.Request, ifMatch *IfMatch) control.Actor {
+	by := actor(r)
+	if by.Seen = strings.Trim(deref(ifMatch), `"`); by.Seen == "*" {
+		by.Seen = "" // RFC 9110, 13.1.1: whatever there is
+	}
+	return by
+}
+
+// answerPool sends a pool, and what If-Match may say of it.
+func (s *Server) answerPool(w http.ResponseWriter, r *http.Request, p pool.PoolStatus, err error) {
+	if err == nil {
+		w.Header().Set("ETag", `"`+control.Version(p)+`"`)
+	}
+	s.answer(w, r, http.StatusOK, s.poolStatus(p), err)
 }
 
 func (spec PoolSpec) pool() pool.Pool {

@@ -8,12 +8,20 @@ import (
 	"net"
 	"net/http"
 	"os/user"
+	"runtime/debug"
 	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/sluice-proxy/sluice/control"
+)
+
+// How long a client may take: for the header, for the body, and to take the answer.
+const (
+	headerTime = 10 * time.Second
+	bodyTime   = 15 * time.Second
+	writeTime  = 30 * time.Second
 )
 
 // Options is what a [Server] needs.
@@ -60,18 +68,22 @@ func New(o Options) (*Server, error) {
 			fail(w, r, s.log, invalid("%s", err))
 		},
 	})
-	s.handler = s.routed(routes)
+	s.handler = s.whole(s.routed(routes))
 	return s, nil
 }
 
 // ServeHTTP answers one request.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.handler.ServeHTTP(w, r) }
 
-// Serve answers on l until ctx ends, then lets what is being answered finish,
-// for at most grace, and closes l. Event streams end at once.
+// Serve answers on the unix socket l until ctx ends, then lets what is being
+// answered finish, for at most grace, and closes l. Event streams end at once.
 func (s *Server) Serve(ctx context.Context, l net.Listener, grace time.Duration) error {
+	return s.serve(ctx, l, s, grace)
+}
+
+func (s *Server) serve(ctx context.Context, l net.Listener, handler http.Handler, grace time.Duration) error {
 	server := &http.Server{
-		Handler: s, ConnContext: withPeer, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
+		Handler: handler, ConnContext: withPeer, ReadHeaderTimeout: headerTime, IdleTimeout: 2 * time.Minute,
 		MaxHeaderBytes: 64 << 10, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}
 	done := make(chan error, 1)
@@ -94,16 +106,62 @@ func (s *Server) Serve(ctx context.Context, l net.Listener, grace time.Duration)
 	return nil
 }
 
-// validated holds a routed request against the document before it is handled.
+// validated holds a routed request against the document before it is handled. A
+// client has bodyTime to send the body, however few bytes it sends at a time, and
+// writeTime to take the answer.
 func (s *Server) validated(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		// The clock is the connection's: deadlines need the real one. A recorder, which has
+		// no connection, has no deadlines either.
+		connection := http.NewResponseController(w)
+		_ = connection.SetReadDeadline(time.Now().Add(bodyTime))
+		_ = connection.SetWriteDeadline(time.Now().Add(bodyTime + writeTime))
 		if err := s.check.check(r); err != nil {
 			fail(w, r, s.log, err)
 			return
 		}
+		_ = connection.SetReadDeadline(time.Time{})
 		next.ServeHTTP(w, r)
 	})
 }
+
+// whole answers what a handler fails to: a fault of sluice's is an answer like
+// any other, and the daemon goes on.
+func (s *Server) whole(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		begun := &begun{ResponseWriter: w}
+		defer func() {
+			fault := recover()
+			if fault == nil {
+				return
+			}
+			if fault == http.ErrAbortHandler || begun.yes {
+				panic(http.ErrAbortHandler)
+			}
+			fail(w, r, s.log, fmt.Errorf("panic: %v\n%s", fault, debug.Stack()))
+		}()
+		next.ServeHTTP(begun, r)
+	})
+}
+
+// begun is an answer of which it is known whether anything has gone out.
+type begun struct {
+	http.ResponseWriter
+	yes bool
+}
+
+func (b *begun) WriteHeader(status int) {
+	b.yes = true
+	b.ResponseWriter.WriteHeader(status)
+}
+
+func (b *begun) Write(p []byte) (int, error) {
+	b.yes = true
+	return b.ResponseWriter.Write(p)
+}
+
+// Unwrap is for [http.ResponseController].
+func (b *begun) Unwrap() http.ResponseWriter { return b.ResponseWriter }
 
 // routed answers what no route is there for in the shape of every other error.
 func (s *Server) routed(mux *http.ServeMux) http.Handler {

@@ -66,7 +66,11 @@ func (v *validator) route(r *http.Request) (*routers.Route, map[string]string) {
 		return nil, nil
 	}
 	item := v.doc.Paths.Value(path)
-	if item == nil || item.GetOperation(r.Method) == nil {
+	method := r.Method
+	if method == http.MethodHead {
+		method = http.MethodGet // what answers GET answers HEAD (RFC 9110, 9.3.2)
+	}
+	if item == nil || item.GetOperation(method) == nil {
 		return nil, nil
 	}
 	params := make(map[string]string)
@@ -77,7 +81,7 @@ func (v *validator) route(r *http.Request) (*routers.Route, map[string]string) {
 		}
 	}
 	return &routers.Route{
-		Spec: v.doc, Path: path, PathItem: item, Method: r.Method, Operation: item.GetOperation(r.Method),
+		Spec: v.doc, Path: path, PathItem: item, Method: method, Operation: item.GetOperation(method),
 	}, params
 }
 
