@@ -18,29 +18,30 @@ const module = "github.com/sluice-proxy/sluice"
 // arrows are the permitted imports between rooms: whatever is not listed is
 // forbidden. A room's own subfolders are rooms of their own.
 var arrows = map[string][]string{
-	"bpf":                {},
-	"bpf/kerneltest":     {},
-	"pool":               {"pool/vault"},
-	"pool/vault":         {},
-	"pool/store":         {"pool", "pool/vault"},
-	"intercept":          {"bpf", "pool", "intercept/cgroup", "intercept/exchange", "intercept/guard", "intercept/netns", "intercept/sniff", "intercept/splice"},
-	"intercept/ca":       {},
-	"intercept/cgroup":   {},
-	"intercept/exchange": {"pool", "intercept/sniff"},
-	"intercept/guard":    {},
-	"intercept/netns":    {},
-	"intercept/sniff":    {},
-	"intercept/splice":   {},
-	"intercept/trust":    {},
-	"monitor":            {"pool", "monitor/notice"},
-	"monitor/notice":     {"pool"},
-	"monitor/audit":      {"pool"},
-	"reset":              {"pool"},
-	"reset/inside":       {},
-	"reset/scope":        {"reset", "reset/inside"},
-	"control":            {"intercept", "intercept/cgroup", "pool", "pool/vault"},
-	"control/telegram":   {"monitor/notice"},
-	"control/api":        {"control", "intercept", "pool", "pool/vault"},
+	"bpf":                 {},
+	"bpf/kerneltest":      {},
+	"pool":                {"pool/vault"},
+	"pool/vault":          {},
+	"pool/store":          {"pool", "pool/vault"},
+	"intercept":           {"bpf", "pool", "intercept/cgroup", "intercept/container", "intercept/exchange", "intercept/guard", "intercept/netns", "intercept/sniff", "intercept/splice"},
+	"intercept/ca":        {},
+	"intercept/cgroup":    {},
+	"intercept/container": {},
+	"intercept/exchange":  {"pool", "intercept/sniff"},
+	"intercept/guard":     {},
+	"intercept/netns":     {},
+	"intercept/sniff":     {},
+	"intercept/splice":    {},
+	"intercept/trust":     {},
+	"monitor":             {"pool", "monitor/notice"},
+	"monitor/notice":      {"pool"},
+	"monitor/audit":       {"pool"},
+	"reset":               {"pool"},
+	"reset/inside":        {},
+	"reset/scope":         {"reset", "reset/inside"},
+	"control":             {"intercept", "intercept/cgroup", "pool", "pool/vault"},
+	"control/telegram":    {"monitor/notice"},
+	"control/api":         {"control", "intercept", "pool", "pool/vault"},
 }
 
 // maxLines is where a file probably holds two nouns.
@@ -157,7 +158,7 @@ func TestFilesAreShort(t *testing.T) {
 func TestCommandHasNoTestCode(t *testing.T) {
 	for _, p := range listPackages(t, "-deps", "./cmd/sluice") {
 		switch strings.TrimPrefix(p.ImportPath, module+"/") {
-		case "testing", "bpf/kerneltest", "scripts/simulator", "scripts/sandbox":
+		case "testing", "bpf/kerneltest", "scripts/containerbox", "scripts/simulator", "scripts/sandbox":
 			t.Errorf("the command depends on %s", p.ImportPath)
 		}
 	}

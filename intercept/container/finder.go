@@ -1,0 +1,218 @@
+package container
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	tasksapi "github.com/containerd/containerd/api/services/tasks/v1"
+	"github.com/containerd/containerd/api/types/task"
+	"github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/core/containers"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/containerd/errdefs"
+)
+
+// Options say where the daemons are.
+type Options struct {
+	Containerd string       // containerd's socket; "": DefaultContainerd
+	Docker     string       // Docker's socket; "": DefaultDocker
+	Log        *slog.Logger // nil: nothing is logged
+	// Timeout limits one question to a daemon. 0: 5 s.
+	Timeout time.Duration
+}
+
+// Finder asks the container daemons of this host. It connects when it is first asked,
+// and again after a daemon was away. Its methods may be called concurrently.
+type Finder struct {
+	opts Options
+
+	mu         sync.Mutex
+	containerd *client.Client
+}
+
+// New makes a Finder. Close it in the end.
+func New(o Options) *Finder {
+	if o.Containerd == "" {
+		o.Containerd = DefaultContainerd
+	}
+	if o.Docker == "" {
+		o.Docker = DefaultDocker
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Timeout == 0 {
+		o.Timeout = 5 * time.Second
+	}
+	return &Finder{opts: o}
+}
+
+// Close gives up the connection to containerd.
+func (f *Finder) Close() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.containerd == nil {
+		return nil
+	}
+	err := f.containerd.Close()
+	f.containerd = nil
+	return err
+}
+
+// connect gives the client; a daemon that is not there is an error at once.
+func (f *Finder) connect() (*client.Client, error) {
+	if _, err := os.Stat(f.opts.Containerd); err != nil {
+		return nil, err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.containerd == nil {
+		c, err := client.New(f.opts.Containerd, client.WithTimeout(f.opts.Timeout))
+		if err != nil {
+			return nil, err
+		}
+		f.containerd = c
+	}
+	return f.containerd, nil
+}
+
+// Find returns the container that a query means, whether it runs or not. The error
+// says what was looked for and where; it matches ErrNotFound, ErrAmbiguous (it names the candidates)
+// or ErrUnavailable.
+func (f *Finder) Find(ctx context.Context, q Query) (Container, error) {
+	all, looked, err := f.list(ctx, q.Namespace)
+	if err != nil {
+		return Container{}, fmt.Errorf("container %q: %w", q.Name, err)
+	}
+	c, err := choose(all, q.Name)
+	if err == nil && c.Runtime == Docker && c.PID == 0 {
+		c.PID, err = f.dockerPID(ctx, c.ID)
+	}
+	if errors.Is(err, ErrNotFound) {
+		return Container{}, fmt.Errorf("container %q: %w: looked for an id or its beginning, and for a name of nerdctl, Docker or Kubernetes, in %s",
+			q.Name, err, strings.Join(looked, " and "))
+	}
+	return c, err
+}
+
+// Select returns the containers with a label, whether they run or not. namespace ""
+// is all. The error matches ErrUnavailable.
+func (f *Finder) Select(ctx context.Context, s Selector, namespace string) ([]Container, error) {
+	all, _, err := f.list(ctx, namespace)
+	if err != nil {
+		return nil, fmt.Errorf("selector %s: %w", s, err)
+	}
+	return slices.DeleteFunc(all, func(c Container) bool { return !s.Matches(c) }), nil
+}
+
+// list asks every daemon; one that is away is passed over as long as another answers.
+// looked are the places, for people.
+func (f *Finder) list(ctx context.Context, namespace string) (all []Container, looked []string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, f.opts.Timeout)
+	defer cancel()
+	all, names, missing := f.ofContainerd(ctx, namespace)
+	if missing == nil {
+		looked = append(looked, fmt.Sprintf("containerd (%s, namespaces %s)", f.opts.Containerd, orNone(names)))
+	}
+	var docker error
+	if namespace == "" || namespace == namespaceDocker {
+		var theirs []dockerContainer
+		if theirs, docker = f.ofDocker(ctx); docker == nil {
+			all = merge(all, theirs)
+			looked = append(looked, fmt.Sprintf("Docker (%s)", f.opts.Docker))
+		}
+	}
+	if len(looked) == 0 {
+		return nil, nil, unavailable(f.opts, missing, docker)
+	}
+	return all, looked, nil
+}
+
+func orNone(words []string) string {
+	if len(words) == 0 {
+		return "none"
+	}
+	return strings.Join(words, ", ")
+}
+
+func unavailable(o Options, missing, docker error) error {
+	text := fmt.Sprintf("containerd at %s: %v", o.Containerd, missing)
+	if docker != nil {
+		text += fmt.Sprintf("; Docker at %s: %v", o.Docker, docker)
+	}
+	return fmt.Errorf("%w (%s); the sockets are set by [containers] in the configuration", ErrUnavailable, text)
+}
+
+// ofContainerd lists what containerd has, in one namespace or in all.
+func (f *Finder) ofContainerd(ctx context.Context, namespace string) (all []Container, names []string, err error) {
+	c, err := f.connect()
+	if err != nil {
+		return nil, nil, err
+	}
+	names = []string{namespace}
+	if namespace == "" {
+		if names, err = c.NamespaceService().List(ctx); err != nil {
+			return nil, nil, err
+		}
+	}
+	for _, name := range names {
+		in := namespaces.WithNamespace(ctx, name)
+		found, err := c.ContainerService().List(in)
+		if err != nil {
+			return nil, nil, fmt.Errorf("namespace %s: %w", name, err)
+		}
+		tasks, err := c.TaskService().List(in, new(tasksapi.ListTasksRequest))
+		if err != nil {
+			return nil, nil, fmt.Errorf("namespace %s: %w", name, err)
+		}
+		running := make(map[string]int)
+		for _, t := range tasks.Tasks {
+			if t.Status != task.Status_STOPPED {
+				running[t.ID] = int(t.Pid)
+			}
+		}
+		for _, one := range found {
+			all = append(all, convert(one, name, running[one.ID]))
+		}
+	}
+	return all, names, nil
+}
+
+func convert(c containers.Container, namespace string, pid int) Container {
+	out := Container{ID: c.ID, Namespace: namespace, Labels: c.Labels, PID: pid, Created: c.CreatedAt}
+	out.complete()
+	return out
+}
+
+// load is one container of containerd's, with what Docker knows of it.
+func (f *Finder) load(ctx context.Context, c *client.Client, namespace, id string) (Container, error) {
+	ctx, cancel := context.WithTimeout(ctx, f.opts.Timeout)
+	defer cancel()
+	found, err := c.ContainerService().Get(namespaces.WithNamespace(ctx, namespace), id)
+	if errdefs.IsNotFound(err) {
+		return Container{}, ErrNotFound
+	}
+	if err != nil {
+		return Container{}, err
+	}
+	out := convert(found, namespace, 0)
+	if out.Runtime == Docker {
+		// Docker's list and not its inspect: that waits until a start is over.
+		theirs, err := f.ofDocker(ctx, id)
+		if err != nil {
+			f.opts.Log.Warn("a container's Docker name is not known", "container", id, "error", err)
+		}
+		out = merge([]Container{out}, theirs)[0]
+	}
+	return out, nil
+}
+
+var _ io.Closer = (*Finder)(nil)

@@ -1,0 +1,163 @@
+package container
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net"
+	"net/http"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/sluice-proxy/sluice/scripts/containerbox"
+)
+
+// finder asks the box's containerd, and a Docker socket where there is a server if it is not nil.
+func finder(t *testing.T, b *containerbox.Box, docker http.Handler) *Finder {
+	t.Helper()
+	o := Options{Docker: filepath.Join(t.TempDir(), "d.sock")}
+	if b != nil {
+		o.Containerd = b.Socket
+	} else {
+		o.Containerd = filepath.Join(t.TempDir(), "c.sock")
+	}
+	if docker != nil {
+		listener, err := net.Listen("unix", o.Docker)
+		if err != nil {
+			t.Fatal(err)
+		}
+		server := &http.Server{Handler: docker}
+		served := make(chan error)
+		go func() { served <- server.Serve(listener) }()
+		t.Cleanup(func() { _ = server.Close(); <-served })
+	}
+	f := New(o)
+	t.Cleanup(func() {
+		if err := f.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return f
+}
+
+func TestFind(t *testing.T) {
+	b := containerbox.New(t, containerbox.Options{})
+	f := finder(t, b, nil)
+	plain := b.Run("plain", containerbox.ContainerOptions{Labels: map[string]string{"app": "agent"}})
+	named := b.Run("feed0123456789", containerbox.ContainerOptions{Labels: map[string]string{labelNerdctlName: "worker"}})
+	b.Create("idle", containerbox.ContainerOptions{Labels: map[string]string{"app": "agent"}})
+	for name, want := range map[string]*containerbox.Container{"plain": plain, "pl": plain, "worker": named, "feed": named} {
+		c, err := f.Find(t.Context(), Query{Name: name, Namespace: b.Namespace})
+		if err != nil || c.ID != want.ID || c.PID != want.PID() || c.Namespace != b.Namespace {
+			t.Errorf("%s: %+v, %v", name, c, err)
+		}
+	}
+	if c, err := f.Find(t.Context(), Query{Name: "idle"}); err != nil || c.PID != 0 || c.Runtime != Containerd {
+		t.Errorf("one that does not run: %+v, %v", c, err)
+	}
+	_, err := f.Find(t.Context(), Query{Name: "nobody"})
+	if !errors.Is(err, ErrNotFound) || !strings.Contains(err.Error(), b.Socket) || !strings.Contains(err.Error(), b.Namespace) {
+		t.Errorf("error: %v", err)
+	}
+	if _, err := f.Find(t.Context(), Query{Name: "plain", Namespace: "elsewhere"}); !errors.Is(err, ErrNotFound) || strings.Contains(err.Error(), b.Namespace) {
+		t.Errorf("in another namespace: %v", err)
+	}
+	all, err := f.Select(t.Context(), Selector{"app", "agent"}, "")
+	if err != nil || len(all) != 2 {
+		t.Errorf("selected: %+v, %v", all, err)
+	}
+	plain.Stop()
+	if c, err := f.Find(t.Context(), Query{Name: "plain"}); err != nil || c.PID != 0 {
+		t.Errorf("stopped: %+v, %v", c, err)
+	}
+}
+
+func TestNoDaemonAnswers(t *testing.T) {
+	t.Parallel()
+	f := finder(t, nil, nil)
+	_, err := f.Find(t.Context(), Query{Name: "agent"})
+	if !errors.Is(err, ErrUnavailable) || !strings.Contains(err.Error(), f.opts.Containerd) || !strings.Contains(err.Error(), f.opts.Docker) {
+		t.Errorf("error: %v", err)
+	}
+}
+
+func TestDockerAlone(t *testing.T) {
+	t.Parallel()
+	docker := http.NewServeMux()
+	answer := func(v any) http.HandlerFunc {
+		return func(w http.ResponseWriter, _ *http.Request) { _ = json.NewEncoder(w).Encode(v) }
+	}
+	docker.HandleFunc("GET /containers/json", answer([]map[string]any{{"Id": "c0ffee", "Names": []string{"/agent"}, "Labels": map[string]string{"app": "x"}}}))
+	docker.HandleFunc("GET /containers/c0ffee/json", answer(map[string]any{"State": map[string]any{"Pid": 4711}}))
+	f := finder(t, nil, docker)
+	c, err := f.Find(t.Context(), Query{Name: "agent"})
+	if err != nil || c.ID != "c0ffee" || c.PID != 4711 {
+		t.Errorf("%+v, %v", c, err)
+	}
+	if _, err := f.Find(t.Context(), Query{Name: "other"}); !errors.Is(err, ErrNotFound) || !strings.Contains(err.Error(), f.opts.Docker) {
+		t.Errorf("error: %v", err)
+	}
+}
+
+// next waits for an event that is wanted, whatever comes before.
+func next(t *testing.T, events <-chan Event, what string, wanted func(Event) bool) Event {
+	t.Helper()
+	deadline := time.After(30 * time.Second)
+	for {
+		select {
+		case e, ok := <-events:
+			if !ok {
+				t.Fatalf("no event: %s", what)
+			}
+			if wanted(e) {
+				return e
+			}
+		case <-deadline:
+			t.Fatalf("no event: %s", what)
+		}
+	}
+}
+
+func TestWatch(t *testing.T) {
+	b := containerbox.New(t, containerbox.Options{})
+	f := finder(t, b, nil)
+	old := b.Run("old", containerbox.ContainerOptions{})
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	events := f.Watch(ctx)
+	listed := func(id string, pid int) func(Event) bool {
+		return func(e Event) bool {
+			for _, c := range e.All {
+				if e.Change == Listed && c.ID == id && c.PID == pid {
+					return true
+				}
+			}
+			return false
+		}
+	}
+	next(t, events, "old is listed", listed("old", old.PID()))
+	c := b.Create("young", containerbox.ContainerOptions{Labels: map[string]string{"app": "agent"}})
+	c.Prepare()
+	e := next(t, events, "young is prepared", func(e Event) bool { return e.Change == Starting && e.Container.ID == "young" })
+	if e.Container.PID != c.PID() || e.Container.Labels["app"] != "agent" {
+		t.Errorf("prepared: %+v", e)
+	}
+	c.Start()
+	if said, code := c.Exec(0, "true"); code != 0 {
+		t.Fatal(said)
+	}
+	c.Stop()
+	next(t, events, "young has ended", func(e Event) bool { return e.Change == Ended && e.Container.ID == "young" })
+	b.KillDaemon()
+	b.StartDaemon()
+	next(t, events, "all are listed again", listed("old", old.PID()))
+	c.Start()
+	next(t, events, "young starts again", func(e Event) bool { return e.Change == Starting && e.Container.PID == c.PID() })
+	c.Remove()
+	next(t, events, "young is removed", func(e Event) bool { return e.Change == Removed && e.Container.ID == "young" })
+	cancel()
+	for range events { // it ends
+	}
+}

@@ -1,0 +1,148 @@
+package container
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	eventsapi "github.com/containerd/containerd/api/events"
+	"github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/core/events"
+	"github.com/containerd/typeurl/v2"
+)
+
+// Change is what has become of a container.
+type Change uint8
+
+const (
+	// Listed: the watch begins, or begins anew after the daemon was away; Event.All is all there is.
+	Listed Change = iota + 1
+	// Starting: its first process is there, and in its namespaces; its command has not run yet, or just now.
+	Starting
+	// Ended: its first process has ended.
+	Ended
+	// Removed: the container is gone. Only ID and Namespace are known.
+	Removed
+)
+
+// Event is a change.
+type Event struct {
+	Change    Change
+	Container Container
+	All       []Container
+}
+
+// How long a watch waits before it tries again: twice as long each time, up to the most.
+const (
+	firstPause = 100 * time.Millisecond
+	mostPause  = 10 * time.Second
+)
+
+// filters are containerd's: one of these topics, in any namespace.
+func filters() []string {
+	return []string{`topic=="/tasks/create"`, `topic=="/tasks/start"`, `topic=="/tasks/exit"`, `topic=="/containers/delete"`}
+}
+
+// Watch tells of changes until ctx is done; then the channel is closed. First comes a
+// Listed, and another one each time that containerd was away: nothing is missed, as the
+// events are subscribed to before the list is asked for.
+func (f *Finder) Watch(ctx context.Context) <-chan Event {
+	out := make(chan Event)
+	go func() {
+		defer close(out)
+		pause, away := firstPause, false
+		for ctx.Err() == nil {
+			began := time.Now()
+			err := f.follow(ctx, out)
+			if ctx.Err() != nil {
+				return
+			}
+			if time.Since(began) > mostPause {
+				pause, away = firstPause, false
+			}
+			if !away {
+				f.opts.Log.Warn("containerd's events end: trying again", "socket", f.opts.Containerd, "error", err)
+				away = true
+			}
+			select {
+			case <-time.After(pause):
+			case <-ctx.Done():
+			}
+			pause = min(2*pause, mostPause)
+		}
+	}()
+	return out
+}
+
+// follow subscribes, lists and passes events on until the subscription ends.
+func (f *Finder) follow(ctx context.Context, out chan<- Event) error {
+	c, err := f.connect()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	envelopes, errs := c.Subscribe(ctx, filters()...)
+	all, _, err := f.list(ctx, "")
+	if err != nil {
+		return err
+	}
+	send := func(e Event) {
+		select {
+		case out <- e:
+		case <-ctx.Done():
+		}
+	}
+	send(Event{Change: Listed, All: all})
+	f.opts.Log.Debug("containerd's events are followed", "socket", f.opts.Containerd)
+	for {
+		select {
+		case envelope := <-envelopes:
+			e, err := f.read(ctx, c, envelope)
+			switch {
+			case errors.Is(err, ErrNotFound):
+			case err != nil:
+				return err // begin anew with a list: an event was missed
+			case e.Change != 0:
+				send(e)
+			}
+		case err := <-errs:
+			if err == nil {
+				err = errors.New("the stream has ended")
+			}
+			return err
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// read makes an event of containerd's one of ours; Change is 0 for what does not concern us.
+func (f *Finder) read(ctx context.Context, c *client.Client, envelope *events.Envelope) (Event, error) {
+	decoded, err := typeurl.UnmarshalAny(envelope.Event)
+	if err != nil {
+		return Event{}, fmt.Errorf("event %s: %w", envelope.Topic, err)
+	}
+	var e Event
+	var id string
+	pid := 0
+	switch x := decoded.(type) {
+	case *eventsapi.TaskCreate:
+		e.Change, id, pid = Starting, x.ContainerID, int(x.Pid)
+	case *eventsapi.TaskStart:
+		e.Change, id, pid = Starting, x.ContainerID, int(x.Pid)
+	case *eventsapi.TaskExit:
+		if x.ID != x.ContainerID {
+			return Event{}, nil // a command that was run in it
+		}
+		e.Change, id = Ended, x.ContainerID
+	case *eventsapi.ContainerDelete:
+		return Event{Change: Removed, Container: Container{ID: x.ID, Namespace: envelope.Namespace}}, nil
+	default:
+		return Event{}, nil
+	}
+	e.Container, err = f.load(ctx, c, envelope.Namespace, id)
+	e.Container.PID = pid
+	return e, err
+}
