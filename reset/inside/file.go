@@ -4,9 +4,11 @@ package inside
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 
@@ -80,4 +82,37 @@ func Owner(pid int) (uint32, error) {
 		}
 	}
 	return 0, fmt.Errorf("process %d does not say whose it is", pid)
+}
+
+// Cgroup is the directory of a process's cgroup in the tree of version 2, which is
+// mounted beside those of version 1 on some hosts.
+func Cgroup(pid int) (string, error) {
+	mount, err := cgroupMount()
+	if err != nil {
+		return "", err
+	}
+	text, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/cgroup")
+	if err != nil {
+		return "", err
+	}
+	for line := range strings.Lines(string(text)) {
+		if below, ok := strings.CutPrefix(strings.TrimSuffix(line, "\n"), "0::"); ok {
+			return filepath.Join(mount, below), nil
+		}
+	}
+	return "", fmt.Errorf("process %d is in no cgroup of version 2", pid)
+}
+
+func cgroupMount() (string, error) {
+	text, err := os.ReadFile("/proc/thread-self/mountinfo")
+	if err != nil {
+		return "", err
+	}
+	for line := range strings.Lines(string(text)) {
+		mounted, kind, _ := strings.Cut(line, " - ") // proc_pid_mountinfo(5)
+		if fields := strings.Fields(mounted); len(fields) > 4 && fields[3] == "/" && strings.HasPrefix(kind, "cgroup2 ") {
+			return fields[4], nil
+		}
+	}
+	return "", errors.New("cgroup v2 is not mounted")
 }
