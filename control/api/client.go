@@ -4,6 +4,8 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,6 +13,8 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
+	"net/url"
+	"strings"
 	"syscall"
 	"time"
 
@@ -66,6 +70,34 @@ func Dial(socket string) (*Client, error) {
 	}
 	c.raw = raw
 	return c, nil
+}
+
+// DialURL makes a client of the daemon that serves TCP at an address such as
+// "https://sluice.example:7734", with a bearer token. Roots are what its certificate
+// may be signed by; nil is the system's. It does not connect yet. The token does not
+// go to another host, nor over the wire in clear.
+func DialURL(address, token string, roots *x509.CertPool) (*Client, error) {
+	u, err := url.Parse(address)
+	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" || u.User != nil || strings.Trim(u.Path, "/") != "" {
+		return nil, invalid("url: %q is not like https://HOST:PORT", address)
+	}
+	if ip := net.ParseIP(u.Hostname()); u.Scheme == "http" && u.Hostname() != "localhost" && (ip == nil || !ip.IsLoopback()) {
+		return nil, invalid("url: the token would go to %s in clear: use https", u.Host)
+	}
+	transport := &http.Transport{
+		Proxy: http.ProxyFromEnvironment, TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
+		MaxIdleConns: 1, IdleConnTimeout: 10 * time.Second,
+	}
+	c := &Client{http: &http.Client{
+		Transport:     transport,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}}
+	c.raw, err = NewClient(u.Scheme+"://"+u.Host, WithHTTPClient(c.http), WithRequestEditorFn(
+		func(_ context.Context, r *http.Request) error {
+			r.Header.Set("Authorization", "Bearer "+token)
+			return nil
+		}))
+	return c, err
 }
 
 // Close drops the connection, if there is one.

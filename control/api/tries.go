@@ -15,7 +15,10 @@ const (
 
 // tries counts wrong tokens by where they come from. The zero value has counted
 // none. It is not safe for concurrent use.
-type tries struct{ by map[netip.Addr]*tried }
+type tries struct {
+	by    map[netip.Addr]*tried
+	swept time.Time
+}
 
 type tried struct {
 	since time.Time
@@ -60,7 +63,8 @@ func (t *tries) wrong(a netip.Addr, now time.Time) (worthTelling bool) {
 	if t.by == nil {
 		t.by = make(map[netip.Addr]*tried)
 	}
-	if len(t.by) >= maxTriers {
+	if len(t.by) >= maxTriers && now.Sub(t.swept) >= triesWindow/10 {
+		t.swept = now
 		for other, seen := range t.by {
 			if now.Sub(seen.since) >= triesWindow {
 				delete(t.by, other)
