@@ -54,21 +54,24 @@ var hermes = Profile{
 	CheckFiles: []string{"~/.hermes/auth.json", "$HERMES_HOME/auth.json"},
 }
 
-// Profiles is every profile that a pool may name. The zero value has the built-in one.
-type Profiles struct{ own map[string]Profile }
+// Profiles are those that a pool may name besides the built-in one, by their names.
+type Profiles map[string]Profile
 
 // NewProfiles checks profiles and adds them to the built-in ones, in whose place
 // they may be. An error names the key of the configuration.
 func NewProfiles(own []Profile) (Profiles, error) {
-	p := Profiles{own: make(map[string]Profile)}
+	if len(own) == 0 {
+		return nil, nil
+	}
+	p := make(Profiles)
 	for _, profile := range own {
 		if err := profile.validate(); err != nil {
-			return Profiles{}, fmt.Errorf("profile.%s: %w", profile.Name, err)
+			return nil, fmt.Errorf("profile.%s: %w", profile.Name, err)
 		}
-		if _, twice := p.own[profile.Name]; twice {
-			return Profiles{}, fmt.Errorf("profile.%s: is there twice", profile.Name)
+		if _, twice := p[profile.Name]; twice {
+			return nil, fmt.Errorf("profile.%s: is there twice", profile.Name)
 		}
-		p.own[profile.Name] = profile
+		p[profile.Name] = profile
 	}
 	return p, nil
 }
@@ -76,7 +79,7 @@ func NewProfiles(own []Profile) (Profiles, error) {
 // Find is the profile of a name; "" is [DefaultProfile]. Errors are *[pool.Error].
 func (p Profiles) Find(name string) (Profile, error) {
 	name = cmp.Or(name, DefaultProfile)
-	found, ok := p.own[name]
+	found, ok := p[name]
 	if !ok && name == DefaultProfile {
 		found, ok = hermes, true
 	}
@@ -90,8 +93,8 @@ func (p Profiles) Find(name string) (Profile, error) {
 }
 
 func (p Profiles) names() []string {
-	names := slices.Collect(maps.Keys(p.own))
-	if _, ok := p.own[DefaultProfile]; !ok {
+	names := slices.Collect(maps.Keys(p))
+	if _, ok := p[DefaultProfile]; !ok {
 		names = append(names, DefaultProfile)
 	}
 	slices.Sort(names)

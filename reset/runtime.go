@@ -40,6 +40,16 @@ var (
 	ErrUnavailable = errors.New("unavailable")
 )
 
+// As gives an error one of these meanings without changing what it says.
+func As(meaning, err error) error { return meant{err, meaning} }
+
+type meant struct {
+	error
+	meaning error
+}
+
+func (m meant) Unwrap() []error { return []error{m.error, m.meaning} }
+
 // Command is what is to be run: an argument vector, never a shell's text. It gets no
 // capabilities and cannot gain any.
 type Command struct {

@@ -37,9 +37,11 @@ var arrows = map[string][]string{
 	"monitor/notice":      {"pool"},
 	"monitor/audit":       {"pool"},
 	"reset":               {"pool"},
+	"reset/containerd":    {"reset", "reset/inside"},
+	"reset/guest":         {"reset"},
 	"reset/inside":        {},
 	"reset/scope":         {"reset", "reset/inside"},
-	"control":             {"intercept", "intercept/cgroup", "pool", "pool/vault"},
+	"control":             {"intercept", "intercept/cgroup", "pool", "pool/vault", "reset"},
 	"control/telegram":    {"monitor/notice"},
 	"control/api":         {"control", "intercept", "pool", "pool/vault"},
 }
