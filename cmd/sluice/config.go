@@ -36,6 +36,7 @@ type config struct {
 	LogFormat     string
 	Pool          poolConfig
 	Replay        replayConfig
+	API           apiConfig
 	Notify        []monitor.Channel // besides the log
 }
 
@@ -74,6 +75,7 @@ type rawConfig struct {
 		MaxBody *int64 `toml:"max_body_mib"`
 		Budget  *int64 `toml:"budget_mib"`
 	} `toml:"replay"`
+	API    rawAPI    `toml:"api"`
 	Notify rawNotify `toml:"notify"`
 }
 
@@ -83,6 +85,7 @@ func defaultConfig() config {
 		DrainTime: 30 * time.Second, LogLevel: "info", LogFormat: "auto",
 		Pool:   poolConfig{MaxStatedRetry: 15 * time.Minute, ProbeInterval: 15 * time.Minute, MaxHeld: pool.DefaultMaxHeld},
 		Replay: replayConfig{MaxBody: 32 << 20, Budget: 256 << 20},
+		API:    apiConfig{TokenFile: defaultTokenFile},
 	}
 }
 
@@ -147,6 +150,9 @@ func parseConfig(text []byte) (config, error) {
 	keep(choice("log.format", raw.Log.Format, &c.LogFormat, "auto", "text", "json"))
 	keep(duration("pool.max_stated_retry", raw.Pool.MaxStatedRetry, &c.Pool.MaxStatedRetry, time.Second, 24*time.Hour))
 	keep(duration("pool.probe_interval", raw.Pool.ProbeInterval, &c.Pool.ProbeInterval, 0, 24*time.Hour))
+	if err == nil {
+		c.API, err = raw.API.check()
+	}
 	if err == nil {
 		c.Notify, err = raw.Notify.channels()
 	}

@@ -55,6 +55,7 @@ type sluiced struct {
 	ops      *control.Operations
 	api      *api.Server
 	sock     net.Listener
+	tcp      *tcpAPI // nil: not over TCP
 	notes    chan pool.Event
 }
 
@@ -96,7 +97,7 @@ func newLog(cfg config, e env) *slog.Logger {
 // collide with.
 func (d *sluiced) open(ctx context.Context) error {
 	for _, step := range []func(context.Context) error{
-		d.openStore, d.openSocket, d.openKernel, d.openPools, d.openMonitor, d.openAuthority, d.openInterceptor, d.openAPI,
+		d.openStore, d.openSocket, d.openKernel, d.openPools, d.openMonitor, d.openAuthority, d.openInterceptor, d.openAPI, d.openTCP,
 	} {
 		if err := step(ctx); err != nil {
 			return err
@@ -351,7 +352,7 @@ func (d *sluiced) openAPI(context.Context) error {
 		Pools: d.keep, Members: d.keep, Credentials: d.keep, Events: d.keep, Placeholders: d.keep,
 		Targets: d.in, Kernel: counted{d.hooks, d.in}, Authority: d.ca,
 		Build:    control.Build{Version: b.Version, Commit: b.Commit, Date: b.Date, Go: b.Go},
-		StateDir: d.cfg.StateDir, PinDir: d.cfg.PinDir, Log: d.log,
+		StateDir: d.cfg.StateDir, PinDir: d.cfg.PinDir, Note: d.note, Log: d.log,
 	})
 	registry := prometheus.NewPedanticRegistry()
 	registry.MustRegister(
@@ -372,6 +373,7 @@ func (d *sluiced) run(ctx context.Context) error {
 	group.Go(func() error { return d.writeNotes(ctx) })
 	group.Go(func() error { return d.watch.Run(ctx) })
 	group.Go(func() error { return d.renewAuthority(ctx) })
+	group.Go(func() error { return d.serveTCP(ctx) })
 	group.Go(func() error {
 		select {
 		case <-d.in.Ready():

@@ -7,8 +7,6 @@ import (
 	"time"
 
 	"golang.org/x/term"
-
-	"github.com/sluice-proxy/sluice/control/api"
 )
 
 const defaultSocket = "/run/sluice/sluice.sock"
@@ -62,8 +60,6 @@ func (c *cli) socketPath() string {
 	}
 	return defaultSocket
 }
-
-func (c *cli) client() (*api.Client, error) { return api.Dial(c.socketPath()) }
 
 // optional points to the value unless it is the zero value, which means "not given".
 func optional[T comparable](value T) *T {
