@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"strings"
 
 	"github.com/sluice-proxy/sluice/intercept"
 	"github.com/sluice-proxy/sluice/intercept/cgroup"
+	"github.com/sluice-proxy/sluice/intercept/container"
 	"github.com/sluice-proxy/sluice/pool"
 )
 
@@ -27,10 +29,14 @@ type Placeholders interface {
 	Placeholders(pools []string) map[string]string
 }
 
-// TargetSpec is what to attach.
+// TargetSpec is what to attach: one of Cgroup to Selector.
 type TargetSpec struct {
-	Cgroup    string   // absolute path; or, if empty,
+	Cgroup    string   // absolute path
 	PID       int      // the process whose cgroup is meant
+	Unit      string   // a unit of systemd's
+	Container string   // a container's id or name
+	Selector  string   // KEY=VALUE: each container with this label, now and later
+	Namespace string   // containerd's, for Container and Selector; empty is any
 	Pools     []string // only these serve it; empty is every pool
 	Transient bool     // ends with its cgroup; PID is the process that fills it
 }
@@ -61,18 +67,49 @@ func (o *Operations) Attach(ctx context.Context, by Actor, s TargetSpec) (interc
 }
 
 func (s TargetSpec) request() (intercept.Request, error) {
-	r := intercept.Request{Kind: intercept.KindCgroup, Cgroup: s.Cgroup, PID: s.PID, Pools: s.Pools}
-	switch {
-	case s.Transient && s.Cgroup == "":
-		return r, invalid("cgroup: a transient target needs one")
-	case s.Transient:
+	r := intercept.Request{
+		Kind: intercept.KindCgroup, Cgroup: s.Cgroup, PID: s.PID, Unit: s.Unit,
+		Container: s.Container, Selector: s.Selector, Namespace: s.Namespace, Pools: s.Pools,
+	}
+	if s.Transient {
+		switch {
+		case s.Cgroup == "":
+			return r, invalid("cgroup: a transient target needs one")
+		case s.Unit != "" || s.Container != "" || s.Selector != "" || s.Namespace != "":
+			return r, invalid("transient: such a target is a cgroup, and nothing else")
+		}
 		r.Kind = intercept.KindRun
-	case s.Cgroup != "" && s.PID != 0:
-		return r, invalid("pid: give either cgroup or pid, not both")
-	case s.PID != 0:
-		r.Kind = intercept.KindPID
-	case s.Cgroup == "":
-		return r, invalid("cgroup: give either cgroup or pid")
+		return r, nil
+	}
+	var given []string
+	for _, x := range []struct {
+		field string
+		given bool
+		kind  intercept.Kind
+	}{
+		{"cgroup", s.Cgroup != "", intercept.KindCgroup},
+		{"pid", s.PID != 0, intercept.KindPID},
+		{"unit", s.Unit != "", intercept.KindUnit},
+		{"container", s.Container != "", intercept.KindContainer},
+		{"selector", s.Selector != "", intercept.KindSelector},
+	} {
+		if x.given {
+			given = append(given, x.field)
+			r.Kind = x.kind
+		}
+	}
+	switch {
+	case len(given) == 0:
+		return r, invalid("cgroup: give one of cgroup, pid, unit, container and selector")
+	case len(given) > 1:
+		return r, invalid("%s: give one of cgroup, pid, unit, container and selector, not %s", given[1], strings.Join(given, " and "))
+	case s.Namespace != "" && r.Kind != intercept.KindContainer && r.Kind != intercept.KindSelector:
+		return r, invalid("namespace: it is containerd's, and goes with container or selector")
+	}
+	if s.Selector != "" {
+		if _, err := container.ParseSelector(s.Selector); err != nil {
+			return r, invalid("%v", err)
+		}
 	}
 	return r, nil
 }
@@ -105,8 +142,12 @@ func targetError(err error) error {
 	switch {
 	case errors.Is(err, intercept.ErrConflict):
 		code = pool.CodeConflict
-	case errors.Is(err, intercept.ErrStopped):
+	case errors.Is(err, intercept.ErrStopped), errors.Is(err, container.ErrUnavailable):
 		code = pool.CodeUnavailable
+	case errors.Is(err, container.ErrAmbiguous), errors.Is(err, cgroup.ErrManyUnits):
+		code = pool.CodeInvalid
+	case errors.Is(err, container.ErrNotFound), errors.Is(err, cgroup.ErrNoUnit):
+		code = pool.CodeNotFound
 	case errors.Is(err, intercept.ErrNotFound), errors.Is(err, fs.ErrNotExist), errors.Is(err, cgroup.ErrGone):
 		code = pool.CodeNotFound
 	case errors.Is(err, cgroup.ErrVersion1), errors.Is(err, cgroup.ErrNotCgroup), errors.Is(err, cgroup.ErrOwn):

@@ -15,8 +15,8 @@ import (
 
 // Request says what to attach to.
 type Request struct {
-	// Kind is how the cgroup is named: KindCgroup and KindRun take Cgroup, KindPID takes
-	// PID. Empty: KindCgroup.
+	// Kind is how the target is named: KindCgroup and KindRun take Cgroup, KindPID takes
+	// PID, KindUnit takes Unit, KindContainer Container and KindSelector Selector. Empty: KindCgroup.
 	Kind Kind
 	// Cgroup is the absolute path of a cgroup v2 folder.
 	Cgroup string
@@ -24,16 +24,42 @@ type Request struct {
 	// process yet, it is the one that will start the command: its network namespace has a
 	// listener before Attach returns, and keeps it while the target is there. 0: none.
 	PID int
+	// Unit is a unit of systemd's; without a suffix it is a service.
+	Unit string
+	// Container is a name as container.Query takes it. It does not have to run.
+	Container string
+	// Selector is a label, KEY=VALUE.
+	Selector string
+	// Namespace is containerd's, for Container and Selector. Empty: any.
+	Namespace string
 	// Pools are the names of the pools that the target may use. Empty: any.
 	Pools []string
 }
 
 // Attach puts the programs on a cgroup, after every network namespace of its processes
 // has listeners. A cgroup that is attached already is not touched, and its target
-// returned. When it fails, nothing is left: no program, no listener, no row. The errors
-// match what cgroup.Validate and cgroup.OfPID give, ErrConflict and ErrStopped.
+// returned. A container that does not run is attached when it starts; a selector's
+// containers, those that run and those to come, become targets of their own. When it fails, nothing is left: no
+// program, no listener, no row. The errors match what cgroup.Validate, cgroup.OfPID, cgroup.OfUnit and
+// container.Finder give, ErrConflict and ErrStopped.
 func (in *Interceptor) Attach(ctx context.Context, r Request) (Target, error) {
-	path, ref, err := locate(r)
+	v := Target{Kind: r.Kind, Pools: append([]string{}, r.Pools...), Created: in.opts.Now()}
+	pid := r.PID
+	var err error
+	switch r.Kind {
+	case KindSelector:
+		return in.attachSelector(ctx, r, v)
+	case KindContainer:
+		v, pid, err = in.findContainer(ctx, r, v)
+	default:
+		v.Cgroup, v.Ref, err = locate(ctx, r)
+		if v.Kind == "" {
+			v.Kind = KindCgroup
+		}
+		if v.Kind == KindUnit {
+			v.Unit = v.Ref
+		}
+	}
 	if err != nil {
 		return Target{}, err
 	}
@@ -42,45 +68,63 @@ func (in *Interceptor) Attach(ctx context.Context, r Request) (Target, error) {
 	if in.stopped {
 		return Target{}, ErrStopped
 	}
-	if t := in.at(path); t != nil {
-		if !samePools(t.Pools, r.Pools) {
-			return Target{}, fmt.Errorf("cgroup %s: %w: it is target %s, for other pools; detach that first", path, ErrConflict, t.ID)
+	made, err := in.add(ctx, v, pid)
+	if err != nil {
+		return Target{}, err
+	}
+	t := in.same(v)
+	if v.Kind == KindContainer {
+		in.lookOut(false)
+		in.confide(ctx, t, pid)
+	} else {
+		in.confideAny(ctx, t)
+	}
+	return made, nil
+}
+
+// add makes a target of v, whose ID is still to be found; pid is for KindRun. The caller holds ops.
+func (in *Interceptor) add(ctx context.Context, v Target, pid int) (Target, error) {
+	if t := in.same(v); t != nil {
+		if !samePools(t.Pools, v.Pools) {
+			return Target{}, fmt.Errorf("%s: %w: it is target %s, for other pools; detach that first", v.what(), ErrConflict, t.ID)
 		}
 		return in.present(t), nil
 	}
 	// A socket's hooks would run once for each attached cgroup above it, and the second run
 	// takes the first one's redirect for the agent's own connect to loopback.
-	if t := in.nested(path); t != nil {
-		return Target{}, fmt.Errorf("cgroup %s: %w: target %s is %s, and attached cgroups cannot be nested; detach that first", path, ErrConflict, t.ID, t.Cgroup)
+	if t := in.nested(v.Cgroup, ""); t != nil {
+		return Target{}, fmt.Errorf("%s: %w: target %s is %s, and attached cgroups cannot be nested; detach that first", v.what(), ErrConflict, t.ID, t.Cgroup)
 	}
-	t := in.newTarget(Target{
-		ID:      targetID(path, in.taken),
-		Kind:    r.Kind,
-		Ref:     ref,
-		Cgroup:  path,
-		Pools:   append([]string{}, r.Pools...),
-		Created: in.opts.Now(),
-	})
-	if t.Kind == "" {
-		t.Kind = KindCgroup
-	}
+	v.ID = targetID(v.identity(), in.taken)
+	t := in.newTarget(v)
 	if t.Kind == KindRun {
-		t.pid = r.PID
+		t.pid = pid
 	}
 	in.register(t)
-	if err := in.engage(ctx, t); err != nil {
-		return Target{}, errors.Join(err, in.dismiss(t, false))
+	hooked := false
+	switch {
+	case t.Kind == KindSelector:
+		t.State = StateWatching
+	case t.Cgroup == "":
+		t.State, t.Reason = StateWaiting, notRunning
+	default:
+		if err := in.engage(ctx, t); err != nil {
+			return Target{}, errors.Join(err, in.dismiss(t, false))
+		}
+		hooked = true
 	}
 	if err := in.opts.Memory.Save(ctx, in.present(t)); err != nil {
-		return Target{}, errors.Join(fmt.Errorf("remember the target: %w", err), in.dismiss(t, true))
+		return Target{}, errors.Join(fmt.Errorf("remember the target: %w", err), in.dismiss(t, hooked))
 	}
-	in.tasks.Go(func() { in.follow(t) })
-	in.opts.Log.Info("attached", "target", t.ID, "cgroup", path)
+	in.accompany(t)
+	if hooked {
+		in.opts.Log.Info("attached", "target", t.ID, "cgroup", t.Cgroup)
+	}
 	return in.present(t), nil
 }
 
 // locate finds the cgroup that a request means, and checks that it may be attached.
-func locate(r Request) (path, ref string, err error) {
+func locate(ctx context.Context, r Request) (path, ref string, err error) {
 	path, ref = r.Cgroup, r.Cgroup
 	switch r.Kind {
 	case KindCgroup, KindRun, "":
@@ -96,12 +140,18 @@ func locate(r Request) (path, ref string, err error) {
 		if err != nil {
 			return "", "", err
 		}
+	case KindUnit:
+		if path, ref, err = cgroup.OfUnit(ctx, r.Unit); err != nil {
+			return "", "", err
+		}
 	default:
 		return "", "", fmt.Errorf("unknown kind of target %q", r.Kind)
 	}
 	path, err = cgroup.Validate(path)
 	if err != nil && r.Kind == KindPID {
 		err = fmt.Errorf("process %d: %w", r.PID, err)
+	} else if err != nil && r.Kind == KindUnit {
+		err = fmt.Errorf("unit %s: %w", ref, err)
 	}
 	return path, ref, err
 }
@@ -120,6 +170,9 @@ func (in *Interceptor) Detach(ctx context.Context, id string) error {
 	if !ok {
 		return fmt.Errorf("target %q: %w", id, ErrNotFound)
 	}
+	if t.Parent != "" {
+		return fmt.Errorf("target %s: %w: selector %s keeps it attached, which is target %s; detach that", id, ErrConflict, t.Selector, t.Parent)
+	}
 	return in.detach(ctx, t)
 }
 
@@ -132,7 +185,9 @@ func (in *Interceptor) DetachAll(ctx context.Context) error {
 	}
 	var failed []error
 	for _, t := range in.allTargets() {
-		failed = append(failed, in.detach(ctx, t))
+		if t.Parent == "" {
+			failed = append(failed, in.detach(ctx, t))
+		}
 	}
 	return errors.Join(failed...)
 }
@@ -140,6 +195,16 @@ func (in *Interceptor) DetachAll(ctx context.Context) error {
 // detach forgets first: if the rest fails, a restart does not attach it again, but takes
 // the programs off. The caller holds ops.
 func (in *Interceptor) detach(ctx context.Context, t *target) error {
+	if t.Kind == KindSelector {
+		for _, child := range in.allTargets() {
+			if child.Parent != t.ID {
+				continue
+			}
+			if err := in.detach(ctx, child); err != nil {
+				return err
+			}
+		}
+	}
 	if err := in.opts.Memory.Delete(ctx, t.ID); err != nil {
 		return fmt.Errorf("forget target %s: %w", t.ID, err)
 	}
@@ -177,7 +242,7 @@ func (in *Interceptor) dismiss(t *target, hooked bool) error {
 	in.mu.Unlock()
 	t.end()
 	t.cut()
-	return errors.Join(err, in.release(t))
+	return errors.Join(err, in.distrust(t), in.release(t))
 }
 
 // unhook takes the programs off, by id if the path is gone or stands for another cgroup.
@@ -285,24 +350,24 @@ func (in *Interceptor) raise(ctx context.Context, t *target) {
 
 // follow accompanies a target: listeners when processes come, and the wait for the
 // cgroup's return when it is gone.
-func (in *Interceptor) follow(t *target) {
-	for t.life.Err() == nil {
+func (in *Interceptor) follow(ctx context.Context, t *target, path string) {
+	for ctx.Err() == nil {
 		in.mu.RLock()
 		attached := t.State == StateAttached
 		in.mu.RUnlock()
-		if attached && !in.watch(t) {
+		if attached && !in.watch(ctx, t, path) {
 			return
 		}
-		if !attached || in.lost(t) {
-			if err := cgroup.Appear(t.life, t.Cgroup); err != nil {
-				if t.life.Err() == nil {
+		if !attached || in.lost(ctx, t) {
+			if err := cgroup.Appear(ctx, path); err != nil {
+				if ctx.Err() == nil {
 					in.setState(t, StateFailed, err.Error())
 				}
 				return
 			}
 			in.ops.Lock()
 			failed := false
-			if t.life.Err() == nil && !in.stopped {
+			if ctx.Err() == nil && !in.stopped {
 				in.raise(t.life, t)
 				in.mu.RLock()
 				failed = t.State == StateFailed
@@ -318,8 +383,8 @@ func (in *Interceptor) follow(t *target) {
 
 // watch follows an attached cgroup until it is removed; it is false when the following
 // ended for another reason.
-func (in *Interceptor) watch(t *target) bool {
-	events, err := cgroup.Watch(t.life, t.Cgroup)
+func (in *Interceptor) watch(ctx context.Context, t *target, path string) bool {
+	events, err := cgroup.Watch(ctx, path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return true
 	}
@@ -331,9 +396,10 @@ func (in *Interceptor) watch(t *target) bool {
 		switch e {
 		case cgroup.Populated:
 			in.ops.Lock()
-			if err := in.scan(t.life, t); err != nil && t.life.Err() == nil {
+			if err := in.scan(ctx, t); err != nil && ctx.Err() == nil {
 				in.opts.Log.Error("namespace without listener: its connects are refused", "target", t.ID, "error", err)
 			}
+			in.confideAny(ctx, t)
 			in.ops.Unlock()
 		case cgroup.Removed:
 			return true
@@ -344,10 +410,10 @@ func (in *Interceptor) watch(t *target) bool {
 
 // lost notes that a target's cgroup is gone, and tells whether to wait for its return:
 // not if the target ends with it.
-func (in *Interceptor) lost(t *target) bool {
+func (in *Interceptor) lost(ctx context.Context, t *target) bool {
 	in.ops.Lock()
 	defer in.ops.Unlock()
-	if t.life.Err() != nil || in.stopped {
+	if ctx.Err() != nil || in.stopped {
 		return false
 	}
 	if t.Kind == KindRun {
@@ -356,13 +422,22 @@ func (in *Interceptor) lost(t *target) bool {
 		}
 		return false
 	}
-	in.setState(t, StateWaiting, "the cgroup was removed")
+	in.drop(t)
+	return true
+}
+
+// drop takes back what was done for a cgroup that is gone. The caller holds ops.
+func (in *Interceptor) drop(t *target) {
+	reason := "the cgroup was removed"
+	if t.Kind == KindContainer {
+		reason = notRunning
+	}
+	in.setState(t, StateWaiting, reason)
 	err := errors.Join(in.opts.Hooks.DetachID(t.CgroupID), in.release(t))
 	if err != nil {
 		in.opts.Log.Error("removed cgroup not cleaned up", "target", t.ID, "error", err)
 	}
 	in.opts.Log.Info("cgroup removed: waiting for its return", "target", t.ID, "cgroup", t.Cgroup)
-	return true
 }
 
 func (in *Interceptor) setState(t *target, s State, reason string) {
@@ -379,6 +454,20 @@ func (in *Interceptor) newTarget(v Target) *target {
 	return t
 }
 
+// accompany follows a target, or follows it anew where its cgroup is now. The caller holds ops.
+func (in *Interceptor) accompany(t *target) {
+	if t.part != nil {
+		t.part()
+	}
+	if t.Cgroup == "" {
+		return // a container that has not been seen running, or a selector: their events tell
+	}
+	var ctx context.Context
+	ctx, t.part = context.WithCancel(t.life)
+	path := t.Cgroup
+	in.tasks.Go(func() { in.follow(ctx, t, path) })
+}
+
 func (in *Interceptor) register(t *target) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
@@ -391,23 +480,26 @@ func (in *Interceptor) present(t *target) Target {
 	return in.show(t)
 }
 
-// at is the target of a cgroup, or nil.
-func (in *Interceptor) at(path string) *target {
+// same is the target that stands for the same thing already, or nil.
+func (in *Interceptor) same(v Target) *target {
 	in.mu.RLock()
 	defer in.mu.RUnlock()
 	for _, t := range in.targets {
-		if t.Cgroup == path {
+		if v.Cgroup != "" && t.Cgroup == v.Cgroup || t.identity() == v.identity() {
 			return t
 		}
 	}
 	return nil
 }
 
-// nested is a target whose cgroup is above or below path, or nil.
-func (in *Interceptor) nested(path string) *target {
+// nested is a target other than but whose cgroup is path, above or below it, or nil.
+func (in *Interceptor) nested(path, but string) *target {
 	in.mu.RLock()
 	defer in.mu.RUnlock()
 	for _, t := range in.targets {
+		if path == "" || t.Cgroup == "" || t.ID == but {
+			continue
+		}
 		if cgroup.Within(path, t.Cgroup) || cgroup.Within(t.Cgroup, path) {
 			return t
 		}

@@ -68,6 +68,10 @@ type Options struct {
 	Exchange  Exchange
 	Dialer    *Dialer // the one that Exchange dials with
 	Memory    Memory
+	// Containers finds containers. nil: they cannot be attached by name.
+	Containers Containers
+	// Trust is told of each process of a target that others can be reached by. nil: nobody is.
+	Trust Trust
 
 	Log *slog.Logger     // nil: nothing is logged
 	Now func() time.Time // nil: time.Now
@@ -122,7 +126,8 @@ type Interceptor struct {
 
 	// ops serialises what changes targets and spaces; the data path never takes it.
 	ops     sync.Mutex
-	stopped bool // under ops
+	stopped bool               // under ops
+	unlook  context.CancelFunc // ends the watch of containers; under ops
 
 	mu      sync.RWMutex // held briefly
 	targets map[string]*target
@@ -321,8 +326,18 @@ func (in *Interceptor) recall(ctx context.Context, remembered Target) error {
 	}
 	t := in.newTarget(remembered)
 	in.register(t)
-	in.raise(ctx, t)
-	in.tasks.Go(func() { in.follow(t) })
+	switch {
+	case t.Kind == KindSelector:
+		t.State = StateWatching
+	case t.Cgroup == "":
+		t.State, t.Reason = StateWaiting, notRunning
+	default:
+		in.raise(ctx, t)
+	}
+	in.accompany(t)
+	if t.Kind == KindSelector || t.Kind == KindContainer {
+		in.lookOut(false)
+	}
 	return nil
 }
 

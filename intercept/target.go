@@ -28,6 +28,12 @@ const (
 	KindCgroup Kind = "cgroup"
 	// KindPID is the cgroup of a process.
 	KindPID Kind = "pid"
+	// KindUnit is the cgroup of a unit of systemd's.
+	KindUnit Kind = "unit"
+	// KindContainer is a container's cgroup, a new one with each start.
+	KindContainer Kind = "container"
+	// KindSelector has no cgroup: each container with its label is a target of its own.
+	KindSelector Kind = "selector"
 	// KindRun is a cgroup that `sluice run` made for one command: the target ends with it.
 	KindRun Kind = "run"
 )
@@ -40,20 +46,34 @@ const (
 	StateAttached State = "attached"
 	// StateWaiting: there is no such cgroup now; it is attached when it comes (back).
 	StateWaiting State = "waiting"
+	// StateWatching: a selector looks out for containers.
+	StateWatching State = "watching"
 	// StateFailed: the cgroup could not be attached; Reason says why.
 	StateFailed State = "failed"
 )
 
-// Target is an attached cgroup. It is a plain value; ID, Kind, Ref, Cgroup, CgroupID,
-// Pools and Created are what Memory keeps.
+// notRunning is why a container's target waits.
+const notRunning = "the container does not run"
+
+// Target is an attached cgroup, or what is going to be one. It is a plain value; what comes before State is
+// what Memory keeps.
 type Target struct {
-	ID       string    `json:"id"` // derived from the cgroup's path: the same after a restart
-	Kind     Kind      `json:"kind"`
-	Ref      string    `json:"ref"`       // as the person gave it: a path or a process id
-	Cgroup   string    `json:"cgroup"`    // absolute path
-	CgroupID uint64    `json:"cgroup_id"` // of the cgroup last attached there
-	Pools    []string  `json:"pools"`     // empty: any pool
-	Created  time.Time `json:"created"`
+	ID       string `json:"id"` // derived from what it stands for: the same after a restart
+	Kind     Kind   `json:"kind"`
+	Ref      string `json:"ref"`       // as the person gave it: a path, a process id, a name
+	Cgroup   string `json:"cgroup"`    // absolute path; empty: not known yet, or a selector
+	CgroupID uint64 `json:"cgroup_id"` // of the cgroup last attached there
+
+	Unit         string    `json:"unit,omitempty"`          // systemd's name
+	Container    string    `json:"container,omitempty"`     // its name, as its runtime shows it
+	ContainerID  string    `json:"container_id,omitempty"`  // of the one last seen
+	Runtime      string    `json:"runtime,omitempty"`       // as container.Container has it
+	Namespace    string    `json:"namespace,omitempty"`     // containerd's
+	PodNamespace string    `json:"pod_namespace,omitempty"` // Kubernetes'
+	Selector     string    `json:"selector,omitempty"`      // KEY=VALUE: a selector's, and its containers'
+	Parent       string    `json:"parent,omitempty"`        // the selector's id
+	Pools        []string  `json:"pools"`                   // empty: any pool
+	Created      time.Time `json:"created"`
 
 	State       State    `json:"state"`
 	Reason      string   `json:"reason,omitempty"` // why it waits or failed
@@ -76,6 +96,7 @@ type Memory interface {
 type target struct {
 	Target // State, Reason and CgroupID change under Interceptor.mu
 	pid    int
+	part   context.CancelFunc // ends the goroutine that follows the cgroup; under ops
 
 	life context.Context // ends when the target is detached
 	end  context.CancelFunc
@@ -84,9 +105,33 @@ type target struct {
 	open atomic.Int64       // connections
 }
 
-// targetID is short, printable and the same for the same path. taken tells ids in use.
-func targetID(path string, taken func(id string) bool) string {
-	sum := sha256.Sum256([]byte(path))
+// identity is what makes two targets the same one.
+func (t Target) identity() string {
+	switch t.Kind {
+	case KindContainer:
+		return "container " + t.Namespace + " " + t.ContainerID
+	case KindSelector:
+		return "selector " + t.Namespace + " " + t.Selector
+	}
+	return t.Cgroup
+}
+
+// what is a target in a person's words.
+func (t Target) what() string {
+	switch t.Kind {
+	case KindContainer:
+		return "container " + t.Container
+	case KindSelector:
+		return "selector " + t.Selector
+	case KindUnit:
+		return "unit " + t.Unit
+	}
+	return "cgroup " + t.Cgroup
+}
+
+// targetID is short, printable and the same for the same identity. taken tells ids in use.
+func targetID(identity string, taken func(id string) bool) string {
+	sum := sha256.Sum256([]byte(identity))
 	digits := hex.EncodeToString(sum[:])
 	n := 8
 	for n < len(digits) && taken(digits[:n]) {

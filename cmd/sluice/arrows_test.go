@@ -41,7 +41,7 @@ var arrows = map[string][]string{
 	"reset/guest":         {"reset"},
 	"reset/inside":        {},
 	"reset/scope":         {"reset", "reset/inside"},
-	"control":             {"intercept", "intercept/cgroup", "pool", "pool/vault", "reset"},
+	"control":             {"intercept", "intercept/cgroup", "intercept/container", "pool", "pool/vault", "reset"},
 	"control/telegram":    {"monitor/notice"},
 	"control/api":         {"control", "intercept", "pool", "pool/vault"},
 }

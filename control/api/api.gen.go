@@ -22,9 +22,12 @@ import (
 
 // Defines values for AttachedTargetKind.
 const (
-	AttachedTargetKindCgroup AttachedTargetKind = "cgroup"
-	AttachedTargetKindPid    AttachedTargetKind = "pid"
-	AttachedTargetKindRun    AttachedTargetKind = "run"
+	AttachedTargetKindCgroup    AttachedTargetKind = "cgroup"
+	AttachedTargetKindContainer AttachedTargetKind = "container"
+	AttachedTargetKindPid       AttachedTargetKind = "pid"
+	AttachedTargetKindRun       AttachedTargetKind = "run"
+	AttachedTargetKindSelector  AttachedTargetKind = "selector"
+	AttachedTargetKindUnit      AttachedTargetKind = "unit"
 )
 
 // Valid indicates whether the value is a known member of the AttachedTargetKind enum.
@@ -32,9 +35,15 @@ func (e AttachedTargetKind) Valid() bool {
 	switch e {
 	case AttachedTargetKindCgroup:
 		return true
+	case AttachedTargetKindContainer:
+		return true
 	case AttachedTargetKindPid:
 		return true
 	case AttachedTargetKindRun:
+		return true
+	case AttachedTargetKindSelector:
+		return true
+	case AttachedTargetKindUnit:
 		return true
 	default:
 		return false
@@ -46,6 +55,7 @@ const (
 	AttachedTargetStateAttached AttachedTargetState = "attached"
 	AttachedTargetStateFailed   AttachedTargetState = "failed"
 	AttachedTargetStateWaiting  AttachedTargetState = "waiting"
+	AttachedTargetStateWatching AttachedTargetState = "watching"
 )
 
 // Valid indicates whether the value is a known member of the AttachedTargetState enum.
@@ -56,6 +66,8 @@ func (e AttachedTargetState) Valid() bool {
 	case AttachedTargetStateFailed:
 		return true
 	case AttachedTargetStateWaiting:
+		return true
+	case AttachedTargetStateWatching:
 		return true
 	default:
 		return false
@@ -190,9 +202,12 @@ func (e Strategy) Valid() bool {
 
 // Defines values for TargetKind.
 const (
-	TargetKindCgroup TargetKind = "cgroup"
-	TargetKindPid    TargetKind = "pid"
-	TargetKindRun    TargetKind = "run"
+	TargetKindCgroup    TargetKind = "cgroup"
+	TargetKindContainer TargetKind = "container"
+	TargetKindPid       TargetKind = "pid"
+	TargetKindRun       TargetKind = "run"
+	TargetKindSelector  TargetKind = "selector"
+	TargetKindUnit      TargetKind = "unit"
 )
 
 // Valid indicates whether the value is a known member of the TargetKind enum.
@@ -200,9 +215,15 @@ func (e TargetKind) Valid() bool {
 	switch e {
 	case TargetKindCgroup:
 		return true
+	case TargetKindContainer:
+		return true
 	case TargetKindPid:
 		return true
 	case TargetKindRun:
+		return true
+	case TargetKindSelector:
+		return true
+	case TargetKindUnit:
 		return true
 	default:
 		return false
@@ -214,6 +235,7 @@ const (
 	TargetStateAttached TargetState = "attached"
 	TargetStateFailed   TargetState = "failed"
 	TargetStateWaiting  TargetState = "waiting"
+	TargetStateWatching TargetState = "watching"
 )
 
 // Valid indicates whether the value is a known member of the TargetState enum.
@@ -224,6 +246,8 @@ func (e TargetState) Valid() bool {
 	case TargetStateFailed:
 		return true
 	case TargetStateWaiting:
+		return true
+	case TargetStateWatching:
 		return true
 	default:
 		return false
@@ -236,7 +260,13 @@ type AttachedTarget struct {
 	CgroupId uint64 `json:"cgroup_id"`
 
 	// Connections Open now.
-	Connections int       `json:"connections"`
+	Connections int `json:"connections"`
+
+	// Container The container's name as its runtime shows it, and else its id.
+	Container string `json:"container"`
+
+	// ContainerId Of the container as it was last seen.
+	ContainerId string    `json:"container_id"`
 	CreatedAt   time.Time `json:"created_at"`
 
 	// Environment The provider's variables and the placeholder each may hold.
@@ -248,8 +278,14 @@ type AttachedTarget struct {
 	// Kind How it was named when it was attached.
 	Kind AttachedTargetKind `json:"kind"`
 
+	// Namespace containerd's.
+	Namespace string `json:"namespace"`
+
 	// Namespaces Cookies of the network namespaces in which sluice listens for it.
 	Namespaces []uint64 `json:"namespaces"`
+
+	// Parent That selector's id.
+	Parent string `json:"parent"`
 
 	// Pools Empty stands for every pool.
 	Pools []string `json:"pools"`
@@ -257,17 +293,26 @@ type AttachedTarget struct {
 	// Reason Why it waits or failed.
 	Reason string `json:"reason"`
 
-	// Ref What it was named: a path or a process id.
+	// Ref What it was named: a path, a process id or a name.
 	Ref string `json:"ref"`
 
-	// State Waiting is for a cgroup that is not there now.
+	// Runtime By whom the container was made: containerd, docker, kubernetes or nerdctl.
+	Runtime string `json:"runtime"`
+
+	// Selector A selector's KEY=VALUE, or that of the selector which the container was attached by.
+	Selector string `json:"selector"`
+
+	// State Waiting is for a cgroup that is not there now, or a container that does not run; watching is what selectors do.
 	State AttachedTargetState `json:"state"`
+
+	// Unit The unit of systemd's. It and the six that follow are empty where they do not apply.
+	Unit string `json:"unit"`
 }
 
 // AttachedTargetKind How it was named when it was attached.
 type AttachedTargetKind string
 
-// AttachedTargetState Waiting is for a cgroup that is not there now.
+// AttachedTargetState Waiting is for a cgroup that is not there now, or a container that does not run; watching is what selectors do.
 type AttachedTargetState string
 
 // Binding defines model for Binding.
@@ -537,7 +582,13 @@ type Target struct {
 	CgroupId uint64 `json:"cgroup_id"`
 
 	// Connections Open now.
-	Connections int       `json:"connections"`
+	Connections int `json:"connections"`
+
+	// Container The container's name as its runtime shows it, and else its id.
+	Container string `json:"container"`
+
+	// ContainerId Of the container as it was last seen.
+	ContainerId string    `json:"container_id"`
 	CreatedAt   time.Time `json:"created_at"`
 
 	// Id The same for the same cgroup path.
@@ -546,8 +597,14 @@ type Target struct {
 	// Kind How it was named when it was attached.
 	Kind TargetKind `json:"kind"`
 
+	// Namespace containerd's.
+	Namespace string `json:"namespace"`
+
 	// Namespaces Cookies of the network namespaces in which sluice listens for it.
 	Namespaces []uint64 `json:"namespaces"`
+
+	// Parent That selector's id.
+	Parent string `json:"parent"`
 
 	// Pools Empty stands for every pool.
 	Pools []string `json:"pools"`
@@ -555,23 +612,40 @@ type Target struct {
 	// Reason Why it waits or failed.
 	Reason string `json:"reason"`
 
-	// Ref What it was named: a path or a process id.
+	// Ref What it was named: a path, a process id or a name.
 	Ref string `json:"ref"`
 
-	// State Waiting is for a cgroup that is not there now.
+	// Runtime By whom the container was made: containerd, docker, kubernetes or nerdctl.
+	Runtime string `json:"runtime"`
+
+	// Selector A selector's KEY=VALUE, or that of the selector which the container was attached by.
+	Selector string `json:"selector"`
+
+	// State Waiting is for a cgroup that is not there now, or a container that does not run; watching is what selectors do.
 	State TargetState `json:"state"`
+
+	// Unit The unit of systemd's. It and the six that follow are empty where they do not apply.
+	Unit string `json:"unit"`
 }
 
 // TargetKind How it was named when it was attached.
 type TargetKind string
 
-// TargetState Waiting is for a cgroup that is not there now.
+// TargetState Waiting is for a cgroup that is not there now, or a container that does not run; watching is what selectors do.
 type TargetState string
 
-// TargetSpec Either `cgroup` or `pid`; for a transient target `cgroup`, and `pid` may say who fills it.
+// TargetSpec One of `cgroup`, `pid`, `unit`, `container` and `selector`; for a transient target `cgroup`, and `pid` may say who
+// fills it.
 type TargetSpec struct {
 	// Cgroup The cgroup v2 directory's absolute path.
 	Cgroup *string `json:"cgroup,omitempty"`
+
+	// Container An id of a container, the unambiguous beginning of one, a name of Docker's or nerdctl's, or a Kubernetes pod's or
+	// container's name or POD/CONTAINER. A container that does not run is attached when it starts.
+	Container *string `json:"container,omitempty"`
+
+	// Namespace containerd's namespace, for `container` and `selector`; without it, any.
+	Namespace *string `json:"namespace,omitempty"`
 
 	// Pid A process whose cgroup is meant. For a transient target: the process that will start others in the cgroup,
 	// whose network namespace is made ready for them.
@@ -580,8 +654,15 @@ type TargetSpec struct {
 	// Pools Only these pools serve the target; without it, every pool does.
 	Pools *[]Name `json:"pools,omitempty"`
 
+	// Selector KEY=VALUE: each container with this label becomes a target of its own, those that run and those that come, until
+	// the selector is detached.
+	Selector *string `json:"selector,omitempty"`
+
 	// Transient The target ends when its cgroup does. Without it, the target waits for the cgroup to come back.
 	Transient *bool `json:"transient,omitempty"`
+
+	// Unit A unit of systemd's that runs; without a suffix it is a service.
+	Unit *string `json:"unit,omitempty"`
 }
 
 // CredentialName defines model for CredentialName.
@@ -885,14 +966,14 @@ type ClientInterface interface {
 	// Corresponds with GET /api/targets (the `ListTargets` operationId).
 	ListTargets(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
 
-	// AttachTargetWithBody Attaches a cgroup, so that what its processes connect to is intercepted.
+	// AttachTargetWithBody Attaches a cgroup or a container, so that what its processes connect to is intercepted.
 	//
 	// Takes any type of body and a specified content type.
 	//
 	// Corresponds with POST /api/targets (the `AttachTarget` operationId).
 	AttachTargetWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
 
-	// AttachTarget Attaches a cgroup, so that what its processes connect to is intercepted.
+	// AttachTarget Attaches a cgroup or a container, so that what its processes connect to is intercepted.
 	//
 	// Takes a body of the `application/json` content type.
 	//
@@ -1264,7 +1345,7 @@ func (c *generatedClient) ListTargets(ctx context.Context, reqEditors ...Request
 	return c.Client.Do(req)
 }
 
-// AttachTargetWithBody Attaches a cgroup, so that what its processes connect to is intercepted.
+// AttachTargetWithBody Attaches a cgroup or a container, so that what its processes connect to is intercepted.
 //
 // Takes any type of body and a specified content type.
 //
@@ -1281,7 +1362,7 @@ func (c *generatedClient) AttachTargetWithBody(ctx context.Context, contentType 
 	return c.Client.Do(req)
 }
 
-// AttachTarget Attaches a cgroup, so that what its processes connect to is intercepted.
+// AttachTarget Attaches a cgroup or a container, so that what its processes connect to is intercepted.
 //
 // Takes a body of the `application/json` content type.
 //
@@ -2409,14 +2490,14 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with GET /api/targets (the `ListTargets` operationId).
 	ListTargetsWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*ListTargetsResponse, error)
 
-	// AttachTargetWithBodyWithResponse Attaches a cgroup, so that what its processes connect to is intercepted.
+	// AttachTargetWithBodyWithResponse Attaches a cgroup or a container, so that what its processes connect to is intercepted.
 	//
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with POST /api/targets (the `AttachTarget` operationId).
 	AttachTargetWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*AttachTargetResponse, error)
 
-	// AttachTargetWithResponse Attaches a cgroup, so that what its processes connect to is intercepted.
+	// AttachTargetWithResponse Attaches a cgroup or a container, so that what its processes connect to is intercepted.
 	//
 	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -4833,7 +4914,7 @@ func (c *ClientWithResponses) ListTargetsWithResponse(ctx context.Context, reqEd
 	return ParseListTargetsResponse(rsp)
 }
 
-// AttachTargetWithBodyWithResponse Attaches a cgroup, so that what its processes connect to is intercepted.
+// AttachTargetWithBodyWithResponse Attaches a cgroup or a container, so that what its processes connect to is intercepted.
 //
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 //
@@ -4846,7 +4927,7 @@ func (c *ClientWithResponses) AttachTargetWithBodyWithResponse(ctx context.Conte
 	return ParseAttachTargetResponse(rsp)
 }
 
-// AttachTargetWithResponse Attaches a cgroup, so that what its processes connect to is intercepted.
+// AttachTargetWithResponse Attaches a cgroup or a container, so that what its processes connect to is intercepted.
 //
 // Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 //
@@ -6939,7 +7020,7 @@ type ServerInterface interface {
 	// ListTargets All targets, as the kernel has them.
 	// (GET /api/targets)
 	ListTargets(w http.ResponseWriter, r *http.Request)
-	// AttachTarget Attaches a cgroup, so that what its processes connect to is intercepted.
+	// AttachTarget Attaches a cgroup or a container, so that what its processes connect to is intercepted.
 	// (POST /api/targets)
 	AttachTarget(w http.ResponseWriter, r *http.Request)
 	// DetachTarget Detaches a target; nothing of sluice is left on its cgroup.

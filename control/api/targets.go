@@ -20,7 +20,8 @@ func (s *Server) AttachTarget(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	target, environment, err := s.ops.Attach(r.Context(), actor(r), control.TargetSpec{
-		Cgroup: deref(spec.Cgroup), PID: deref(spec.Pid), Pools: deref(spec.Pools), Transient: deref(spec.Transient),
+		Cgroup: deref(spec.Cgroup), PID: deref(spec.Pid), Unit: deref(spec.Unit), Container: deref(spec.Container),
+		Selector: deref(spec.Selector), Namespace: deref(spec.Namespace), Pools: deref(spec.Pools), Transient: deref(spec.Transient),
 	})
 	s.answer(w, r, http.StatusCreated, newAttachedTarget(target, environment), err)
 }
@@ -49,6 +50,8 @@ func newTarget(t intercept.Target) Target {
 		Id: t.ID, Kind: TargetKind(t.Kind), Ref: t.Ref, State: TargetState(t.State), Reason: t.Reason,
 		Cgroup: t.Cgroup, CgroupId: t.CgroupID, Namespaces: array(t.Namespaces), Pools: array(t.Pools),
 		Connections: t.Connections, CreatedAt: t.Created.UTC(),
+		Unit: t.Unit, Container: t.Container, ContainerId: t.ContainerID, Runtime: t.Runtime,
+		Namespace: t.Namespace, Selector: t.Selector, Parent: t.Parent,
 	}
 }
 
@@ -58,6 +61,8 @@ func newAttachedTarget(t intercept.Target, environment map[string]string) Attach
 		Id: plain.Id, Kind: AttachedTargetKind(plain.Kind), Ref: plain.Ref, State: AttachedTargetState(plain.State),
 		Reason: plain.Reason, Cgroup: plain.Cgroup, CgroupId: plain.CgroupId, Namespaces: plain.Namespaces,
 		Pools: plain.Pools, Connections: plain.Connections, CreatedAt: plain.CreatedAt, Environment: environment,
+		Unit: plain.Unit, Container: plain.Container, ContainerId: plain.ContainerId, Runtime: plain.Runtime,
+		Namespace: plain.Namespace, Selector: plain.Selector, Parent: plain.Parent,
 	}
 }
 

@@ -50,10 +50,12 @@ type Container struct {
 	ID        string
 	Namespace string // containerd's
 	Runtime   string
-	Name      string            // as its runtime shows it; the ID where there is no other
-	Labels    map[string]string // containerd's, and Docker's
-	PID       int               // its first process, in this PID namespace; 0: it does not run
-	Created   time.Time
+	Name      string // as its runtime shows it; the ID where there is no other
+	// PodNamespace is Kubernetes', in which a pod's name is unique.
+	PodNamespace string
+	Labels       map[string]string // containerd's, and Docker's
+	PID          int               // its first process, in this PID namespace; 0: it does not run
+	Created      time.Time
 }
 
 // Query says which container is meant.
@@ -93,7 +95,7 @@ func (c Container) sandbox() bool { return c.Labels[labelKind] == "sandbox" }
 func (c *Container) complete() {
 	switch {
 	case c.Labels[labelPod] != "":
-		c.Runtime = Kubernetes
+		c.Runtime, c.PodNamespace = Kubernetes, c.Labels[labelPodNamespace]
 		c.Name = c.Labels[labelPod]
 		if name := c.Labels[labelContainer]; name != "" {
 			c.Name += "/" + name
@@ -129,16 +131,7 @@ func (c Container) Same(o Container) bool {
 	if c.Namespace != o.Namespace || c.Runtime != o.Runtime {
 		return false
 	}
-	return c.ID == o.ID || c.Name == o.Name && c.Labels[labelPodNamespace] == o.Labels[labelPodNamespace]
-}
-
-// Fits tells whether a container is meant by a query: it is what Find's answer would be
-// if there were no others.
-func (c Container) Fits(q Query) bool {
-	if q.Namespace != "" && q.Namespace != c.Namespace || c.sandbox() {
-		return false
-	}
-	return c.ID == q.Name || c.named(q.Name)
+	return c.ID == o.ID || c.Name == o.Name && c.PodNamespace == o.PodNamespace
 }
 
 // choose picks the container that a name means: an ID before a name, a name before the

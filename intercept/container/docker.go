@@ -53,7 +53,7 @@ func (f *Finder) dockerPID(ctx context.Context, id string) (int, error) {
 		State struct{ Pid int }
 	}
 	if err := f.askDocker(ctx, "/containers/"+url.PathEscape(id)+"/json", &one); err != nil {
-		return 0, fmt.Errorf("Docker at %s: %w", f.opts.Docker, err)
+		return 0, fmt.Errorf("ask Docker at %s: %w", f.opts.Docker, err)
 	}
 	return one.State.Pid, nil
 }

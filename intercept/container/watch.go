@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"time"
 
 	eventsapi "github.com/containerd/containerd/api/events"
@@ -84,7 +85,7 @@ func (f *Finder) follow(ctx context.Context, out chan<- Event) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	envelopes, errs := c.Subscribe(ctx, filters()...)
-	all, _, err := f.list(ctx, "")
+	all, err := f.everything(ctx)
 	if err != nil {
 		return err
 	}
@@ -116,6 +117,22 @@ func (f *Finder) follow(ctx context.Context, out chan<- Event) error {
 			return ctx.Err()
 		}
 	}
+}
+
+// everything is containerd's list, with what Docker knows of it. Unlike what list gives
+// it is never without containerd's part: from that others conclude that a container is gone.
+func (f *Finder) everything(ctx context.Context) ([]Container, error) {
+	ctx, cancel := context.WithTimeout(ctx, f.opts.Timeout)
+	defer cancel()
+	all, _, err := f.ofContainerd(ctx, "")
+	if err != nil {
+		return nil, err
+	}
+	theirs, err := f.ofDocker(ctx)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		f.opts.Log.Warn("Docker's names are not known", "socket", f.opts.Docker, "error", err)
+	}
+	return merge(all, theirs), nil
 }
 
 // read makes an event of containerd's one of ours; Change is 0 for what does not concern us.

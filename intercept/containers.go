@@ -1,0 +1,287 @@
+package intercept
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+
+	"github.com/sluice-proxy/sluice/intercept/cgroup"
+	"github.com/sluice-proxy/sluice/intercept/container"
+)
+
+// Containers finds containers and tells what becomes of them. *container.Finder is one.
+type Containers interface {
+	// Find returns the container that is meant, whether it runs or not.
+	Find(ctx context.Context, q container.Query) (container.Container, error)
+	// Watch begins with a list, and tells of changes until ctx is done. Then the channel is closed.
+	Watch(ctx context.Context) <-chan container.Event
+}
+
+// Trust has the programs in a target trust our CA. That it cannot does not keep a target from
+// being attached. It is called by one goroutine at a time.
+type Trust interface {
+	// Install is called with a process in the target's mount namespace: at the attach, and each
+	// time that the container was started again, before its command runs where that is possible.
+	Install(ctx context.Context, t Target, pid int) error
+	// Remove takes back what Install did for a target that is detached.
+	Remove(ctx context.Context, t Target) error
+}
+
+// errNoContainers is for an interceptor that knows no containers.
+var errNoContainers = fmt.Errorf("containers cannot be attached: %w", container.ErrUnavailable)
+
+// findContainer completes v with the container that a request means, and tells its first process.
+func (in *Interceptor) findContainer(ctx context.Context, r Request, v Target) (Target, int, error) {
+	if in.opts.Containers == nil {
+		return v, 0, errNoContainers
+	}
+	c, err := in.opts.Containers.Find(ctx, container.Query{Name: r.Container, Namespace: r.Namespace})
+	if err != nil {
+		return v, 0, err
+	}
+	v.Ref = r.Container
+	v.describe(c)
+	v.Cgroup, err = cgroupOf(c)
+	return v, c.PID, err
+}
+
+// describe notes which container a target stands for now.
+func (t *Target) describe(c container.Container) {
+	t.Container, t.ContainerID, t.Runtime, t.Namespace, t.PodNamespace = c.Name, c.ID, c.Runtime, c.Namespace, c.PodNamespace
+}
+
+// cgroupOf is the cgroup that a container is in, "" if it does not run. It is what the
+// kernel says of its first process: a path in its specification would depend on who made it.
+func cgroupOf(c container.Container) (string, error) {
+	if c.PID == 0 {
+		return "", nil
+	}
+	path, err := cgroup.OfPID(c.PID)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, cgroup.ErrGone) {
+		return "", nil // it has just ended
+	}
+	if err == nil {
+		path, err = cgroup.Validate(path)
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	if err != nil {
+		return "", fmt.Errorf("container %s: %w", c.Name, err)
+	}
+	return path, nil
+}
+
+// attachSelector remembers a selector; what it matches is attached as the list of
+// containers comes, which is at once.
+func (in *Interceptor) attachSelector(ctx context.Context, r Request, v Target) (Target, error) {
+	if in.opts.Containers == nil {
+		return Target{}, errNoContainers
+	}
+	s, err := container.ParseSelector(r.Selector)
+	if err != nil {
+		return Target{}, err
+	}
+	v.Ref, v.Selector, v.Namespace = s.String(), s.String(), r.Namespace
+	in.ops.Lock()
+	defer in.ops.Unlock()
+	if in.stopped {
+		return Target{}, ErrStopped
+	}
+	t, err := in.add(ctx, v, 0)
+	if err != nil {
+		return Target{}, err
+	}
+	in.lookOut(true)
+	return t, nil
+}
+
+// lookOut begins to follow containers, with a list; anew if it is wanted although they are
+// followed already. The caller holds ops.
+func (in *Interceptor) lookOut(anew bool) {
+	if in.opts.Containers == nil || in.unlook != nil && !anew {
+		return
+	}
+	if in.unlook != nil {
+		in.unlook()
+	}
+	var ctx context.Context
+	ctx, in.unlook = context.WithCancel(in.live)
+	in.tasks.Go(func() {
+		for e := range in.opts.Containers.Watch(ctx) {
+			in.ops.Lock()
+			if !in.stopped && ctx.Err() == nil {
+				in.learn(ctx, e)
+			}
+			in.ops.Unlock()
+		}
+	})
+}
+
+// learn acts on what has become of containers. The caller holds ops.
+func (in *Interceptor) learn(ctx context.Context, e container.Event) {
+	switch e.Change {
+	case container.Listed:
+		there := make(map[string]bool)
+		for _, c := range e.All {
+			there[c.Namespace+" "+c.ID] = true
+			if c.PID != 0 {
+				in.arrive(ctx, c)
+			}
+		}
+		for _, t := range in.allTargets() {
+			if t.Kind == KindContainer && !there[t.Namespace+" "+t.ContainerID] {
+				in.depart(ctx, t)
+			}
+		}
+	case container.Starting:
+		in.arrive(ctx, e.Container)
+	case container.Removed:
+		for _, t := range in.allTargets() {
+			if t.Kind == KindContainer && t.ContainerID == e.Container.ID && t.Namespace == e.Container.Namespace {
+				in.depart(ctx, t)
+			}
+		}
+	case container.Ended: // its cgroup goes, and that is watched
+	}
+}
+
+// arrive attaches a container that runs, if a target stands for it or a selector matches it.
+func (in *Interceptor) arrive(ctx context.Context, c container.Container) {
+	for _, t := range in.allTargets() {
+		if t.Kind == KindContainer && t.stands(c) {
+			in.bring(ctx, t, c)
+			return
+		}
+	}
+	for _, s := range in.allTargets() {
+		if s.Kind != KindSelector || s.Namespace != "" && s.Namespace != c.Namespace {
+			continue
+		}
+		if by, err := container.ParseSelector(s.Selector); err != nil || !by.Matches(c) {
+			continue
+		}
+		v := Target{Kind: KindContainer, Ref: c.Name, Selector: s.Selector, Parent: s.ID, Pools: s.Pools, Created: in.opts.Now()}
+		v.describe(c)
+		path, err := cgroupOf(c)
+		if path == "" && err == nil {
+			return // it has ended already
+		}
+		if v.Cgroup = path; err == nil {
+			_, err = in.add(ctx, v, 0)
+		}
+		if err != nil && ctx.Err() == nil {
+			in.opts.Log.Error("a selector's container is not attached", "selector", s.Selector, "container", c.Name, "error", err)
+			return
+		}
+		in.confide(ctx, in.same(v), c.PID)
+		return
+	}
+}
+
+// stands tells whether a target is for a container, or for what it was before it was made anew.
+func (t Target) stands(c container.Container) bool {
+	was := container.Container{ID: t.ContainerID, Namespace: t.Namespace, Runtime: t.Runtime, Name: t.Container, PodNamespace: t.PodNamespace}
+	return was.Same(c)
+}
+
+// bring attaches a container's target where the container is now.
+func (in *Interceptor) bring(ctx context.Context, t *target, c container.Container) {
+	path, err := cgroupOf(c)
+	if err == nil && path == "" {
+		return // it has ended already
+	}
+	var id uint64
+	if err == nil {
+		id, err = cgroup.ID(path)
+	}
+	if err != nil {
+		in.opts.Log.Error("container not attached", "target", t.ID, "container", c.Name, "error", err)
+		return
+	}
+	now := in.present(t)
+	attached := now.State == StateAttached
+	switch {
+	case attached && now.CgroupID == id:
+		// The first process has its namespaces by now: it had not when the cgroup was made.
+		if err := in.scan(ctx, t); err != nil && ctx.Err() == nil {
+			in.opts.Log.Error("namespace without listener: its connects are refused", "target", t.ID, "error", err)
+		}
+		in.confide(ctx, t, c.PID)
+		return
+	case attached && now.ContainerID != c.ID && alive(now.CgroupID):
+		return // an older generation still runs; when it has ended, this one's next event counts
+	case attached:
+		in.drop(t)
+	}
+	if other := in.nested(path, t.ID); other != nil {
+		in.setState(t, StateFailed, fmt.Sprintf("its cgroup %s is target %s, or above or below it; detach that", path, other.ID))
+		return
+	}
+	in.mu.Lock()
+	t.describe(c)
+	t.Cgroup, t.CgroupID = path, 0
+	in.mu.Unlock()
+	in.raise(ctx, t)
+	in.accompany(t)
+	in.confide(ctx, t, c.PID)
+}
+
+func alive(cgroupID uint64) bool {
+	_, err := cgroup.PathOf(cgroupID)
+	return err == nil
+}
+
+// depart takes note that a container was removed: a selector's target goes with it, another one waits.
+func (in *Interceptor) depart(ctx context.Context, t *target) {
+	if now := in.present(t); now.State == StateAttached && alive(now.CgroupID) {
+		return // a list that was made before its namespace was
+	}
+	if t.Parent == "" {
+		in.mu.Lock()
+		if t.State == StateWaiting {
+			t.Reason = "there is no such container now"
+		}
+		in.mu.Unlock()
+		return
+	}
+	if err := in.detach(ctx, t); err != nil {
+		in.opts.Log.Error("removed container not cleaned up", "target", t.ID, "error", err)
+	}
+}
+
+// confide has a target's programs trust our CA.
+func (in *Interceptor) confide(ctx context.Context, t *target, pid int) {
+	if in.opts.Trust == nil || t == nil || pid == 0 {
+		return
+	}
+	now := in.present(t)
+	if now.State != StateAttached {
+		return
+	}
+	if err := in.opts.Trust.Install(ctx, now, pid); err != nil && ctx.Err() == nil {
+		in.opts.Log.Warn("the CA is not trusted everywhere in a target", "target", t.ID, "error", err)
+	}
+}
+
+// confideAny is confide with any of a target's processes. A run's command is told by what starts it.
+func (in *Interceptor) confideAny(ctx context.Context, t *target) {
+	if in.opts.Trust == nil || t.Kind == KindRun || t.Kind == KindContainer {
+		return
+	}
+	if pids, err := cgroup.Processes(t.Cgroup); err == nil && len(pids) > 0 {
+		in.confide(ctx, t, pids[0])
+	}
+}
+
+// distrust is confide's opposite.
+func (in *Interceptor) distrust(t *target) error {
+	if in.opts.Trust == nil || t.Kind == KindSelector || t.Kind == KindRun {
+		return nil
+	}
+	if err := in.opts.Trust.Remove(in.conn, in.present(t)); err != nil {
+		return fmt.Errorf("take the CA out of target %s: %w", t.ID, err)
+	}
+	return nil
+}
