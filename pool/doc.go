@@ -6,6 +6,10 @@
 // has expired, its 401 cools the member for five minutes at a time, until
 // [Keeper.UpdateCredential] is given new tokens.
 //
+// What a member's account has made (a stored response, reasoning that only it can
+// decrypt, an uploaded file) is a tie: a request that names it goes to that member and
+// to no other. Of what is named only a hash is kept.
+//
 // Selection, classification, hints and cooldowns are pure functions of their
 // arguments; [Keeper] is the edge, and a [Store] holds the truth.
 package pool

@@ -64,9 +64,15 @@ type ExhaustedError struct {
 	// RetryAfter is what the agent is told: at least a second, whole seconds rounded
 	// up, and no more than the longest wait an agent is ever told.
 	RetryAfter time.Duration
+	// Tied is the field of the request that ties it to Soonest: that one is out, whether
+	// or not the others are. "" if the whole pool is.
+	Tied string
 }
 
 func (e *ExhaustedError) Error() string {
+	if e.Tied != "" {
+		return fmt.Sprintf("member %q of pool %q, to which %s ties the request, is out", e.Soonest, e.Pool, e.Tied)
+	}
 	return fmt.Sprintf("pool %q is exhausted: all %d members are out", e.Pool, e.Members)
 }
 

@@ -59,14 +59,19 @@ func (l *line) len() int {
 // Hold keeps a request that found every member out until one is back, if its pool
 // holds requests and the soonest is back soon enough. It says whether the request
 // is to be leased a member again; if not, it is answered. Held requests are let go
-// in the order in which they came, and a request whose ctx ends gives up its place.
-func (k *Keeper) Hold(ctx context.Context, r Route) bool {
+// in the order in which they came, and a request whose ctx ends gives up its place. One
+// that is tied to a member waits for that one, and so in no order with the others; the
+// zero Tie is none.
+func (k *Keeper) Hold(ctx context.Context, r Route, tie Tie) bool {
+	if tie.member != 0 {
+		return k.holdTied(ctx, r, tie)
+	}
 	p := k.view.Load().pools[r.Pool]
 	if p == nil || p.pool.Hold <= 0 {
 		return false
 	}
 	deadline := k.opts.Now().Add(p.pool.Hold)
-	if _, ok := k.backBy(ctx, r.Pool, deadline); !ok {
+	if _, ok := k.backBy(ctx, r.Pool, 0, deadline); !ok {
 		return false
 	}
 	t := p.line.join(k.opts.MaxHeld)
@@ -83,9 +88,33 @@ func (k *Keeper) Hold(ctx context.Context, r Route) bool {
 	case <-limit.C:
 		return false
 	}
+	return k.await(ctx, r.Pool, 0, deadline, limit.C)
+}
+
+func (k *Keeper) holdTied(ctx context.Context, r Route, t Tie) bool {
+	p := k.view.Load().pools[r.Pool]
+	if p == nil || p.pool.Hold <= 0 {
+		return false
+	}
+	deadline := k.opts.Now().Add(p.pool.Hold)
+	if _, ok := k.backBy(ctx, r.Pool, t.member, deadline); !ok {
+		return false
+	}
+	place := p.tied.join(k.opts.MaxHeld)
+	if place == nil {
+		return false
+	}
+	defer p.tied.leave(place)
+	limit := time.NewTimer(p.pool.Hold)
+	defer limit.Stop()
+	return k.await(ctx, r.Pool, t.member, deadline, limit.C)
+}
+
+// await waits until a pool has a member, or the one that is named, again.
+func (k *Keeper) await(ctx context.Context, name string, member int64, deadline time.Time, limit <-chan time.Time) bool {
 	for {
 		changed := k.waiting.wait()
-		wait, ok := k.backBy(ctx, r.Pool, deadline)
+		wait, ok := k.backBy(ctx, name, member, deadline)
 		if !ok || wait <= 0 {
 			return ok
 		}
@@ -93,7 +122,7 @@ func (k *Keeper) Hold(ctx context.Context, r Route) bool {
 		select {
 		case <-back.C:
 		case <-changed:
-		case <-limit.C:
+		case <-limit:
 			back.Stop()
 			return false
 		case <-ctx.Done():
@@ -104,9 +133,9 @@ func (k *Keeper) Hold(ctx context.Context, r Route) bool {
 	}
 }
 
-// backBy is how long it takes until a pool has a member again, zero if it has one;
-// false if that is after the deadline, or the pool is gone.
-func (k *Keeper) backBy(ctx context.Context, name string, deadline time.Time) (time.Duration, bool) {
+// backBy is how long it takes until a pool has a member again, or the one that is
+// named, zero if it has it; false if that is after the deadline, or the pool is gone.
+func (k *Keeper) backBy(ctx context.Context, name string, member int64, deadline time.Time) (time.Duration, bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	p := k.view.Load().pools[name]
@@ -118,6 +147,10 @@ func (k *Keeper) backBy(ctx context.Context, name string, deadline time.Time) (t
 		return 0, false
 	}
 	now := k.opts.Now()
+	if i := p.memberIndex(member); i >= 0 {
+		until := members[i].until
+		return max(0, until.Sub(now)), !until.After(deadline)
+	}
 	if choose(members, p.activeIndex(), now) >= 0 {
 		return 0, true
 	}
@@ -129,7 +162,7 @@ func (k *Keeper) backBy(ctx context.Context, name string, deadline time.Time) (t
 func (k *Keeper) Held() map[string]int {
 	held := make(map[string]int)
 	for _, p := range k.view.Load().ordered {
-		if n := p.line.len(); n > 0 {
+		if n := p.line.len() + p.tied.len(); n > 0 {
 			held[p.pool.Name] = n
 		}
 	}

@@ -45,7 +45,7 @@ func TestHeldRequestsGoOnInOrder(t *testing.T) {
 		var wg sync.WaitGroup
 		for i := range 3 {
 			wg.Go(func() {
-				if !b.Hold(context.Background(), r) {
+				if !b.Hold(context.Background(), r, pool.Tie{}) {
 					t.Errorf("request %d was let down", i)
 				}
 				mu.Lock()
@@ -54,7 +54,7 @@ func TestHeldRequestsGoOnInOrder(t *testing.T) {
 			})
 			time.Sleep(time.Second)
 		}
-		if b.Hold(t.Context(), r) {
+		if b.Hold(t.Context(), r, pool.Tie{}) {
 			t.Error("more are held than may be")
 		}
 		if n := b.Held()["p"]; n != 3 {
@@ -92,7 +92,7 @@ func TestAHeldRequestIsLetGo(t *testing.T) {
 				ctx, cancel := context.WithCancel(context.Background())
 				defer cancel()
 				done := make(chan bool)
-				go func() { done <- b.Hold(ctx, r) }()
+				go func() { done <- b.Hold(ctx, r, pool.Tie{}) }()
 				if c.then != nil {
 					time.Sleep(5 * time.Second)
 					c.then(t, b, cancel)
@@ -121,9 +121,9 @@ func TestOneWhoLeavesTheLineGivesTheTurnOn(t *testing.T) {
 		refuse(t, b, r, 20)
 		ctx, cancel := context.WithCancel(context.Background())
 		first, second := make(chan bool), make(chan bool)
-		go func() { first <- b.Hold(ctx, r) }()
+		go func() { first <- b.Hold(ctx, r, pool.Tie{}) }()
 		time.Sleep(time.Second)
-		go func() { second <- b.Hold(context.Background(), r) }()
+		go func() { second <- b.Hold(context.Background(), r, pool.Tie{}) }()
 		time.Sleep(time.Second)
 		cancel()
 		if <-first {
@@ -140,7 +140,7 @@ func TestHoldIsOffByDefault(t *testing.T) {
 	b := newBench(t, nil)
 	r := b.pool(t, "a")
 	b.answer(t, b.acquire(t, r), 429, "10")
-	if b.Hold(t.Context(), r) {
+	if b.Hold(t.Context(), r, pool.Tie{}) {
 		t.Error("held")
 	}
 	for _, hold := range []time.Duration{-time.Second, pool.MaxHold + 1} {

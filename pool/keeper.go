@@ -39,6 +39,8 @@ type Options struct {
 	ProbeInterval time.Duration
 	// MaxHeld is how many requests a pool holds at most. Default: [DefaultMaxHeld].
 	MaxHeld int
+	// MaxTies bounds what is remembered of what accounts made. Default: [DefaultMaxTies].
+	MaxTies int
 	// CachedCooldowns bounds the read cache. Default: [DefaultCachedCooldowns].
 	CachedCooldowns int64
 }
@@ -52,6 +54,8 @@ type Keeper struct {
 	view atomic.Pointer[view]
 	// cooldowns is a read cache by member id; a miss asks the store.
 	cooldowns *ristretto.Cache[int64, *Cooldown]
+
+	ties *tieIndex
 
 	mu      sync.Mutex // held while the store is changed
 	waiting signal     // raised when a cooldown changes
@@ -71,6 +75,9 @@ func NewKeeper(ctx context.Context, opts Options) (*Keeper, error) {
 	}
 	if opts.MaxHeld == 0 {
 		opts.MaxHeld = DefaultMaxHeld
+	}
+	if opts.MaxTies == 0 {
+		opts.MaxTies = DefaultMaxTies
 	}
 	if opts.CachedCooldowns == 0 {
 		opts.CachedCooldowns = DefaultCachedCooldowns
@@ -96,11 +103,22 @@ func NewKeeper(ctx context.Context, opts Options) (*Keeper, error) {
 		cache.Close()
 		return nil, err
 	}
+	ties, err := opts.Store.Ties(ctx)
+	if err != nil {
+		cache.Close()
+		return nil, fmt.Errorf("read what accounts made: %w", err)
+	}
+	k.ties = newTieIndex(opts.MaxTies, ties)
+	go k.writeTies()
 	return k, nil
 }
 
-// Close ends the cache. The store is the caller's to close.
-func (k *Keeper) Close() { k.cooldowns.Close() }
+// Close writes what is still to be written and ends the cache. The store is the
+// caller's to close, afterwards.
+func (k *Keeper) Close() {
+	k.ties.close()
+	k.cooldowns.Close()
+}
 
 // signal wakes all who wait at once: the channel is closed and replaced.
 type signal struct{ ch atomic.Pointer[chan struct{}] }

@@ -86,6 +86,9 @@ func (e *ExhaustedError) message() string {
 	if e.Members == 1 {
 		who = fmt.Sprintf("The only credential of pool %q is", e.Pool)
 	}
+	if e.Tied != "" {
+		who = fmt.Sprintf("Credential %q of pool %q made what this request names (%s), and only it can go on with that. It is", e.Soonest, e.Pool, e.Tied)
+	}
 	reason, _, _ := strings.Cut(e.Reason, ":") // what exactly the upstream said is not the agent's concern
 	switch {
 	case e.RecoversAt.IsZero():

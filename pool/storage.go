@@ -13,6 +13,7 @@ type Store interface {
 	PoolStore
 	CredentialStore
 	StateStore
+	TieStore
 	ClockStore
 	ResetStore
 }

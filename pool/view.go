@@ -37,6 +37,8 @@ type poolView struct {
 	told     atomic.Bool  // an agent was told that it is exhausted, and not reset since
 	since    time.Time    // of that edge; guarded by the keeper's lock
 	line     *line        // of the requests that are held
+	tied     *line        // of those that are held for one member, in no order
+	owned    *tieRules    // what of its answers belongs to an account; nil: nothing
 	strip    []string
 	stripQry []string
 }
@@ -143,7 +145,8 @@ func (k *Keeper) reload(ctx context.Context) error {
 }
 
 func (k *Keeper) poolView(r *PoolRecord, credentials map[string]*CredentialRecord) (*poolView, error) {
-	p := &poolView{id: r.ID, pool: r.Pool, line: k.lineOf(r.ID)}
+	p := &poolView{id: r.ID, pool: r.Pool, owned: tieRulesOf(r.Pool.Provider)}
+	p.line, p.tied = k.linesOf(r.ID)
 	p.active.Store(r.Active)
 	p.state.Store(r.State)
 	p.told.Store(r.Told)
@@ -181,16 +184,16 @@ func (k *Keeper) poolView(r *PoolRecord, credentials map[string]*CredentialRecor
 	return p, nil
 }
 
-// lineOf is the line of the view before, in which requests may wait, or a new one.
-func (k *Keeper) lineOf(id int64) *line {
+// linesOf are the lines of the view before, in which requests may wait, or new ones.
+func (k *Keeper) linesOf(id int64) (all, tied *line) {
 	if old := k.view.Load(); old != nil {
 		for _, p := range old.ordered {
 			if p.id == id {
-				return p.line
+				return p.line, p.tied
 			}
 		}
 	}
-	return new(line)
+	return new(line), new(line)
 }
 
 // fieldsOf is what a request carries with one member: the binding's field with its

@@ -24,7 +24,7 @@ func (s *still) Acquire(context.Context, pool.Route, []string) (pool.Lease, erro
 	return s.lease, nil
 }
 
-func (*still) Hold(context.Context, pool.Route) bool { return false }
+func (*still) Hold(context.Context, pool.Route, pool.Tie) bool { return false }
 
 func (*still) Told(string) {}
 

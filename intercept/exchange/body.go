@@ -16,6 +16,7 @@ type upload struct {
 	blocks  [][]byte // each full to its length
 	kept    int64    // bytes in blocks, counted against the budget
 	lost    atomic.Bool
+	whole   bool   // nothing may be lost: none of it is sent yet
 	over    []byte // read behind the body's end: the next request
 
 	// The pump is the goroutine that sends a body while its answer comes in.
@@ -72,6 +73,9 @@ func (cl *client) receive() ([]byte, error) {
 			size = block16k
 		}
 		if !b.lost.Load() && (b.kept+int64(size) > x.opts.MaxReplayBody || !x.reserve(int64(size))) {
+			if b.whole {
+				return nil, errKeepFull
+			}
 			b.lost.Store(true)
 			b.forget(x)
 		}

@@ -14,15 +14,20 @@ import (
 	"github.com/sluice-proxy/sluice/pool"
 )
 
-// decodeAnswer undoes a body's content coding as far as it goes: raw may be cut
-// off, and a bomb is cut off at pool.MaxAnswerBody. A coding that is not known,
-// or more than one, gives nothing to judge by.
+// decodeAnswer is what an answer is judged by.
 func decodeAnswer(raw []byte, encoding string) []byte {
+	return decode(raw, encoding, pool.MaxAnswerBody)
+}
+
+// decode undoes a body's content coding as far as it goes: raw may be cut
+// off, and a bomb is cut off at limit bytes. A coding that is not known,
+// or more than one, gives nothing to judge by.
+func decode(raw []byte, encoding string, limit int) []byte {
 	var r io.Reader
 	var err error
 	switch strings.ToLower(strings.TrimSpace(encoding)) {
 	case "", "identity":
-		return raw[:min(len(raw), pool.MaxAnswerBody)]
+		return raw[:min(len(raw), limit)]
 	case "gzip", "x-gzip":
 		r, err = gzip.NewReader(bytes.NewReader(raw))
 	case "deflate":
@@ -46,6 +51,6 @@ func decodeAnswer(raw []byte, encoding string) []byte {
 		return nil
 	}
 	// An error at the cut-off end leaves what came before it.
-	body, _ := io.ReadAll(io.LimitReader(r, pool.MaxAnswerBody))
+	body, _ := io.ReadAll(io.LimitReader(r, int64(limit)))
 	return body
 }

@@ -27,8 +27,8 @@ type Pools interface {
 	// What it decides is durable when it returns.
 	Observe(ctx context.Context, l pool.Lease, a pool.Answer) (pool.Outcome, error)
 	// Hold keeps a request that found no member until one is back, and says whether
-	// it did: some pools are made so.
-	Hold(ctx context.Context, r pool.Route) bool
+	// it did: some pools are made so. One that is tied waits for its member.
+	Hold(ctx context.Context, r pool.Route, t pool.Tie) bool
 	// Told notes that a client is about to hear that the pool refuses it: an agent
 	// may write that down. It is durable when Told returns.
 	Told(pool string)
@@ -66,6 +66,7 @@ type Denial struct {
 // Leaves are required; a zero limit means its default.
 type Options struct {
 	Pools   Pools
+	Ties    Ties // nil: no request is tied to a member
 	Dialer  Dialer
 	Leaves  Leaves
 	RootCAs *x509.CertPool // that upstream certificates must chain to; nil: the system's

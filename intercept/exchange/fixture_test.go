@@ -163,7 +163,7 @@ func (m *members) Observe(_ context.Context, l pool.Lease, a pool.Answer) (pool.
 	return pool.OutcomeOK, nil
 }
 
-func (m *members) Hold(ctx context.Context, _ pool.Route) bool {
+func (m *members) Hold(ctx context.Context, _ pool.Route, _ pool.Tie) bool {
 	m.mu.Lock()
 	m.holds++
 	m.mu.Unlock()

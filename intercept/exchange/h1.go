@@ -123,6 +123,11 @@ func (cl *client) exchange() (keep bool) {
 		clear(cl.tried[:])
 		cl.detach()
 	}()
+	if err := cl.findTie(&a); err != nil {
+		return cl.sendFailed(err)
+	}
+	began = began.Add(cl.ahead) // the client's time: its body was waited for
+	cl.ahead = 0
 	if err := a.first(cl.ctx); err != nil {
 		return cl.sayInstead(x.failure(cl.route.Host, err))
 	}
@@ -145,7 +150,7 @@ func (cl *client) exchange() (keep bool) {
 				cl.upgrade(up)
 				return false
 			}
-			return cl.deliver(up)
+			return cl.deliver(up, &a.lease)
 		}
 	}
 }

@@ -64,8 +64,7 @@ func (s *h2Server) client(c net.Conn) *client {
 	return s.clients[c]
 }
 
-// run serves until Close.
-func (s *h2Server) run() { _ = s.http.Serve(s) }
+func (s *h2Server) run() { _ = s.http.Serve(s) } // until Close
 
 // Accept, Close and Addr make it the net.Listener of its http.Server.
 func (s *h2Server) Accept() (net.Conn, error) {
@@ -171,6 +170,12 @@ func (s *stream) run() {
 	cl, x := s.cl, s.cl.x
 	began := time.Now()
 	a := attempts{x: x, route: cl.route}
+	if s.findTie(&a) != nil {
+		x.counts.canceled.Add(1)
+		panic(http.ErrAbortHandler) // the client's body failed: it has gone
+	}
+	began = began.Add(s.wait) // the client's time: its body was waited for
+	s.wait = 0
 	if err := a.first(s.r.Context()); err != nil {
 		writeLocal(s.w, x.failure(cl.route.Host, err))
 		return
@@ -193,7 +198,7 @@ func (s *stream) run() {
 		if v == verdictPass {
 			defer cancel(nil)
 			x.added.observe(time.Since(began) - s.wait)
-			s.deliver(resp)
+			s.deliver(resp, s.tee(resp, &a.lease))
 			return
 		}
 		cancel(nil) // resets the refused stream, and its body's with it
@@ -309,7 +314,7 @@ func (s *stream) judge(resp *http.Response, a *attempts) (verdict, *pool.Exhaust
 }
 
 // deliver passes the response on as it arrives, with its trailers.
-func (s *stream) deliver(resp *http.Response) {
+func (s *stream) deliver(resp *http.Response, tee *clueTee) {
 	defer func() {
 		// The client's body first: closing the response waits for whoever sends that.
 		_ = s.r.Body.Close()
@@ -332,7 +337,7 @@ func (s *stream) deliver(resp *http.Response) {
 	// Without a body the head must go out with the end of the stream: for gRPC a
 	// head that ends the stream is the trailers.
 	if resp.ContentLength != 0 && s.r.Method != http.MethodHead {
-		s.copyBody(resp)
+		s.copyBody(resp, tee)
 	}
 	for name, values := range resp.Trailer {
 		if _, announced := header[name]; !announced {
@@ -341,7 +346,7 @@ func (s *stream) deliver(resp *http.Response) {
 	}
 }
 
-func (s *stream) copyBody(resp *http.Response) {
+func (s *stream) copyBody(resp *http.Response, tee *clueTee) {
 	control := http.NewResponseController(s.w)
 	block := s.cl.x.blocks.get(block16k)
 	defer s.cl.x.blocks.put(block)
@@ -370,16 +375,11 @@ func (s *stream) copyBody(resp *http.Response) {
 		var n int
 		n, err = resp.Body.Read(block)
 		p = block[:n]
+		tee.see(p)
+		if err == io.EOF {
+			tee.end()
+		}
 	}
-}
-
-// writeLocal answers in the upstream's place.
-func writeLocal(w http.ResponseWriter, answer localAnswer) {
-	for _, f := range answer.fields() {
-		w.Header().Set(f[0], f[1])
-	}
-	w.WriteHeader(answer.status)
-	_, _ = w.Write(answer.body)
 }
 
 // h2Upstreams are the HTTP/2 connections to upstreams, by what they may be used

@@ -129,3 +129,30 @@ func (k *kept) keep(p []byte) {
 		p = p[n:]
 	}
 }
+
+// readAhead reads what can be kept before any of it is sent, and shows it to w.
+func (k *kept) readAhead(w io.Writer) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for k.err == nil {
+		last := len(k.blocks) - 1
+		if last < 0 || len(k.blocks[last]) == cap(k.blocks[last]) {
+			if k.size+block64k > k.x.opts.MaxReplayBody || !k.x.reserve(block64k) {
+				return nil
+			}
+			k.held += block64k
+			k.blocks = append(k.blocks, k.x.blocks.get(block64k)[:0])
+			last++
+		}
+		b := k.blocks[last]
+		n, err := k.src.Read(b[len(b):cap(b)])
+		k.blocks[last], k.size, k.err = b[:len(b)+n], k.size+int64(n), err
+		if _, werr := w.Write(b[len(b) : len(b)+n]); werr != nil {
+			return werr
+		}
+	}
+	if k.err == io.EOF {
+		return nil
+	}
+	return k.err
+}

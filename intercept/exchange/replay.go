@@ -15,7 +15,8 @@ type attempts struct {
 	route pool.Route
 	lease pool.Lease
 	tried []string
-	held  bool // waited for a member already: once is enough
+	tie   pool.Tie // to the only member that may be asked; zero: to none
+	held  bool     // waited for a member already: once is enough
 }
 
 // verdict is what becomes of an answer.
@@ -37,16 +38,23 @@ func (a *attempts) first(ctx context.Context) error {
 // acquire leases a member, of a pool that holds requests a little later if it has
 // none now. By then those who refused this request are as good as any.
 func (a *attempts) acquire(ctx context.Context) (pool.Lease, error) {
-	lease, err := a.x.opts.Pools.Acquire(ctx, a.route, a.tried)
+	lease, err := a.lookUp(ctx)
 	if _, exhausted := errors.AsType[*pool.ExhaustedError](err); !exhausted || a.held {
 		return lease, err
 	}
 	a.held = true
-	if !a.x.opts.Pools.Hold(ctx, a.route) {
+	if !a.x.opts.Pools.Hold(ctx, a.route, a.tie) {
 		return lease, err
 	}
 	a.tried = a.tried[:0]
-	return a.x.opts.Pools.Acquire(ctx, a.route, nil)
+	return a.lookUp(ctx)
+}
+
+func (a *attempts) lookUp(ctx context.Context) (pool.Lease, error) {
+	if a.tie != (pool.Tie{}) {
+		return a.x.opts.Ties.AcquireTied(ctx, a.route, a.tie)
+	}
+	return a.x.opts.Pools.Acquire(ctx, a.route, a.tried)
 }
 
 // observe has an answer judged and tells whether its member is now out. It

@@ -3,11 +3,13 @@ package exchange
 import (
 	"io"
 	"time"
+
+	"github.com/sluice-proxy/sluice/pool"
 )
 
 // deliver passes the response on as it arrives: what one read of the upstream
 // gave goes out with one write, so that no event of a stream waits for the next.
-func (cl *client) deliver(up *upstreamConn) (keep bool) {
+func (cl *client) deliver(up *upstreamConn, l *pool.Lease) (keep bool) {
 	x, h, req := cl.x, &cl.resp, &cl.req
 	f := responseFraming(h, req)
 	dechunk := h.chunked && req.minor == 0 // HTTP/1.0 has no chunks: the end of the connection ends the body
@@ -19,15 +21,21 @@ func (cl *client) deliver(up *upstreamConn) (keep bool) {
 	block := x.blocks.get(min(len(h.raw)+64+min(up.in.len(), block4k), block256k))
 	out := appendResponse(block[:0], h, req, keep)
 	defer func() { x.blocks.put(block) }()
+	tee := cl.tee(l)
+	look := f // the tee sees the payload only
 	streaming := false
 	for {
 		n, err := f.take(up.in.bytes())
 		p := up.in.bytes()[:n]
+		if tee != nil {
+			look.through(p, tee.see)
+		}
 		if dechunk {
 			p = payload(&g, p)
 		}
 		up.in.r += n
 		if f.done() && err == nil {
+			tee.end()
 			return cl.finish(up, out, p, keep)
 		}
 		if !cl.forward(out, p) {
@@ -45,6 +53,7 @@ func (cl *client) deliver(up *upstreamConn) (keep bool) {
 		}
 		if err == io.EOF && f.kind == bodyUntilClose {
 			cl.resp.close = true
+			tee.end()
 			return cl.finish(up, nil, nil, false)
 		}
 		if err != nil {

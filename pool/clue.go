@@ -1,0 +1,334 @@
+package pool
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"hash"
+	"slices"
+	"strings"
+)
+
+// Mark stands for something that an account made and that no other account knows: an
+// uploaded file, a stored response, reasoning that only it can decrypt. It is the
+// beginning of its SHA-256: what it stands for cannot be read from it.
+type Mark [16]byte
+
+// Clue is a mark, and where in a message it was found.
+type Clue struct {
+	Mark  Mark
+	Field string // "previous_response_id", or "path"
+}
+
+// tieRules say what of a provider's API belongs to the account that made it.
+type tieRules struct {
+	paths    []string // path segments of what accounts own: /v1/SEGMENT/ID
+	ids      []string // keys of an answer under which it is named
+	refs     []string // keys of a request that name it
+	prefixes []string // of such names, wherever they stand in a request
+	plain    []string // prefixes of names that stand for nothing: what they name is sent along with them
+	sealed   []string // keys whose value can only be read by the account that made it
+	tail     bool     // a name is the last two segments of a URL: files/ID
+}
+
+// tieRulesOf are the rules of a preset, nil if nothing of its API is known to be an account's.
+// OpenAI: platform.openai.com/docs/api-reference (responses, conversations, files, batches);
+// "encrypted_content" is bound to the organization that received it. Anthropic:
+// docs.anthropic.com (files, message batches, containers). Gemini: ai.google.dev/api (files,
+// cached contents).
+func tieRulesOf(provider string) *tieRules {
+	switch provider {
+	case "openai", "codex":
+		return &tieRules{
+			paths: []string{
+				"responses", "conversations", "files", "uploads", "batches", "threads", "assistants", "runs",
+				"vector_stores", "containers", "jobs", "evals", "videos", "input_items",
+			},
+			ids: []string{"id"},
+			refs: []string{
+				"previous_response_id", "conversation", "id", "file_id", "file_ids", "input_file_id", "vector_store_ids",
+				"container", "assistant_id", "thread_id", "training_file",
+			},
+			prefixes: []string{
+				"resp_", "rs_", "conv_", "file-", "file_", "upload_", "batch_", "thread_", "asst_", "run_", "vs_", "cntr_", "ftjob-",
+			},
+			plain:  []string{"msg_", "fc_", "call_", "ctc_"},
+			sealed: []string{"encrypted_content"},
+		}
+	case "anthropic":
+		return &tieRules{
+			paths:    []string{"files", "batches"},
+			ids:      []string{"id"},
+			refs:     []string{"file_id", "container"},
+			prefixes: []string{"file_", "msgbatch_", "container_"},
+			plain:    []string{"msg_", "toolu_", "srvtoolu_"},
+		}
+	case "gemini":
+		return &tieRules{
+			paths: []string{"files", "cachedContents"},
+			ids:   []string{"name", "uri"},
+			refs:  []string{"fileUri", "file_uri", "cachedContent", "cached_content"},
+			tail:  true,
+		}
+	}
+	return nil
+}
+
+// maxClue is how long a name may be, in bytes; maxClues how many one message may hold.
+const (
+	maxClue  = 256
+	maxClues = 4096
+)
+
+// Clues finds, in the bytes of a request or an answer as they come, what ties it to an
+// account. It is an [io.Writer] that never fails: what is not JSON, or server-sent events
+// of it, has no clues.
+type Clues struct {
+	rules  *tieRules
+	answer bool
+
+	inside  bool // a string
+	escape  int  // bytes of an escape so far, its backslash included
+	unicode rune
+	tok     []byte // the string so far, decoded
+	long    bool   // it is no name
+	ended   bool   // a string ended, and it is not known yet whether it was a key
+
+	class keyClass // of the last key
+	field string
+	hash  hash.Hash // of a sealed value
+
+	found []Clue
+	taken int
+}
+
+type keyClass uint8
+
+const (
+	keyOther keyClass = iota
+	keyName
+	keySealed
+)
+
+// answerClues reads what an answer hands out.
+func (t *tieRules) answerClues() *Clues { return &Clues{rules: t, answer: true} }
+
+// requestClues reads what a request names, in its target first.
+func (t *tieRules) requestClues(target string) *Clues {
+	c := &Clues{rules: t}
+	before := ""
+	for _, segment := range segments(target) {
+		switch {
+		case t.tail && slices.Contains(t.paths, before):
+			c.add(before+"/"+segment, "path")
+		case slices.Contains(t.paths, before) || hasPrefix(segment, t.prefixes):
+			c.add(segment, "path")
+		}
+		before, _, _ = strings.Cut(segment, ":") // Gemini's custom verbs: files/ID:download
+	}
+	return c
+}
+
+// owns says whether a target is where accounts make or name what is theirs.
+func (t *tieRules) owns(target string) bool {
+	return slices.ContainsFunc(segments(target), func(s string) bool { return slices.Contains(t.paths, s) })
+}
+
+func segments(target string) []string {
+	path, _, _ := strings.Cut(target, "?")
+	return strings.Split(path, "/")
+}
+
+func hasPrefix(s string, prefixes []string) bool {
+	return slices.ContainsFunc(prefixes, func(p string) bool { return len(s) > len(p) && strings.HasPrefix(s, p) })
+}
+
+// Write implements [io.Writer].
+func (c *Clues) Write(p []byte) (int, error) {
+	n := len(p)
+	for len(p) > 0 {
+		if c.inside {
+			p = c.text(p)
+		} else {
+			p = c.between(p)
+		}
+	}
+	return n, nil
+}
+
+// between goes on to the next string. The first byte after one says what it was.
+func (c *Clues) between(p []byte) []byte {
+	for c.ended && len(p) > 0 {
+		switch b := p[0]; b {
+		case ' ', '\t', '\r', '\n':
+		case ':':
+			c.key()
+		default:
+			c.value()
+		}
+		if c.ended || p[0] == ':' {
+			p = p[1:]
+		}
+	}
+	i := bytes.IndexByte(p, '"')
+	if i < 0 {
+		return nil
+	}
+	c.inside, c.escape, c.long, c.tok = true, 0, false, c.tok[:0]
+	if c.class == keySealed {
+		if c.hash == nil {
+			c.hash = sha256.New()
+		}
+		c.hash.Reset()
+	}
+	return p[i+1:]
+}
+
+// text goes on within a string.
+func (c *Clues) text(p []byte) []byte {
+	if c.escape > 0 {
+		c.escaped(p[0])
+		return p[1:]
+	}
+	end := bytes.IndexByte(p, '"')
+	run := p
+	if end >= 0 {
+		run = p[:end]
+	}
+	if i := bytes.IndexByte(run, '\\'); i >= 0 {
+		c.take(run[:i])
+		c.escape = 1
+		return p[i+1:]
+	}
+	c.take(run)
+	if end < 0 {
+		return nil
+	}
+	c.inside, c.ended = false, true
+	return p[end+1:]
+}
+
+// escaped takes one byte of an escape (RFC 8259 section 7).
+func (c *Clues) escaped(b byte) {
+	if c.escape > 1 {
+		d := strings.IndexByte("0123456789abcdef", b|0x20)
+		c.unicode = c.unicode<<4 | rune(max(d, 0))
+		if c.escape++; c.escape == 6 {
+			c.take([]byte(string(c.unicode)))
+			c.escape = 0
+		}
+		return
+	}
+	switch b {
+	case 'u':
+		c.escape, c.unicode = 2, 0
+		return
+	case 'n':
+		b = '\n'
+	case 't':
+		b = '\t'
+	case 'r':
+		b = '\r'
+	case 'b':
+		b = '\b'
+	case 'f':
+		b = '\f'
+	}
+	c.escape = 0
+	c.take([]byte{b})
+}
+
+func (c *Clues) take(p []byte) {
+	if c.class == keySealed {
+		c.hash.Write(p)
+	}
+	if c.long {
+		return
+	}
+	if c.long = len(c.tok)+len(p) > maxClue; !c.long {
+		c.tok = append(c.tok, p...)
+	}
+}
+
+// key ends a string that names the value after it.
+func (c *Clues) key() {
+	c.ended, c.class = false, keyOther
+	if c.long {
+		return
+	}
+	names := c.rules.refs
+	if c.answer {
+		names = c.rules.ids
+	}
+	for _, k := range names {
+		if k == string(c.tok) {
+			c.class, c.field = keyName, k
+		}
+	}
+	for _, k := range c.rules.sealed {
+		if k == string(c.tok) {
+			c.class, c.field = keySealed, k
+		}
+	}
+}
+
+// value ends a string that is a value.
+func (c *Clues) value() {
+	c.ended = false
+	switch {
+	case c.class == keySealed:
+		var m Mark
+		copy(m[:], c.hash.Sum(nil))
+		c.addMark(m, c.field)
+	case c.long:
+	case c.class == keyName:
+		c.add(string(c.tok), c.field)
+	case !c.answer && c.prefixed():
+		c.add(string(c.tok), "a reference to "+string(c.tok))
+	}
+}
+
+// prefixed is hasPrefix of the string at hand, without a copy of it.
+func (c *Clues) prefixed() bool {
+	for _, p := range c.rules.prefixes {
+		if len(c.tok) > len(p) && string(c.tok[:len(p)]) == p {
+			return true
+		}
+	}
+	return false
+}
+
+func (c *Clues) add(name, field string) {
+	if c.rules.tail {
+		name, _, _ = strings.Cut(name, ":download")
+		parts := strings.Split(name, "/")
+		if len(parts) < 2 || !slices.Contains(c.rules.paths, parts[len(parts)-2]) {
+			return
+		}
+		name = strings.Join(parts[len(parts)-2:], "/")
+	}
+	if name == "" || hasPrefix(name, c.rules.plain) {
+		return
+	}
+	sum := sha256.Sum256([]byte(name))
+	c.addMark(Mark(sum[:16]), field)
+}
+
+func (c *Clues) addMark(m Mark, field string) {
+	if len(c.found) < maxClues && !slices.ContainsFunc(c.found[max(0, len(c.found)-16):], func(o Clue) bool { return o.Mark == m }) {
+		c.found = append(c.found, Clue{m, field})
+	}
+}
+
+// Take is what was found since it was last called.
+func (c *Clues) Take() []Clue {
+	fresh := c.found[c.taken:]
+	c.taken = len(c.found)
+	return fresh
+}
+
+// End says that no more bytes come: a string at the very end is a value.
+func (c *Clues) End() {
+	if c.ended {
+		c.value()
+	}
+}
