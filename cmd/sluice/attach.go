@@ -9,40 +9,41 @@ import (
 	"github.com/sluice-proxy/sluice/control/api"
 )
 
+// attachFlags say what to attach to.
+type attachFlags struct {
+	cgroup, unit, container, namespace, selector string
+	pid                                          int
+	pools                                        []string
+}
+
 func (c *cli) attachCommand() *cobra.Command {
-	var dir string
-	var pid int
-	var pools []string
+	var f attachFlags
 	cmd := &cobra.Command{
-		Use:   "attach (--cgroup PATH | --pid PID) [--pool NAME]...",
+		Use:   "attach (--container NAME | --selector KEY=VALUE | --unit NAME | --cgroup PATH | --pid PID) [--namespace NS] [--pool NAME]...",
 		Short: "Attach to what is already running, and print the target's id",
 		Long: `Attaches a cgroup: from then on what its processes connect to is intercepted, and its requests to bound hosts
 carry the credentials of the pools. The target is remembered when sluice is started again.
 
-With --pid it is the cgroup that the process is in: everything else in there is attached with it.
+With --container it is a container's: an id or its beginning, a name of Docker's or nerdctl's, or a Kubernetes pod's or
+container's name or POD/CONTAINER. It is attached again each time it starts, before its command runs, and does not
+have to run now. With --selector each container with that label is attached, those that run and those to come, until
+the selector's target is detached. --namespace keeps both to one of containerd's namespaces.
+
+With --unit it is a running systemd unit's. With --pid it is the cgroup that the process is in: everything else in there
+is attached with it.
 
 Connections to bound ports that were open before are closed, so that they are opened anew through sluice. A process that
 has already loaded its CA certificates goes on with those: 'sluice ca show' prints what it has to trust.`,
-		Example: `  sudo sluice attach --cgroup /sys/fs/cgroup/system.slice/agent.service
+		Example: `  sudo sluice attach --container hermes
+  sudo sluice attach --selector app=agent --pool main
+  sudo sluice attach --unit agent.service
+  sudo sluice attach --cgroup /sys/fs/cgroup/system.slice/agent.service
   sudo sluice attach --pid "$(pgrep -o my-agent)" --pool main`,
 		Args: arguments(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if (dir == "") == (pid == 0) {
-				return usageError{"sluice attach needs either --cgroup or --pid"}
-			}
-			if pid < 0 {
-				return usageError{fmt.Sprintf("--pid %d: not a process id", pid)}
-			}
-			spec := api.TargetSpec{Pid: optional(pid)}
-			if dir != "" {
-				absolute, err := filepath.Abs(dir)
-				if err != nil {
-					return fmt.Errorf("--cgroup %s: %w", dir, err)
-				}
-				spec.Cgroup = &absolute
-			}
-			if len(pools) > 0 {
-				spec.Pools = &pools
+			spec, err := f.spec()
+			if err != nil {
+				return err
 			}
 			client, err := c.client()
 			if err != nil {
@@ -55,9 +56,53 @@ has already loaded its CA certificates goes on with those: 'sluice ca show' prin
 			return c.done(target, target.Id)
 		},
 	}
-	cmd.Flags().StringVar(&dir, "cgroup", "", "directory of a cgroup v2 group")
-	cmd.Flags().IntVar(&pid, "pid", 0, "process whose cgroup to attach")
-	cmd.Flags().StringArrayVar(&pools, "pool", nil, "only this pool serves the target; may be given several times")
+	cmd.Flags().StringVar(&f.cgroup, "cgroup", "", "directory of a cgroup v2 group")
+	cmd.Flags().StringVar(&f.container, "container", "", "container to attach, by name or id")
+	cmd.Flags().StringVar(&f.namespace, "namespace", "", "containerd's namespace; without it, any")
+	cmd.Flags().IntVar(&f.pid, "pid", 0, "process whose cgroup to attach")
+	cmd.Flags().StringVar(&f.selector, "selector", "", "label of the containers to attach, now and later, as KEY=VALUE")
+	cmd.Flags().StringVar(&f.unit, "unit", "", "systemd unit whose cgroup to attach; a service, without a suffix")
+	cmd.Flags().StringArrayVar(&f.pools, "pool", nil, "only this pool serves the target; may be given several times")
 	c.completeFlag(cmd, "pool", c.poolNames)
 	return cmd
+}
+
+// spec is what the flags say, which has to be one thing.
+func (f attachFlags) spec() (api.TargetSpec, error) {
+	var spec api.TargetSpec
+	given := 0
+	for _, x := range []struct {
+		value string
+		into  **string
+	}{{f.cgroup, &spec.Cgroup}, {f.unit, &spec.Unit}, {f.container, &spec.Container}, {f.selector, &spec.Selector}} {
+		if x.value != "" {
+			given++
+			*x.into = &x.value
+		}
+	}
+	if f.pid != 0 {
+		given++
+		spec.Pid = &f.pid
+	}
+	switch {
+	case given != 1:
+		return spec, usageError{"sluice attach needs one of --container, --selector, --unit, --cgroup and --pid"}
+	case f.pid < 0:
+		return spec, usageError{fmt.Sprintf("--pid %d: not a process id", f.pid)}
+	case f.namespace != "" && f.container == "" && f.selector == "":
+		return spec, usageError{"--namespace is containerd's: it goes with --container or --selector"}
+	case f.namespace != "":
+		spec.Namespace = &f.namespace
+	}
+	if f.cgroup != "" {
+		absolute, err := filepath.Abs(f.cgroup)
+		if err != nil {
+			return spec, fmt.Errorf("--cgroup %s: %w", f.cgroup, err)
+		}
+		spec.Cgroup = &absolute
+	}
+	if len(f.pools) > 0 {
+		spec.Pools = &f.pools
+	}
+	return spec, nil
 }

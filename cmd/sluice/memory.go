@@ -36,11 +36,23 @@ type reference struct {
 	Given    string `json:"given"`
 	Cgroup   string `json:"cgroup"`
 	CgroupID uint64 `json:"cgroup_id"`
+
+	Unit         string `json:"unit,omitempty"`
+	Container    string `json:"container,omitempty"`
+	ContainerID  string `json:"container_id,omitempty"`
+	Runtime      string `json:"runtime,omitempty"`
+	Namespace    string `json:"namespace,omitempty"`
+	PodNamespace string `json:"pod_namespace,omitempty"`
+	Selector     string `json:"selector,omitempty"`
+	Parent       string `json:"parent,omitempty"`
 }
 
 // Save implements [intercept.Memory].
 func (m *targetMemory) Save(ctx context.Context, t intercept.Target) error {
-	ref, err := json.Marshal(reference{Given: t.Ref, Cgroup: t.Cgroup, CgroupID: t.CgroupID})
+	ref, err := json.Marshal(reference{
+		Given: t.Ref, Cgroup: t.Cgroup, CgroupID: t.CgroupID, Unit: t.Unit, Container: t.Container, ContainerID: t.ContainerID,
+		Runtime: t.Runtime, Namespace: t.Namespace, PodNamespace: t.PodNamespace, Selector: t.Selector, Parent: t.Parent,
+	})
 	if err != nil {
 		return err
 	}
@@ -52,8 +64,19 @@ func (m *targetMemory) Save(ctx context.Context, t intercept.Target) error {
 	if t.Kind == intercept.KindRun {
 		m.scopes.watch(t.Cgroup, false)
 	}
-	m.record(ctx, pool.Event{Kind: pool.EventTargetAttached, Target: t.ID, Detail: t.Cgroup, Actor: pool.ActorOf(ctx)})
+	m.record(ctx, pool.Event{Kind: pool.EventTargetAttached, Target: t.ID, Detail: attachedTo(t), Actor: pool.ActorOf(ctx)})
 	return nil
+}
+
+// attachedTo is what the event says of a target.
+func attachedTo(t intercept.Target) string {
+	switch t.Kind {
+	case intercept.KindSelector:
+		return "containers with " + t.Selector
+	case intercept.KindContainer:
+		return "container " + t.Container
+	}
+	return t.Cgroup
 }
 
 // Delete implements [intercept.Memory].
@@ -83,6 +106,8 @@ func (m *targetMemory) List(ctx context.Context) ([]intercept.Target, error) {
 		targets = append(targets, intercept.Target{
 			ID: row.ID, Kind: intercept.Kind(row.Kind), Ref: ref.Given, Cgroup: ref.Cgroup, CgroupID: ref.CgroupID,
 			Pools: row.Pools, Created: row.CreatedAt,
+			Unit: ref.Unit, Container: ref.Container, ContainerID: ref.ContainerID, Runtime: ref.Runtime,
+			Namespace: ref.Namespace, PodNamespace: ref.PodNamespace, Selector: ref.Selector, Parent: ref.Parent,
 		})
 		m.known[row.ID] = true
 		if id, err := cgroup.ID(ref.Cgroup); row.Kind == string(intercept.KindRun) && err == nil && id == ref.CgroupID {

@@ -5,11 +5,13 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+
+	"github.com/sluice-proxy/sluice/control/api"
 )
 
 func (c *cli) targetsCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "targets", Short: "List the attached cgroups, as the kernel has them", Args: arguments(),
+		Use: "targets", Short: "List what is attached, as the kernel has it, and what waits to be", Args: arguments(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			client, err := c.client()
 			if err != nil {
@@ -26,13 +28,38 @@ func (c *cli) targetsCommand() *cobra.Command {
 					if t.Reason != "" {
 						state += " (" + t.Reason + ")"
 					}
-					rows = append(rows, []any{t.Id, state, t.Cgroup, numbers(t.Namespaces), list(t.Pools), t.Connections})
+					rows = append(rows, []any{t.Id, state, about(t), dash(t.Cgroup), numbers(t.Namespaces), list(t.Pools), t.Connections})
 				}
 				c.table("nothing is attached: 'sluice run' and 'sluice attach' do that",
-					[]any{"id", "state", "cgroup", "namespaces", "pools", "connections"}, rows)
+					[]any{"id", "state", "what", "cgroup", "namespaces", "pools", "connections"}, rows)
 			})
 		},
 	}
+}
+
+// about is what a target stands for.
+func about(t api.Target) string {
+	switch t.Kind {
+	case api.TargetKindContainer:
+		text := t.Container
+		if t.Runtime != "" {
+			text = t.Runtime + " " + text
+		}
+		if t.Namespace != "" {
+			text += " (namespace " + t.Namespace + ")"
+		}
+		if t.Selector != "" {
+			text += ", by " + t.Selector
+		}
+		return text
+	case api.TargetKindSelector:
+		return "containers with " + t.Selector
+	case api.TargetKindUnit:
+		return "unit " + t.Unit
+	case api.TargetKindPid:
+		return "process " + t.Ref
+	}
+	return string(t.Kind)
 }
 
 func numbers(values []uint64) string {

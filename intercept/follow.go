@@ -1,0 +1,143 @@
+package intercept
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+
+	"github.com/sluice-proxy/sluice/intercept/cgroup"
+)
+
+// accompany follows a target, or follows it anew where its cgroup is now. The caller holds ops.
+func (in *Interceptor) accompany(t *target) {
+	if t.part != nil {
+		t.part()
+	}
+	if t.Cgroup == "" {
+		return // a container that has not been seen running, or a selector: their events tell
+	}
+	var ctx context.Context
+	ctx, t.part = context.WithCancel(t.life)
+	path := t.Cgroup
+	in.tasks.Go(func() { in.follow(ctx, t, path) })
+}
+
+// follow accompanies a target: listeners when processes come, and the wait for the
+// cgroup's return when it is gone.
+func (in *Interceptor) follow(ctx context.Context, t *target, path string) {
+	for ctx.Err() == nil {
+		in.mu.RLock()
+		attached := t.State == StateAttached
+		in.mu.RUnlock()
+		if attached && !in.watch(ctx, t, path) {
+			return
+		}
+		if !attached || in.lost(ctx, t) {
+			if err := cgroup.Appear(ctx, path); err != nil {
+				if ctx.Err() == nil {
+					in.setState(t, StateFailed, err.Error())
+				}
+				return
+			}
+			in.ops.Lock()
+			failed := false
+			if ctx.Err() == nil && !in.stopped {
+				in.raise(t.life, t)
+				in.mu.RLock()
+				failed = t.State == StateFailed
+				in.mu.RUnlock()
+			}
+			in.ops.Unlock()
+			if failed {
+				return // its reason is shown; detach and attach it to try again
+			}
+		}
+	}
+}
+
+// watch follows an attached cgroup until it is removed; it is false when the following
+// ended for another reason.
+func (in *Interceptor) watch(ctx context.Context, t *target, path string) bool {
+	events, err := cgroup.Watch(ctx, path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return true
+	}
+	if err != nil {
+		in.opts.Log.Error("cgroup not watched: it will not be attached again after it was removed", "target", t.ID, "error", err)
+		return false
+	}
+	for e := range events {
+		switch e {
+		case cgroup.Populated:
+			in.ops.Lock()
+			if err := in.scan(ctx, t); err != nil && ctx.Err() == nil {
+				in.opts.Log.Error("namespace without listener: its connects are refused", "target", t.ID, "error", err)
+			}
+			in.confideAny(ctx, t)
+			in.ops.Unlock()
+		case cgroup.Removed:
+			return true
+		}
+	}
+	return false
+}
+
+// lost notes that a target's cgroup is gone, and tells whether to wait for its return:
+// not if the target ends with it.
+func (in *Interceptor) lost(ctx context.Context, t *target) bool {
+	in.ops.Lock()
+	defer in.ops.Unlock()
+	if ctx.Err() != nil || in.stopped {
+		return false
+	}
+	if t.Kind == KindRun {
+		if err := in.detach(t.life, t); err != nil {
+			in.opts.Log.Error("ended target not cleaned up", "target", t.ID, "error", err)
+		}
+		return false
+	}
+	in.drop(t)
+	return true
+}
+
+// drop takes back what was done for a cgroup that is gone. The caller holds ops.
+func (in *Interceptor) drop(t *target) {
+	reason := "the cgroup was removed"
+	if t.Kind == KindContainer {
+		reason = notRunning
+	}
+	in.setState(t, StateWaiting, reason)
+	err := errors.Join(in.opts.Hooks.DetachID(t.CgroupID), in.release(t))
+	if err != nil {
+		in.opts.Log.Error("removed cgroup not cleaned up", "target", t.ID, "error", err)
+	}
+	in.opts.Log.Info("cgroup removed: waiting for its return", "target", t.ID, "cgroup", t.Cgroup)
+}
+
+// raise is engage for a target that stays, whatever comes of it. The caller holds ops.
+func (in *Interceptor) raise(ctx context.Context, t *target) {
+	before := t.CgroupID
+	_, err := cgroup.Validate(t.Cgroup)
+	if err == nil {
+		err = in.engage(ctx, t)
+	}
+	if err == nil {
+		in.opts.Log.Info("attached again", "target", t.ID, "cgroup", t.Cgroup)
+		if before != t.CgroupID {
+			if err := in.opts.Memory.Save(ctx, in.present(t)); err != nil {
+				in.opts.Log.Error("target's new cgroup not remembered", "target", t.ID, "error", err)
+			}
+		}
+		return
+	}
+	state := StateFailed
+	if errors.Is(err, fs.ErrNotExist) {
+		state = StateWaiting
+	} else {
+		in.opts.Log.Error("target not attached", "target", t.ID, "error", err)
+	}
+	in.setState(t, state, err.Error())
+	if err := in.release(t); err != nil {
+		in.opts.Log.Error("listeners not taken back", "target", t.ID, "error", err)
+	}
+}
