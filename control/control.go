@@ -15,11 +15,14 @@ type Options struct {
 	Events       Events
 	Placeholders Placeholders
 	Targets      Targets
-	Kernel       Kernel
-	Authority    Authority
-	Build        Build
-	StateDir     string
-	PinDir       string
+	Resets       Resets
+	// AuthResetTargets is what Resets goes by.
+	AuthResetTargets AuthResetTargets
+	Kernel           Kernel
+	Authority        Authority
+	Build            Build
+	StateDir         string
+	PinDir           string
 	// Note adds an event to the log at some time soon, and never waits. Nil: not at all.
 	Note func(pool.Event)
 	Log  *slog.Logger     // nil discards

@@ -54,6 +54,9 @@ func (o *Operations) Pool(ctx context.Context, name string) (pool.PoolStatus, er
 // operation is done, so that an agent that is started next trusts that.
 func (o *Operations) CreatePool(ctx context.Context, by Actor, p pool.Pool) (pool.PoolStatus, error) {
 	err := o.change(ctx, by, "pool created", append([]string{p.Name}, p.Members...), func(ctx context.Context) error {
+		if err := o.o.Resets.ValidProfile(p.AgentProfile); err != nil {
+			return err
+		}
 		made, err := o.o.Pools.CreatePool(ctx, p)
 		if err != nil {
 			return err

@@ -25,11 +25,15 @@ type Outcome struct {
 	Reason string
 	Result Result
 	// err is what Reason was made of.
-	err error
+	err  error
+	lost bool // how the command ended is not known
 }
 
 // Succeeded says whether the reset was run and had its effect.
 func (o Outcome) Succeeded() bool { return o.Ran && o.Reason == "" }
+
+// Ended says that the command was begun and ended by itself: it has an exit status.
+func (o Outcome) Ended() bool { return o.Ran && !o.Result.TimedOut && !o.lost }
 
 // order is the reset of one agent: what is to be done, not yet where.
 type order struct {
@@ -77,7 +81,7 @@ func (o order) run(ctx context.Context, begin func() error) Outcome {
 	}
 	out.Ran = true
 	if out.Result, err = o.runtime.Exec(ctx, o.agent.Ref, c); err != nil {
-		out.Ran = !errors.Is(err, ErrNoCommand)
+		out.Ran, out.lost = !errors.Is(err, ErrNoCommand), true
 		return fail(err)
 	}
 	if out.Reason = failureOf(c, out.Result); out.Reason != "" {
@@ -166,7 +170,7 @@ func (o Outcome) event(poolName string) pool.Event {
 	if len(o.Command.Argv) > 0 {
 		e.Detail = fmt.Sprintf("%s as %d:%d in %s", strings.Join(o.Command.Argv, " "), o.Command.UID, o.Command.GID, o.Agent)
 	}
-	if o.Ran {
+	if o.Ended() {
 		e.Detail += fmt.Sprintf(", status %d after %s", o.Result.ExitCode, o.Result.Took.Round(time.Millisecond))
 		if said := oneLine(o.Result.Output); said != "" {
 			e.Detail += ": " + said

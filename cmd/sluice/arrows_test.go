@@ -43,7 +43,7 @@ var arrows = map[string][]string{
 	"reset/scope":         {"reset", "reset/inside"},
 	"control":             {"intercept", "intercept/cgroup", "intercept/container", "pool", "pool/vault", "reset"},
 	"control/telegram":    {"monitor/notice"},
-	"control/api":         {"control", "intercept", "pool", "pool/vault"},
+	"control/api":         {"control", "intercept", "pool", "pool/vault", "reset"},
 }
 
 // maxLines is where a file probably holds two nouns.

@@ -12,8 +12,10 @@ import (
 
 	"github.com/pelletier/go-toml/v2"
 
+	"github.com/sluice-proxy/sluice/intercept/container"
 	"github.com/sluice-proxy/sluice/monitor"
 	"github.com/sluice-proxy/sluice/pool"
+	"github.com/sluice-proxy/sluice/reset"
 )
 
 const (
@@ -38,6 +40,16 @@ type config struct {
 	Replay        replayConfig
 	API           apiConfig
 	Notify        []monitor.Channel // besides the log
+	ResetAlways   bool              // also agents that were told nothing
+	Profiles      reset.Profiles
+	Containers    containersConfig
+}
+
+// containersConfig is where the container daemons are.
+type containersConfig struct {
+	Runtime    string // by which agents are reset: containerd, apple or tart
+	Containerd string // socket
+	Docker     string // socket
 }
 
 // replayConfig bounds what is kept of requests to send them again, in bytes.
@@ -75,8 +87,15 @@ type rawConfig struct {
 		MaxBody *int64 `toml:"max_body_mib"`
 		Budget  *int64 `toml:"budget_mib"`
 	} `toml:"replay"`
-	API    rawAPI    `toml:"api"`
-	Notify rawNotify `toml:"notify"`
+	API             rawAPI                `toml:"api"`
+	Notify          rawNotify             `toml:"notify"`
+	ResetOnlyIfSeen *bool                 `toml:"reset_only_if_seen"`
+	Profile         map[string]rawProfile `toml:"profile"`
+	Containers      struct {
+		Runtime    *string `toml:"runtime"`
+		Containerd *string `toml:"containerd"`
+		Docker     *string `toml:"docker"`
+	} `toml:"containers"`
 }
 
 func defaultConfig() config {
@@ -85,7 +104,10 @@ func defaultConfig() config {
 		DrainTime: 30 * time.Second, LogLevel: "info", LogFormat: "auto",
 		Pool:   poolConfig{MaxStatedRetry: 15 * time.Minute, ProbeInterval: 15 * time.Minute, MaxHeld: pool.DefaultMaxHeld},
 		Replay: replayConfig{MaxBody: 32 << 20, Budget: 256 << 20},
-		API:    apiConfig{TokenFile: defaultTokenFile},
+		Containers: containersConfig{
+			Runtime: "containerd", Containerd: container.DefaultContainerd, Docker: container.DefaultDocker,
+		},
+		API: apiConfig{TokenFile: defaultTokenFile},
 	}
 }
 
@@ -152,6 +174,13 @@ func parseConfig(text []byte) (config, error) {
 	keep(duration("pool.probe_interval", raw.Pool.ProbeInterval, &c.Pool.ProbeInterval, 0, 24*time.Hour))
 	if err == nil {
 		c.API, err = raw.API.check()
+	}
+	keep(choice("containers.runtime", raw.Containers.Runtime, &c.Containers.Runtime, "containerd", "apple", "tart"))
+	keep(absolute("containers.containerd", raw.Containers.Containerd, &c.Containers.Containerd))
+	keep(absolute("containers.docker", raw.Containers.Docker, &c.Containers.Docker))
+	c.ResetAlways = raw.ResetOnlyIfSeen != nil && !*raw.ResetOnlyIfSeen
+	if err == nil {
+		c.Profiles, err = resetProfiles(raw.Profile)
 	}
 	if err == nil {
 		c.Notify, err = raw.Notify.channels()

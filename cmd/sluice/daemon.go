@@ -34,6 +34,7 @@ import (
 	"github.com/sluice-proxy/sluice/pool"
 	"github.com/sluice-proxy/sluice/pool/store"
 	"github.com/sluice-proxy/sluice/pool/vault"
+	"github.com/sluice-proxy/sluice/reset"
 )
 
 // apiGrace is how long requests to the API may go on once the daemon stops.
@@ -51,6 +52,7 @@ type sluiced struct {
 	hooks    *bpf.Redirect
 	in       *intercept.Interceptor
 	exchange *exchange.Exchanger
+	resets   *reset.Resetter
 	watch    *monitor.Monitor
 	ops      *control.Operations
 	api      *api.Server
@@ -97,7 +99,7 @@ func newLog(cfg config, e env) *slog.Logger {
 // collide with.
 func (d *sluiced) open(ctx context.Context) error {
 	for _, step := range []func(context.Context) error{
-		d.openStore, d.openSocket, d.openKernel, d.openPools, d.openMonitor, d.openAuthority, d.openInterceptor, d.openAPI, d.openTCP,
+		d.openStore, d.openSocket, d.openKernel, d.openPools, d.openResetter, d.openMonitor, d.openAuthority, d.openInterceptor, d.openAPI, d.openTCP,
 	} {
 		if err := step(ctx); err != nil {
 			return err
@@ -211,7 +213,7 @@ func (d *sluiced) openMonitor(ctx context.Context) error {
 	d.acquired(record.Close)
 	watch, err := monitor.New(ctx, monitor.Options{
 		Pools: d.keep, Events: d.keep, Cursors: d.store, Log: d.log,
-		Readers: []monitor.Reader{record}, Channels: d.cfg.notices(d.log),
+		Readers: []monitor.Reader{record, d.resets}, Channels: d.cfg.notices(d.log),
 	})
 	d.watch = watch
 	return err
@@ -350,6 +352,7 @@ func (d *sluiced) openAPI(context.Context) error {
 	b := build()
 	d.ops = control.New(control.Options{
 		Pools: d.keep, Members: d.keep, Credentials: d.keep, Events: d.keep, Placeholders: d.keep,
+		AuthResetTargets: d.keep, Resets: d.resets,
 		Targets: d.in, Kernel: counted{d.hooks, d.in}, Authority: d.ca,
 		Build:    control.Build{Version: b.Version, Commit: b.Commit, Date: b.Date, Go: b.Go},
 		StateDir: d.cfg.StateDir, PinDir: d.cfg.PinDir, Note: d.note, Log: d.log,
@@ -372,6 +375,7 @@ func (d *sluiced) run(ctx context.Context) error {
 	group.Go(func() error { return d.in.Run(ctx) })
 	group.Go(func() error { return d.writeNotes(ctx) })
 	group.Go(func() error { return d.watch.Run(ctx) })
+	group.Go(func() error { return d.resets.Run(ctx) })
 	group.Go(func() error { return d.renewAuthority(ctx) })
 	group.Go(func() error { return d.serveTCP(ctx) })
 	group.Go(func() error {

@@ -8,11 +8,13 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/sluice-proxy/sluice/intercept"
 	"github.com/sluice-proxy/sluice/intercept/cgroup"
 	"github.com/sluice-proxy/sluice/pool"
 	"github.com/sluice-proxy/sluice/pool/store"
+	"github.com/sluice-proxy/sluice/reset"
 )
 
 // targetMemory keeps the interceptor's targets in the store. Each target comes
@@ -115,6 +117,18 @@ func (m *targetMemory) List(ctx context.Context) ([]intercept.Target, error) {
 		}
 	}
 	return targets, nil
+}
+
+// agents are where the agents of a pool run that names no container: in what is
+// attached for that pool, or for any.
+func (d *sluiced) agents(name string) []reset.Agent {
+	var agents []reset.Agent
+	for _, t := range d.in.Targets() {
+		if t.State == intercept.StateAttached && (len(t.Pools) == 0 || slices.Contains(t.Pools, name)) {
+			agents = append(agents, reset.Agent{Kind: reset.InCgroup, Ref: t.Cgroup})
+		}
+	}
+	return agents
 }
 
 // forgetTargets forgets what a daemon that does not run would attach again.

@@ -22,6 +22,7 @@ next member in the order is active from then on.`,
 	},
 		c.poolCreateCommand(), c.poolListCommand(), c.poolStatusCommand(), c.poolRotateCommand(), c.poolRemoveCommand(),
 		c.poolAddMemberCommand(), c.poolRemoveMemberCommand(), c.poolClearCommand(),
+		c.poolSetAuthResetCommand(), c.poolResetAgentCommand(),
 	)
 }
 
@@ -30,6 +31,7 @@ func (c *cli) poolCreateCommand() *cobra.Command {
 	var provider, header string
 	var members, hosts []string
 	var hold time.Duration
+	var agent agentFlags
 	cmd := &cobra.Command{
 		Use:   "create NAME --members A,B[,C] (--provider P | --host H[:PORT]... --header 'Name: value with {token}')",
 		Short: "Create a pool",
@@ -58,6 +60,7 @@ within that time: for agents that take one 429 for the end.`,
 				return err
 			}
 			spec.Bindings = bindings
+			agent.into(&spec)
 			if hold%time.Second != 0 || hold < 0 {
 				return usageError{fmt.Sprintf("--hold %s: whole seconds are needed, such as 30s or 2m", hold)}
 			}
@@ -80,6 +83,7 @@ within that time: for agents that take one 429 for the end.`,
 	cmd.Flags().StringArrayVar(&hosts, "host", nil, "host[:port] to bind; may be given several times; port 443 unless said")
 	cmd.Flags().StringVar(&header, "header", "", "header that carries the credential, `'Name: value with {token}'`")
 	cmd.Flags().DurationVar(&hold, "hold", 0, "how long a request may wait for a member to come back, at most 10m")
+	agent.add(cmd)
 	c.completeFlag(cmd, "members", c.credentialNames)
 	return cmd
 }
@@ -178,7 +182,7 @@ func (c *cli) printPool(p api.PoolStatus) error {
 		if p.HoldSeconds > 0 {
 			pairs = append(pairs, "holds", "requests for up to "+(time.Duration(p.HoldSeconds)*time.Second).String())
 		}
-		c.fields(pairs...)
+		c.fields(append(pairs, describeReset(p)...)...)
 		fmt.Fprintln(c.stdout)
 		rows := make([][]any, 0, len(p.Members))
 		for _, m := range p.Members {

@@ -20,6 +20,24 @@ import (
 	"github.com/oapi-codegen/runtime"
 )
 
+// Defines values for AgentResetKind.
+const (
+	AgentResetKindCgroup    AgentResetKind = "cgroup"
+	AgentResetKindContainer AgentResetKind = "container"
+)
+
+// Valid indicates whether the value is a known member of the AgentResetKind enum.
+func (e AgentResetKind) Valid() bool {
+	switch e {
+	case AgentResetKindCgroup:
+		return true
+	case AgentResetKindContainer:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for AttachedTargetKind.
 const (
 	AttachedTargetKindCgroup    AttachedTargetKind = "cgroup"
@@ -254,6 +272,39 @@ func (e TargetState) Valid() bool {
 	}
 }
 
+// AgentReset defines model for AgentReset.
+type AgentReset struct {
+	// Agent The container's name or the cgroup's path.
+	Agent string `json:"agent"`
+
+	// Argv The command; empty if the agent was not reached.
+	Argv []string `json:"argv"`
+
+	// Environment The names of the command's variables.
+	Environment []string       `json:"environment"`
+	Kind        AgentResetKind `json:"kind"`
+
+	// Output The beginning of what it wrote, at most 64 KiB.
+	Output string `json:"output"`
+	Ran    bool   `json:"ran"`
+
+	// Reason Why it failed; empty if it did not.
+	Reason string `json:"reason"`
+
+	// Status The command's exit status; null if it has none.
+	Status *int `json:"status"`
+
+	// Succeeded The command was run, and the profile's check holds.
+	Succeeded      bool  `json:"succeeded"`
+	TimeoutSeconds int64 `json:"timeout_seconds"`
+
+	// User As UID:GID.
+	User string `json:"user"`
+}
+
+// AgentResetKind defines model for AgentReset.Kind.
+type AgentResetKind string
+
 // AttachedTarget defines model for AttachedTarget.
 type AttachedTarget struct {
 	Cgroup   string `json:"cgroup"`
@@ -314,6 +365,12 @@ type AttachedTargetKind string
 
 // AttachedTargetState Waiting is for a cgroup that is not there now, or a container that does not run; watching is what selectors do.
 type AttachedTargetState string
+
+// AuthResetTargetSpec defines model for AuthResetTargetSpec.
+type AuthResetTargetSpec struct {
+	// Target Letters, digits, '.', '_' and '-', not beginning with '-'; empty for no reset.
+	Target string `json:"target"`
+}
 
 // Binding defines model for Binding.
 type Binding struct {
@@ -504,8 +561,17 @@ type PoolCounts struct {
 
 // PoolSpec defines model for PoolSpec.
 type PoolSpec struct {
+	// AgentProfile How the agent is reset, hermes or a profile of the configuration; empty for hermes.
+	AgentProfile *string `json:"agent_profile,omitempty"`
+
+	// AuthResetTarget What the agent's auth is reset for when the pool recovers; empty for no reset.
+	AuthResetTarget *string `json:"auth_reset_target,omitempty"`
+
 	// Bindings The hosts whose requests carry the active member. They win over those of the preset.
 	Bindings *[]BindingSpec `json:"bindings,omitempty"`
+
+	// Container The container in which the agent is reset; empty for whatever is attached for the pool.
+	Container *string `json:"container,omitempty"`
 
 	// HoldSeconds How long a request may wait for a member to come back when all are out, if the soonest is back by then,
 	// instead of being answered 429 at once.
@@ -548,6 +614,19 @@ type PoolStatus struct {
 	RecoversAt *time.Time `json:"recovers_at"`
 	State      PoolState  `json:"state"`
 	Strategy   Strategy   `json:"strategy"`
+}
+
+// ResetReport defines model for ResetReport.
+type ResetReport struct {
+	Agents []AgentReset `json:"agents"`
+	DryRun bool         `json:"dry_run"`
+	Pool   string       `json:"pool"`
+}
+
+// ResetSpec defines model for ResetSpec.
+type ResetSpec struct {
+	// DryRun Run nothing.
+	DryRun *bool `json:"dry_run,omitempty"`
 }
 
 // Status defines model for Status.
@@ -720,6 +799,13 @@ type RemovePoolParams struct {
 	IfMatch *IfMatch `json:"If-Match,omitempty"`
 }
 
+// SetAuthResetTargetParams defines parameters for SetAuthResetTarget.
+type SetAuthResetTargetParams struct {
+	// IfMatch The ETag of the pool that was looked at. If the pool is another one by now, it stays as it is and the answer is
+	// 409. Without it, the pool is changed whatever it is like.
+	IfMatch *IfMatch `json:"If-Match,omitempty"`
+}
+
 // ClearPoolParams defines parameters for ClearPool.
 type ClearPoolParams struct {
 	// IfMatch The ETag of the pool that was looked at. If the pool is another one by now, it stays as it is and the answer is
@@ -757,8 +843,14 @@ type UpdateCredentialJSONRequestBody = CredentialChange
 // CreatePoolJSONRequestBody defines body for CreatePool for application/json ContentType.
 type CreatePoolJSONRequestBody = PoolSpec
 
+// SetAuthResetTargetJSONRequestBody defines body for SetAuthResetTarget for application/json ContentType.
+type SetAuthResetTargetJSONRequestBody = AuthResetTargetSpec
+
 // ClearPoolJSONRequestBody defines body for ClearPool for application/json ContentType.
 type ClearPoolJSONRequestBody = ClearSpec
+
+// ResetAgentJSONRequestBody defines body for ResetAgent for application/json ContentType.
+type ResetAgentJSONRequestBody = ResetSpec
 
 // AttachTargetJSONRequestBody defines body for AttachTarget for application/json ContentType.
 type AttachTargetJSONRequestBody = TargetSpec
@@ -922,6 +1014,20 @@ type ClientInterface interface {
 	// Corresponds with GET /api/pools/{name} (the `GetPool` operationId).
 	GetPool(ctx context.Context, name PoolName, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// SetAuthResetTargetWithBody Says what the agent's auth is reset for when the pool recovers.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /api/pools/{name}/auth-reset-target (the `SetAuthResetTarget` operationId).
+	SetAuthResetTargetWithBody(ctx context.Context, name PoolName, params *SetAuthResetTargetParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// SetAuthResetTarget Says what the agent's auth is reset for when the pool recovers.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /api/pools/{name}/auth-reset-target (the `SetAuthResetTarget` operationId).
+	SetAuthResetTarget(ctx context.Context, name PoolName, params *SetAuthResetTargetParams, body SetAuthResetTargetJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// ClearPoolWithBody Lifts the cooldown of one member, or of all.
 	//
 	// Takes any type of body and a specified content type.
@@ -945,6 +1051,26 @@ type ClientInterface interface {
 	//
 	// Corresponds with POST /api/pools/{name}/members/{credential} (the `AddMember` operationId).
 	AddMember(ctx context.Context, name PoolName, credential MemberName, params *AddMemberParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ResetAgentWithBody Runs the auth reset of the pool's agents now, or says what would be run.
+	//
+	// Answers when it is done, and 200 also if it failed in an agent: each agent's entry says so. What is running
+	// goes on when the client goes away.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /api/pools/{name}/reset-agent (the `ResetAgent` operationId).
+	ResetAgentWithBody(ctx context.Context, name PoolName, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ResetAgent Runs the auth reset of the pool's agents now, or says what would be run.
+	//
+	// Answers when it is done, and 200 also if it failed in an agent: each agent's entry says so. What is running
+	// goes on when the client goes away.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /api/pools/{name}/reset-agent (the `ResetAgent` operationId).
+	ResetAgent(ctx context.Context, name PoolName, body ResetAgentJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// RotatePool Makes the next eligible member active and parks the one that was.
 	//
@@ -1221,6 +1347,40 @@ func (c *generatedClient) GetPool(ctx context.Context, name PoolName, reqEditors
 	return c.Client.Do(req)
 }
 
+// SetAuthResetTargetWithBody Says what the agent's auth is reset for when the pool recovers.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /api/pools/{name}/auth-reset-target (the `SetAuthResetTarget` operationId).
+func (c *generatedClient) SetAuthResetTargetWithBody(ctx context.Context, name PoolName, params *SetAuthResetTargetParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewSetAuthResetTargetRequestWithBody(c.Server, name, params, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// SetAuthResetTarget Says what the agent's auth is reset for when the pool recovers.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /api/pools/{name}/auth-reset-target (the `SetAuthResetTarget` operationId).
+func (c *generatedClient) SetAuthResetTarget(ctx context.Context, name PoolName, params *SetAuthResetTargetParams, body SetAuthResetTargetJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewSetAuthResetTargetRequest(c.Server, name, params, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
 // ClearPoolWithBody Lifts the cooldown of one member, or of all.
 //
 // Takes any type of body and a specified content type.
@@ -1275,6 +1435,46 @@ func (c *generatedClient) RemoveMember(ctx context.Context, name PoolName, crede
 // Corresponds with POST /api/pools/{name}/members/{credential} (the `AddMember` operationId).
 func (c *generatedClient) AddMember(ctx context.Context, name PoolName, credential MemberName, params *AddMemberParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewAddMemberRequest(c.Server, name, credential, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ResetAgentWithBody Runs the auth reset of the pool's agents now, or says what would be run.
+//
+// Answers when it is done, and 200 also if it failed in an agent: each agent's entry says so. What is running
+// goes on when the client goes away.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /api/pools/{name}/reset-agent (the `ResetAgent` operationId).
+func (c *generatedClient) ResetAgentWithBody(ctx context.Context, name PoolName, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewResetAgentRequestWithBody(c.Server, name, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ResetAgent Runs the auth reset of the pool's agents now, or says what would be run.
+//
+// Answers when it is done, and 200 also if it failed in an agent: each agent's entry says so. What is running
+// goes on when the client goes away.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /api/pools/{name}/reset-agent (the `ResetAgent` operationId).
+func (c *generatedClient) ResetAgent(ctx context.Context, name PoolName, body ResetAgentJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewResetAgentRequest(c.Server, name, body)
 	if err != nil {
 		return nil, err
 	}
@@ -1857,6 +2057,68 @@ func NewGetPoolRequest(server string, name PoolName) (*http.Request, error) {
 	return req, nil
 }
 
+// NewSetAuthResetTargetRequest calls the generic SetAuthResetTarget builder with application/json body
+func NewSetAuthResetTargetRequest(server string, name PoolName, params *SetAuthResetTargetParams, body SetAuthResetTargetJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewSetAuthResetTargetRequestWithBody(server, name, params, "application/json", bodyReader)
+}
+
+// NewSetAuthResetTargetRequestWithBody constructs an http.Request for the SetAuthResetTarget method, with any body, and a specified content type
+func NewSetAuthResetTargetRequestWithBody(server string, name PoolName, params *SetAuthResetTargetParams, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "name", name, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/pools/%s/auth-reset-target", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	if params != nil {
+
+		if params.IfMatch != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "If-Match", *params.IfMatch, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("If-Match", headerParam0)
+		}
+
+	}
+
+	return req, nil
+}
+
 // NewClearPoolRequest calls the generic ClearPool builder with application/json body
 func NewClearPoolRequest(server string, name PoolName, params *ClearPoolParams, body ClearPoolJSONRequestBody) (*http.Request, error) {
 	var bodyReader io.Reader
@@ -2027,6 +2289,53 @@ func NewAddMemberRequest(server string, name PoolName, credential MemberName, pa
 		}
 
 	}
+
+	return req, nil
+}
+
+// NewResetAgentRequest calls the generic ResetAgent builder with application/json body
+func NewResetAgentRequest(server string, name PoolName, body ResetAgentJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewResetAgentRequestWithBody(server, name, "application/json", bodyReader)
+}
+
+// NewResetAgentRequestWithBody constructs an http.Request for the ResetAgent method, with any body, and a specified content type
+func NewResetAgentRequestWithBody(server string, name PoolName, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "name", name, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/pools/%s/reset-agent", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
 
 	return req, nil
 }
@@ -2434,6 +2743,20 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with GET /api/pools/{name} (the `GetPool` operationId).
 	GetPoolWithResponse(ctx context.Context, name PoolName, reqEditors ...RequestEditorFn) (*GetPoolResponse, error)
 
+	// SetAuthResetTargetWithBodyWithResponse Says what the agent's auth is reset for when the pool recovers.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/pools/{name}/auth-reset-target (the `SetAuthResetTarget` operationId).
+	SetAuthResetTargetWithBodyWithResponse(ctx context.Context, name PoolName, params *SetAuthResetTargetParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*SetAuthResetTargetResponse, error)
+
+	// SetAuthResetTargetWithResponse Says what the agent's auth is reset for when the pool recovers.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/pools/{name}/auth-reset-target (the `SetAuthResetTarget` operationId).
+	SetAuthResetTargetWithResponse(ctx context.Context, name PoolName, params *SetAuthResetTargetParams, body SetAuthResetTargetJSONRequestBody, reqEditors ...RequestEditorFn) (*SetAuthResetTargetResponse, error)
+
 	// ClearPoolWithBodyWithResponse Lifts the cooldown of one member, or of all.
 	//
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
@@ -2461,6 +2784,26 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with POST /api/pools/{name}/members/{credential} (the `AddMember` operationId).
 	AddMemberWithResponse(ctx context.Context, name PoolName, credential MemberName, params *AddMemberParams, reqEditors ...RequestEditorFn) (*AddMemberResponse, error)
+
+	// ResetAgentWithBodyWithResponse Runs the auth reset of the pool's agents now, or says what would be run.
+	//
+	// Answers when it is done, and 200 also if it failed in an agent: each agent's entry says so. What is running
+	// goes on when the client goes away.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/pools/{name}/reset-agent (the `ResetAgent` operationId).
+	ResetAgentWithBodyWithResponse(ctx context.Context, name PoolName, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*ResetAgentResponse, error)
+
+	// ResetAgentWithResponse Runs the auth reset of the pool's agents now, or says what would be run.
+	//
+	// Answers when it is done, and 200 also if it failed in an agent: each agent's entry says so. What is running
+	// goes on when the client goes away.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/pools/{name}/reset-agent (the `ResetAgent` operationId).
+	ResetAgentWithResponse(ctx context.Context, name PoolName, body ResetAgentJSONRequestBody, reqEditors ...RequestEditorFn) (*ResetAgentResponse, error)
 
 	// RotatePoolWithResponse Makes the next eligible member active and parks the one that was.
 	//
@@ -3558,6 +3901,117 @@ func (r GetPoolResponse) ContentType() string {
 	return ""
 }
 
+// SetAuthResetTargetResponse200Headers the declared response headers of an HTTP 200 response for SetAuthResetTarget
+type SetAuthResetTargetResponse200Headers struct {
+	ETag string
+}
+
+// SetAuthResetTargetResponse401Headers the declared response headers of an HTTP 401 response for SetAuthResetTarget
+type SetAuthResetTargetResponse401Headers struct {
+	WWWAuthenticate string
+}
+
+// SetAuthResetTargetResponse429Headers the declared response headers of an HTTP 429 response for SetAuthResetTarget
+type SetAuthResetTargetResponse429Headers struct {
+	RetryAfter int
+}
+
+type SetAuthResetTargetResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *PoolStatus
+	// JSON400 the response for an HTTP 400 `application/json` response
+	JSON400 *Invalid
+	// JSON401 the response for an HTTP 401 `application/json` response
+	JSON401 *Unauthorized
+	// JSON404 the response for an HTTP 404 `application/json` response
+	JSON404 *NotFound
+	// JSON409 the response for an HTTP 409 `application/json` response
+	JSON409 *Conflict
+	// JSON421 the response for an HTTP 421 `application/json` response
+	JSON421 *Misdirected
+	// JSON429 the response for an HTTP 429 `application/json` response
+	JSON429 *TooManyTries
+	// JSON500 the response for an HTTP 500 `application/json` response
+	JSON500 *Internal
+	// Headers200 the parsed response headers for an HTTP 200 response
+	Headers200 *SetAuthResetTargetResponse200Headers
+	// Headers401 the parsed response headers for an HTTP 401 response
+	Headers401 *SetAuthResetTargetResponse401Headers
+	// Headers429 the parsed response headers for an HTTP 429 response
+	Headers429 *SetAuthResetTargetResponse429Headers
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r SetAuthResetTargetResponse) GetJSON200() *PoolStatus {
+	return r.JSON200
+}
+
+// GetJSON400 returns the response for an HTTP 400 `application/json` response
+func (r SetAuthResetTargetResponse) GetJSON400() *Invalid {
+	return r.JSON400
+}
+
+// GetJSON401 returns the response for an HTTP 401 `application/json` response
+func (r SetAuthResetTargetResponse) GetJSON401() *Unauthorized {
+	return r.JSON401
+}
+
+// GetJSON404 returns the response for an HTTP 404 `application/json` response
+func (r SetAuthResetTargetResponse) GetJSON404() *NotFound {
+	return r.JSON404
+}
+
+// GetJSON409 returns the response for an HTTP 409 `application/json` response
+func (r SetAuthResetTargetResponse) GetJSON409() *Conflict {
+	return r.JSON409
+}
+
+// GetJSON421 returns the response for an HTTP 421 `application/json` response
+func (r SetAuthResetTargetResponse) GetJSON421() *Misdirected {
+	return r.JSON421
+}
+
+// GetJSON429 returns the response for an HTTP 429 `application/json` response
+func (r SetAuthResetTargetResponse) GetJSON429() *TooManyTries {
+	return r.JSON429
+}
+
+// GetJSON500 returns the response for an HTTP 500 `application/json` response
+func (r SetAuthResetTargetResponse) GetJSON500() *Internal {
+	return r.JSON500
+}
+
+// GetBody returns the raw response body bytes
+func (r SetAuthResetTargetResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r SetAuthResetTargetResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r SetAuthResetTargetResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r SetAuthResetTargetResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 // ClearPoolResponse200Headers the declared response headers of an HTTP 200 response for ClearPool
 type ClearPoolResponse200Headers struct {
 	ETag string
@@ -3885,6 +4339,117 @@ func (r AddMemberResponse) StatusCode() int {
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
 func (r AddMemberResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// ResetAgentResponse401Headers the declared response headers of an HTTP 401 response for ResetAgent
+type ResetAgentResponse401Headers struct {
+	WWWAuthenticate string
+}
+
+// ResetAgentResponse429Headers the declared response headers of an HTTP 429 response for ResetAgent
+type ResetAgentResponse429Headers struct {
+	RetryAfter int
+}
+
+type ResetAgentResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *ResetReport
+	// JSON400 the response for an HTTP 400 `application/json` response
+	JSON400 *Invalid
+	// JSON401 the response for an HTTP 401 `application/json` response
+	JSON401 *Unauthorized
+	// JSON404 the response for an HTTP 404 `application/json` response
+	JSON404 *NotFound
+	// JSON409 the response for an HTTP 409 `application/json` response
+	JSON409 *Conflict
+	// JSON421 the response for an HTTP 421 `application/json` response
+	JSON421 *Misdirected
+	// JSON429 the response for an HTTP 429 `application/json` response
+	JSON429 *TooManyTries
+	// JSON500 the response for an HTTP 500 `application/json` response
+	JSON500 *Internal
+	// JSON503 the response for an HTTP 503 `application/json` response
+	JSON503 *Unavailable
+	// Headers401 the parsed response headers for an HTTP 401 response
+	Headers401 *ResetAgentResponse401Headers
+	// Headers429 the parsed response headers for an HTTP 429 response
+	Headers429 *ResetAgentResponse429Headers
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ResetAgentResponse) GetJSON200() *ResetReport {
+	return r.JSON200
+}
+
+// GetJSON400 returns the response for an HTTP 400 `application/json` response
+func (r ResetAgentResponse) GetJSON400() *Invalid {
+	return r.JSON400
+}
+
+// GetJSON401 returns the response for an HTTP 401 `application/json` response
+func (r ResetAgentResponse) GetJSON401() *Unauthorized {
+	return r.JSON401
+}
+
+// GetJSON404 returns the response for an HTTP 404 `application/json` response
+func (r ResetAgentResponse) GetJSON404() *NotFound {
+	return r.JSON404
+}
+
+// GetJSON409 returns the response for an HTTP 409 `application/json` response
+func (r ResetAgentResponse) GetJSON409() *Conflict {
+	return r.JSON409
+}
+
+// GetJSON421 returns the response for an HTTP 421 `application/json` response
+func (r ResetAgentResponse) GetJSON421() *Misdirected {
+	return r.JSON421
+}
+
+// GetJSON429 returns the response for an HTTP 429 `application/json` response
+func (r ResetAgentResponse) GetJSON429() *TooManyTries {
+	return r.JSON429
+}
+
+// GetJSON500 returns the response for an HTTP 500 `application/json` response
+func (r ResetAgentResponse) GetJSON500() *Internal {
+	return r.JSON500
+}
+
+// GetJSON503 returns the response for an HTTP 503 `application/json` response
+func (r ResetAgentResponse) GetJSON503() *Unavailable {
+	return r.JSON503
+}
+
+// GetBody returns the raw response body bytes
+func (r ResetAgentResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ResetAgentResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ResetAgentResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ResetAgentResponse) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -4810,6 +5375,32 @@ func (c *ClientWithResponses) GetPoolWithResponse(ctx context.Context, name Pool
 	return ParseGetPoolResponse(rsp)
 }
 
+// SetAuthResetTargetWithBodyWithResponse Says what the agent's auth is reset for when the pool recovers.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/pools/{name}/auth-reset-target (the `SetAuthResetTarget` operationId).
+func (c *ClientWithResponses) SetAuthResetTargetWithBodyWithResponse(ctx context.Context, name PoolName, params *SetAuthResetTargetParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*SetAuthResetTargetResponse, error) {
+	rsp, err := c.SetAuthResetTargetWithBody(ctx, name, params, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseSetAuthResetTargetResponse(rsp)
+}
+
+// SetAuthResetTargetWithResponse Says what the agent's auth is reset for when the pool recovers.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/pools/{name}/auth-reset-target (the `SetAuthResetTarget` operationId).
+func (c *ClientWithResponses) SetAuthResetTargetWithResponse(ctx context.Context, name PoolName, params *SetAuthResetTargetParams, body SetAuthResetTargetJSONRequestBody, reqEditors ...RequestEditorFn) (*SetAuthResetTargetResponse, error) {
+	rsp, err := c.SetAuthResetTarget(ctx, name, params, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseSetAuthResetTargetResponse(rsp)
+}
+
 // ClearPoolWithBodyWithResponse Lifts the cooldown of one member, or of all.
 //
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
@@ -4860,6 +5451,38 @@ func (c *ClientWithResponses) AddMemberWithResponse(ctx context.Context, name Po
 		return nil, err
 	}
 	return ParseAddMemberResponse(rsp)
+}
+
+// ResetAgentWithBodyWithResponse Runs the auth reset of the pool's agents now, or says what would be run.
+//
+// Answers when it is done, and 200 also if it failed in an agent: each agent's entry says so. What is running
+// goes on when the client goes away.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/pools/{name}/reset-agent (the `ResetAgent` operationId).
+func (c *ClientWithResponses) ResetAgentWithBodyWithResponse(ctx context.Context, name PoolName, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*ResetAgentResponse, error) {
+	rsp, err := c.ResetAgentWithBody(ctx, name, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseResetAgentResponse(rsp)
+}
+
+// ResetAgentWithResponse Runs the auth reset of the pool's agents now, or says what would be run.
+//
+// Answers when it is done, and 200 also if it failed in an agent: each agent's entry says so. What is running
+// goes on when the client goes away.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/pools/{name}/reset-agent (the `ResetAgent` operationId).
+func (c *ClientWithResponses) ResetAgentWithResponse(ctx context.Context, name PoolName, body ResetAgentJSONRequestBody, reqEditors ...RequestEditorFn) (*ResetAgentResponse, error) {
+	rsp, err := c.ResetAgent(ctx, name, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseResetAgentResponse(rsp)
 }
 
 // RotatePoolWithResponse Makes the next eligible member active and parks the one that was.
@@ -5957,6 +6580,114 @@ func ParseGetPoolResponse(rsp *http.Response) (*GetPoolResponse, error) {
 	return response, nil
 }
 
+// ParseSetAuthResetTargetResponse parses an HTTP response from a SetAuthResetTargetWithResponse call
+func ParseSetAuthResetTargetResponse(rsp *http.Response) (*SetAuthResetTargetResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &SetAuthResetTargetResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest PoolStatus
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest Invalid
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest Unauthorized
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
+		var dest NotFound
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 409:
+		var dest Conflict
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON409 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 421:
+		var dest Misdirected
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON421 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest TooManyTries
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON429 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
+		var dest Internal
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON500 = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 200:
+		var headers SetAuthResetTargetResponse200Headers
+		if values := rsp.Header.Values("ETag"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "ETag", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.ETag = value
+		}
+		response.Headers200 = &headers
+	case rsp.StatusCode == 401:
+		var headers SetAuthResetTargetResponse401Headers
+		if values := rsp.Header.Values("WWW-Authenticate"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "WWW-Authenticate", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.WWWAuthenticate = value
+		}
+		response.Headers401 = &headers
+	case rsp.StatusCode == 429:
+		var headers SetAuthResetTargetResponse429Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = value
+		}
+		response.Headers429 = &headers
+	}
+
+	return response, nil
+}
+
 // ParseClearPoolResponse parses an HTTP response from a ClearPoolWithResponse call
 func ParseClearPoolResponse(rsp *http.Response) (*ClearPoolResponse, error) {
 	bodyBytes, err := io.ReadAll(rsp.Body)
@@ -6268,6 +6999,111 @@ func ParseAddMemberResponse(rsp *http.Response) (*AddMemberResponse, error) {
 		response.Headers401 = &headers
 	case rsp.StatusCode == 429:
 		var headers AddMemberResponse429Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = value
+		}
+		response.Headers429 = &headers
+	}
+
+	return response, nil
+}
+
+// ParseResetAgentResponse parses an HTTP response from a ResetAgentWithResponse call
+func ParseResetAgentResponse(rsp *http.Response) (*ResetAgentResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ResetAgentResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest ResetReport
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest Invalid
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest Unauthorized
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
+		var dest NotFound
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 409:
+		var dest Conflict
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON409 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 421:
+		var dest Misdirected
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON421 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest TooManyTries
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON429 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
+		var dest Internal
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON500 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
+		var dest Unavailable
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON503 = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 401:
+		var headers ResetAgentResponse401Headers
+		if values := rsp.Header.Values("WWW-Authenticate"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "WWW-Authenticate", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.WWWAuthenticate = value
+		}
+		response.Headers401 = &headers
+	case rsp.StatusCode == 429:
+		var headers ResetAgentResponse429Headers
 		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
 			var value int
 			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "integer", Format: ""}); err != nil {
@@ -6999,6 +7835,9 @@ type ServerInterface interface {
 	// GetPool A pool with the state of each member.
 	// (GET /api/pools/{name})
 	GetPool(w http.ResponseWriter, r *http.Request, name PoolName)
+	// SetAuthResetTarget Says what the agent's auth is reset for when the pool recovers.
+	// (POST /api/pools/{name}/auth-reset-target)
+	SetAuthResetTarget(w http.ResponseWriter, r *http.Request, name PoolName, params SetAuthResetTargetParams)
 	// ClearPool Lifts the cooldown of one member, or of all.
 	// (POST /api/pools/{name}/clear)
 	ClearPool(w http.ResponseWriter, r *http.Request, name PoolName, params ClearPoolParams)
@@ -7008,6 +7847,9 @@ type ServerInterface interface {
 	// AddMember Adds a credential as the pool's last member.
 	// (POST /api/pools/{name}/members/{credential})
 	AddMember(w http.ResponseWriter, r *http.Request, name PoolName, credential MemberName, params AddMemberParams)
+	// ResetAgent Runs the auth reset of the pool's agents now, or says what would be run.
+	// (POST /api/pools/{name}/reset-agent)
+	ResetAgent(w http.ResponseWriter, r *http.Request, name PoolName)
 	// RotatePool Makes the next eligible member active and parks the one that was.
 	// (POST /api/pools/{name}/rotate)
 	RotatePool(w http.ResponseWriter, r *http.Request, name PoolName, params RotatePoolParams)
@@ -7322,6 +8164,56 @@ func (siw *ServerInterfaceWrapper) GetPool(w http.ResponseWriter, r *http.Reques
 	handler.ServeHTTP(w, r)
 }
 
+// SetAuthResetTarget operation middleware
+func (siw *ServerInterfaceWrapper) SetAuthResetTarget(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "name" -------------
+	var name PoolName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "name", r.PathValue("name"), &name, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "name", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params SetAuthResetTargetParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "If-Match" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("If-Match")]; found {
+		var IfMatch IfMatch
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "If-Match", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "If-Match", valueList[0], &IfMatch, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "If-Match", Err: err})
+			return
+		}
+
+		params.IfMatch = &IfMatch
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.SetAuthResetTarget(w, r, name, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // ClearPool operation middleware
 func (siw *ServerInterfaceWrapper) ClearPool(w http.ResponseWriter, r *http.Request) {
 
@@ -7481,6 +8373,32 @@ func (siw *ServerInterfaceWrapper) AddMember(w http.ResponseWriter, r *http.Requ
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.AddMember(w, r, name, credential, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ResetAgent operation middleware
+func (siw *ServerInterfaceWrapper) ResetAgent(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "name" -------------
+	var name PoolName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "name", r.PathValue("name"), &name, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "name", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ResetAgent(w, r, name)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -7781,6 +8699,8 @@ func HandlerWithOptions(si ServerInterface, options StdHTTPServerOptions) http.H
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/api/pools/{name}", wrapper.GetPool)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/api/pools/{name}/rotate", wrapper.RotatePool)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/api/pools/{name}/clear", wrapper.ClearPool)
+	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/api/pools/{name}/auth-reset-target", wrapper.SetAuthResetTarget)
+	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/api/pools/{name}/reset-agent", wrapper.ResetAgent)
 	m.HandleFunc(http.MethodDelete+" "+options.BaseURL+"/api/pools/{name}/members/{credential}", wrapper.RemoveMember)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/api/pools/{name}/members/{credential}", wrapper.AddMember)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/api/credentials", wrapper.ListCredentials)

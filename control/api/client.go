@@ -214,6 +214,16 @@ func (c *Client) RemoveCredential(ctx context.Context, name string) error {
 	return err
 }
 
+// SetAuthResetTarget says what the auth of a pool's agents is reset for; "" is nothing.
+func (c *Client) SetAuthResetTarget(ctx context.Context, name, target string) (PoolStatus, error) {
+	return receive[PoolStatus](c.raw.SetAuthResetTarget(ctx, name, nil, AuthResetTargetSpec{Target: target}))
+}
+
+// ResetAgents resets a pool's agents, or says what would be run.
+func (c *Client) ResetAgents(ctx context.Context, name string, dryRun bool) (ResetReport, error) {
+	return receive[ResetReport](c.raw.ResetAgent(ctx, name, ResetSpec{DryRun: &dryRun}))
+}
+
 // Targets lists the targets.
 func (c *Client) Targets(ctx context.Context) ([]Target, error) {
 	return receive[[]Target](c.raw.ListTargets(ctx))

@@ -140,6 +140,7 @@ func (c *contract) collisions() {
 	for _, r := range []struct{ method, path, body string }{
 		{"POST", "/api/pools/p/rotate", ""},
 		{"POST", "/api/pools/p/clear", ""},
+		{"POST", "/api/pools/p/auth-reset-target", `{"target":"x"}`},
 		{"DELETE", "/api/pools/p", ""},
 		{"POST", "/api/pools/p/members/a", ""},
 		{"DELETE", "/api/pools/p/members/a", ""},

@@ -118,6 +118,7 @@ type served struct {
 	db      *store.DB
 	keeper  *pool.Keeper
 	cgroups *cgroups
+	boxes   *boxes
 	socket  string
 	stop    func()
 }
@@ -131,7 +132,7 @@ func newServed(tb testing.TB, log io.Writer, changes ...func(*control.Options)) 
 			tb.Fatal(err)
 		}
 	}
-	s := &served{cgroups: new(cgroups), socket: filepath.Join(dir, "s")}
+	s := &served{cgroups: new(cgroups), boxes: new(boxes), socket: filepath.Join(dir, "s")}
 	logger := slog.New(slog.NewTextHandler(log, nil))
 	secrets, err := vault.Open(filepath.Join(dir, "identity"))
 	must(err)
@@ -139,7 +140,9 @@ func newServed(tb testing.TB, log io.Writer, changes ...func(*control.Options)) 
 	must(err)
 	s.keeper, err = pool.NewKeeper(tb.Context(), pool.Options{Store: s.db, Vault: secrets, Log: logger})
 	must(err)
+	resets, stopResets := s.boxes.startResets(s.keeper)
 	options := control.Options{
+		AuthResetTargets: s.keeper, Resets: resets,
 		Pools: s.keeper, Members: s.keeper, Credentials: s.keeper, Events: s.keeper, Placeholders: s.keeper,
 		Targets: s.cgroups, Kernel: kernel{}, Authority: authority{}, Log: logger,
 	}
@@ -164,6 +167,7 @@ func newServed(tb testing.TB, log io.Writer, changes ...func(*control.Options)) 
 	})
 	tb.Cleanup(func() {
 		s.stop()
+		stopResets()
 		s.keeper.Close()
 		_ = s.db.Close()
 	})
@@ -277,6 +281,7 @@ func TestContract(t *testing.T) {
 	c.daemonRoutes(s)
 	c.credentialRoutes(s)
 	c.poolRoutes(s)
+	c.resetRoutes(s)
 	c.targetRoutes(s)
 	c.internalErrors(s, &log)
 	c.brokenParts()
@@ -418,6 +423,8 @@ func (c *contract) internalErrors(s *served, log *lockedBuffer) {
 	c.ask(s, 500, "POST", "/api/pools", `{"name":"z","members":["spare"],"provider":"gemini"}`)
 	c.ask(s, 500, "DELETE", "/api/pools/p", "")
 	c.ask(s, 500, "POST", "/api/pools/p/clear", "")
+	c.ask(s, 500, "POST", "/api/pools/p/auth-reset-target", `{"target":"x"}`)
+	c.ask(s, 500, "POST", "/api/pools/cold/reset-agent", "")
 	c.ask(s, 500, "POST", "/api/pools/p/members/spare", "")
 	c.ask(s, 500, "DELETE", "/api/pools/p/members/b", "")
 	c.ask(s, 500, "GET", "/api/events", "")

@@ -92,6 +92,7 @@ func (spec PoolSpec) pool() pool.Pool {
 	p := pool.Pool{Name: spec.Name, Members: spec.Members, Provider: deref(spec.Provider)}
 	p.Hold = time.Duration(deref(spec.HoldSeconds)) * time.Second
 	p.Strategy = pool.Strategy(deref(spec.Strategy))
+	p.AuthResetTarget, p.AgentProfile, p.Container = deref(spec.AuthResetTarget), deref(spec.AgentProfile), deref(spec.Container)
 	for _, b := range deref(spec.Bindings) {
 		p.Bindings = append(p.Bindings, pool.Binding{
 			Host: b.Host, Port: uint16(deref(b.Port)), Header: deref(b.Header),
