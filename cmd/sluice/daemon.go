@@ -28,6 +28,7 @@ import (
 	"github.com/sluice-proxy/sluice/intercept"
 	"github.com/sluice-proxy/sluice/intercept/ca"
 	"github.com/sluice-proxy/sluice/intercept/cgroup"
+	"github.com/sluice-proxy/sluice/intercept/container"
 	"github.com/sluice-proxy/sluice/intercept/exchange"
 	"github.com/sluice-proxy/sluice/monitor"
 	"github.com/sluice-proxy/sluice/monitor/audit"
@@ -52,6 +53,7 @@ type sluiced struct {
 	hooks    *bpf.Redirect
 	in       *intercept.Interceptor
 	exchange *exchange.Exchanger
+	finder   *container.Finder
 	resets   *reset.Resetter
 	watch    *monitor.Monitor
 	ops      *control.Operations
@@ -99,7 +101,7 @@ func newLog(cfg config, e env) *slog.Logger {
 // collide with.
 func (d *sluiced) open(ctx context.Context) error {
 	for _, step := range []func(context.Context) error{
-		d.openStore, d.openSocket, d.openKernel, d.openPools, d.openResetter, d.openMonitor, d.openAuthority, d.openInterceptor, d.openAPI, d.openTCP,
+		d.openStore, d.openSocket, d.openKernel, d.openPools, d.openContainers, d.openResetter, d.openMonitor, d.openAuthority, d.openInterceptor, d.openAPI, d.openTCP,
 	} {
 		if err := step(ctx); err != nil {
 			return err
@@ -254,7 +256,7 @@ func (d *sluiced) openInterceptor(context.Context) error {
 	}
 	d.in, err = intercept.New(intercept.Options{
 		Hooks: d.hooks, Listeners: d.hooks, Flows: d.hooks, Events: events, Routes: d.keep, Exchange: d.exchange, Dialer: dialer,
-		Memory: newTargetMemory(d.store, d.record, scopes), Log: d.log, Drain: d.cfg.DrainTime, Denied: d.denied,
+		Memory: newTargetMemory(d.store, d.record, scopes), Containers: d.finder, Log: d.log, Drain: d.cfg.DrainTime, Denied: d.denied,
 	})
 	if err != nil {
 		return errors.Join(err, events.Close(), d.exchange.Shutdown(context.Background()))

@@ -124,7 +124,14 @@ func (m *targetMemory) List(ctx context.Context) ([]intercept.Target, error) {
 func (d *sluiced) agents(name string) []reset.Agent {
 	var agents []reset.Agent
 	for _, t := range d.in.Targets() {
-		if t.State == intercept.StateAttached && (len(t.Pools) == 0 || slices.Contains(t.Pools, name)) {
+		if t.State != intercept.StateAttached || (len(t.Pools) > 0 && !slices.Contains(t.Pools, name)) {
+			continue
+		}
+		switch t.Kind {
+		case intercept.KindSelector: // its containers are targets of their own
+		case intercept.KindContainer:
+			agents = append(agents, reset.Agent{Kind: reset.InContainer, Ref: t.Namespace + inNamespace + t.ContainerID, Name: t.Container})
+		default:
 			agents = append(agents, reset.Agent{Kind: reset.InCgroup, Ref: t.Cgroup})
 		}
 	}

@@ -18,6 +18,13 @@ import (
 // containerdLimit is how long containerd may take to answer the first call.
 const containerdLimit = 5 * time.Second
 
+// openContainers is for all who ask for containers by name. Nobody is asked yet.
+func (d *sluiced) openContainers(context.Context) error {
+	d.finder = container.New(container.Options{Containerd: d.cfg.Containers.Containerd, Docker: d.cfg.Containers.Docker, Log: d.log})
+	d.acquired(d.finder.Close)
+	return nil
+}
+
 // openResetter puts together what resets agents. It is a reader of the event log, so it
 // is opened before the monitor; what it asks of the monitor and of the targets it asks
 // when those are there.
@@ -48,9 +55,7 @@ func (d *sluiced) containerRuntime() (reset.Runtime, error) {
 		return nil, err
 	}
 	d.acquired(c.Close)
-	finder := container.New(container.Options{Containerd: d.cfg.Containers.Containerd, Docker: d.cfg.Containers.Docker, Log: d.log})
-	d.acquired(finder.Close)
-	return containerd.New(containerd.Options{Client: c, Find: found(finder)}), nil
+	return containerd.New(containerd.Options{Client: c, Find: found(d.finder)}), nil
 }
 
 // inNamespace is between containerd's namespace and an id in a reference that sluice
