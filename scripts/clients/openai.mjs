@@ -1,4 +1,4 @@
-// Drives the openai SDK: node openai.mjs chat|chat-stream|responses|responses-stream|models
+// Drives the openai SDK: node openai.mjs chat|chat-stream|responses|responses-stream|models|begin|go-on:ID|think
 // The SDK takes key and address from OPENAI_API_KEY and OPENAI_BASE_URL. Prints one JSON object a call.
 import OpenAI from "openai";
 
@@ -33,6 +33,23 @@ const calls = {
     const r = await stream.finalResponse();
     return { text: r.output_text, events, finish: r.status };
   },
+  async begin() {
+    const r = await client.responses.create({ model: "gpt-4o", input: "Say something." });
+    return { id: r.id };
+  },
+  async "go-on"(id) {
+    const r = await client.responses.create({ model: "gpt-4o", input: "Go on.", previous_response_id: id });
+    return { text: r.output_text };
+  },
+  // Two turns without anything stored: the first one's reasoning goes along with the second.
+  async think() {
+    const include = ["reasoning.encrypted_content"];
+    const input = [{ role: "user", content: "Think." }];
+    const stream = client.responses.stream({ model: "gpt-4o", input, include, store: false });
+    input.push(...(await stream.finalResponse()).output, { role: "user", content: "Go on." });
+    const r = await client.responses.create({ model: "gpt-4o", input, include, store: false });
+    return { text: r.output_text, items: r.output.length };
+  },
   async models() {
     const list = await client.models.list();
     return { text: list.data[0].id };
@@ -41,7 +58,8 @@ const calls = {
 
 for (const name of process.argv.slice(2)) {
   try {
-    console.log(JSON.stringify(await calls[name]()));
+    const [call, argument] = name.split(":");
+    console.log(JSON.stringify(await calls[call](argument)));
   } catch (error) {
     console.log(JSON.stringify({
       error: error.constructor.name, status: error.status, code: error.code, type: error.type, message: error.message,

@@ -52,6 +52,10 @@ func (v *visit) api() func(*visit) {
 		return oauthToken
 	case strings.HasSuffix(path, "/chat/completions") && post:
 		return checked(chatCompletions)
+	case strings.HasSuffix(path, "/files") && post:
+		return checked(files)
+	case strings.Contains(path, "/files/") && v.r.Method == http.MethodGet:
+		return checked(file)
 	case strings.HasSuffix(path, "/responses") && post:
 		return checked(responses)
 	case strings.HasSuffix(path, "/responses") && v.r.Method == http.MethodGet:

@@ -10,6 +10,9 @@ type responsesRequest struct {
 	Model  string          `json:"model"`
 	Stream bool            `json:"stream"`
 	Input  json.RawMessage `json:"input"`
+
+	Previous string   `json:"previous_response_id"`
+	Include  []string `json:"include"`
 }
 
 // responses is POST /v1/responses, and /backend-api/codex/responses likewise.
@@ -23,12 +26,16 @@ func responses(v *visit) {
 		return
 	}
 	v.Header().Set("X-Request-Id", requestID("req_", v.seq))
-	if q.Stream {
-		v.responseEvents(q.Model)
+	if v.foreign(&q) {
 		return
 	}
-	item := v.outputItem("completed", v.sim.options.Text)
-	v.json(http.StatusOK, v.responseObject(q.Model, "completed", []any{item}))
+	thought := v.reasoning(&q)
+	if q.Stream {
+		v.responseEvents(q.Model, thought)
+		return
+	}
+	message := v.outputItem("completed", v.sim.options.Text)
+	v.json(http.StatusOK, v.responseObject(q.Model, "completed", outputs(thought, message)))
 }
 
 // responseObject is the "response" of the Responses API.
@@ -66,7 +73,7 @@ func (v *visit) outputItem(status, said string) map[string]any {
 }
 
 // responseEvents streams; every event's data repeats its name in "type" and is numbered.
-func (v *visit) responseEvents(model string) {
+func (v *visit) responseEvents(model string, thought map[string]any) {
 	st := v.stream()
 	number := 0
 	send := func(name string, value map[string]any) bool {
@@ -74,14 +81,18 @@ func (v *visit) responseEvents(model string) {
 		number++
 		return st.object(name, value)
 	}
-	item := requestID("msg_", v.seq)
+	item, index := requestID("msg_", v.seq), 0
+	if thought != nil {
+		index = 1
+	}
 	part := func(value map[string]any) map[string]any {
-		value["item_id"], value["output_index"], value["content_index"] = item, 0, 0
+		value["item_id"], value["output_index"], value["content_index"] = item, index, 0
 		return value
 	}
 	if !send("response.created", map[string]any{"response": v.responseObject(model, "in_progress", []any{})}) ||
 		!send("response.in_progress", map[string]any{"response": v.responseObject(model, "in_progress", []any{})}) ||
-		!send("response.output_item.added", map[string]any{"output_index": 0, "item": v.outputItem("in_progress", "")}) ||
+		!thoughtEvents(send, thought) ||
+		!send("response.output_item.added", map[string]any{"output_index": index, "item": v.outputItem("in_progress", "")}) ||
 		!send("response.content_part.added", part(map[string]any{"part": outputText("")})) {
 		return
 	}
@@ -95,8 +106,21 @@ func (v *visit) responseEvents(model string) {
 	done := v.outputItem("completed", said.String())
 	_ = send("response.output_text.done", part(map[string]any{"text": said.String(), "logprobs": []any{}})) &&
 		send("response.content_part.done", part(map[string]any{"part": outputText(said.String())})) &&
-		send("response.output_item.done", map[string]any{"output_index": 0, "item": done}) &&
-		send("response.completed", map[string]any{"response": v.responseObject(model, "completed", []any{done})})
+		send("response.output_item.done", map[string]any{"output_index": index, "item": done}) &&
+		send("response.completed", map[string]any{"response": v.responseObject(model, "completed", outputs(thought, done))})
+}
+
+// thoughtEvents sends the reasoning item, if there is one.
+func thoughtEvents(send func(string, map[string]any) bool, thought map[string]any) bool {
+	return thought == nil || send("response.output_item.added", map[string]any{"output_index": 0, "item": thought}) &&
+		send("response.output_item.done", map[string]any{"output_index": 0, "item": thought})
+}
+
+func outputs(thought, message map[string]any) []any {
+	if thought == nil {
+		return []any{message}
+	}
+	return []any{thought, message}
 }
 
 // responsesError is the Responses API's "error" event made of an error body.

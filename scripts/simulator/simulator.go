@@ -46,12 +46,13 @@ const DefaultText = "The quick brown fox jumps over the lazy dog while nobody co
 
 // Simulator is the upstream. Make it with New, then Start and Close it.
 type Simulator struct {
-	options  Options
-	ca       *Authority
-	ledger   *ledger
-	journal  *Journal
-	grpc     *grpc.Server
-	stopGRPC func()
+	options     Options
+	ca          *Authority
+	ledger      *ledger
+	journal     *Journal
+	possessions possessions
+	grpc        *grpc.Server
+	stopGRPC    func()
 
 	secure, plain []net.Listener
 	queue         *connQueue
