@@ -92,8 +92,10 @@ func (w *ward) resetEvents(name string, n int) ([]string, map[string]any) {
 func TestLatchedAgentWorksAgain(t *testing.T) {
 	const url = "https://api.openai.com/v1/chat/completions"
 	w := newWard(t, []simulator.Credential{
-		{Name: "good", Secret: openaiFirst}, {Name: "old", Secret: "sk-or-v1-old"},
-		{Name: "sealed", Secret: "ghp_sealed"}, {Name: "missing", Secret: "AIzaMissing"},
+		{Name: "good", Secret: openaiFirst},
+		{Name: "old", Secret: "sk-or-v1-old"},
+		{Name: "sealed", Secret: "ghp_sealed"},
+		{Name: "missing", Secret: "AIzaMissing"},
 	}, "[profile.other]\nargv = [\"no-such-agent\", \"{target}\"]\nuser = \"10000:10000\"\n")
 	pool := func(name, secret, provider string, flags ...string) {
 		w.sluice(secret, "cred", "add", "of-"+name)
