@@ -115,6 +115,9 @@ func (in *Interceptor) lookOut(anew bool) {
 				in.learn(ctx, e)
 			}
 			in.ops.Unlock()
+			if e.Handled != nil {
+				e.Handled()
+			}
 		}
 	})
 }

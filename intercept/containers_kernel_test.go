@@ -59,7 +59,7 @@ func newDock(t *testing.T) *dock {
 // start starts an interceptor, a second one with what the first remembered.
 func (d *dock) start(before *bench) {
 	d.t.Helper()
-	finder := container.New(container.Options{Containerd: d.box.Socket, Docker: d.docker})
+	finder := container.New(container.Options{Containerd: d.box.Socket, Docker: d.docker, Runtimes: container.DefaultRuntimes()})
 	d.trusted = &confidant{told: make(chan string, 1024)}
 	d.bench = newBench(d.t, func(b *bench, o *Options) {
 		onKernel(d.t, d.hooks)(b, o)

@@ -25,6 +25,9 @@ type Options struct {
 	Containerd string       // containerd's socket; "": DefaultContainerd
 	Docker     string       // Docker's socket; "": DefaultDocker
 	Log        *slog.Logger // nil: nothing is logged
+	// Runtimes are the executables that start containers: their starts are held while Watch tells
+	// of them. Empty: nothing is held.
+	Runtimes []string
 	// Timeout limits one question to a daemon. 0: 5 s.
 	Timeout time.Duration
 }

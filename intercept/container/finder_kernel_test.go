@@ -161,3 +161,72 @@ func TestWatch(t *testing.T) {
 	for range events { // it ends
 	}
 }
+
+// A start is held until it is handled, and for no longer than holdAtMost if it never is.
+func TestStartsAreHeld(t *testing.T) {
+	b := containerbox.New(t, containerbox.Options{})
+	f := New(Options{Containerd: b.Socket, Docker: filepath.Join(t.TempDir(), "d.sock"), Runtimes: DefaultRuntimes()})
+	defer f.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	events := f.Watch(ctx)
+	next(t, events, "the list", func(e Event) bool { return e.Change == Listed })
+	c := b.Create("held", containerbox.ContainerOptions{Args: []string{"echo", "it runs"}})
+	for _, patient := range []bool{true, false} {
+		started := make(chan struct{})
+		began := time.Now()
+		go func() {
+			defer close(started)
+			c.Start()
+		}()
+		e := next(t, events, "held", func(e Event) bool { return e.Handled != nil })
+		if e.Change != Starting || e.Container.ID != "held" || e.Container.PID == 0 {
+			t.Errorf("event: %+v", e)
+		}
+		select {
+		case <-started:
+			t.Error("it was started before it was handled")
+		case <-time.After(100 * time.Millisecond):
+		}
+		if patient {
+			e.Handled()
+			e.Handled() // does no harm
+		}
+		go func() {
+			for range events { // containerd's own
+			}
+		}()
+		<-started
+		if took := time.Since(began); patient && took > holdAtMost || !patient && took < holdAtMost {
+			t.Errorf("it took %s, handled: %t", took, patient)
+		}
+		if code := c.Wait(); code != 0 {
+			t.Errorf("exit status %d", code)
+		}
+		c.Stop()
+		if patient {
+			cancel()
+			ctx, cancel = context.WithCancel(t.Context())
+			defer cancel()
+			events = f.Watch(ctx)
+			next(t, events, "the list", func(e Event) bool { return e.Change == Listed })
+		}
+	}
+	if got := c.Output(); got != "it runs\nit runs\n" {
+		t.Errorf("it said %q", got)
+	}
+}
+
+func TestWatchWithoutARuntimeToHold(t *testing.T) {
+	b := containerbox.New(t, containerbox.Options{})
+	f := New(Options{Containerd: b.Socket, Docker: filepath.Join(t.TempDir(), "d.sock"), Runtimes: []string{"/nonexistent/runc"}})
+	defer f.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	events := f.Watch(ctx)
+	next(t, events, "the list", func(e Event) bool { return e.Change == Listed })
+	b.Run("agent", containerbox.ContainerOptions{})
+	next(t, events, "it starts", func(e Event) bool { return e.Change == Starting && e.Handled == nil })
+	cancel()
+	for range events { // it ends
+	}
+}

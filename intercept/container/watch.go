@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"sync"
 	"time"
 
 	eventsapi "github.com/containerd/containerd/api/events"
@@ -32,6 +33,9 @@ type Event struct {
 	Change    Change
 	Container Container
 	All       []Container
+	// Handled has to be called when the event has been acted on, if it is not nil: the container's
+	// command is held until then, for a second at the most.
+	Handled func()
 }
 
 // How long a watch waits before it tries again: twice as long each time, up to the most.
@@ -47,11 +51,15 @@ func filters() []string {
 
 // Watch tells of changes until ctx is done; then the channel is closed. First comes a
 // Listed, and another one each time that containerd was away: nothing is missed, as the
-// events are subscribed to before the list is asked for.
+// events are subscribed to before the list is asked for. Starts are held until they are
+// handled, where the kernel and Options.Runtimes allow it.
 func (f *Finder) Watch(ctx context.Context) <-chan Event {
 	out := make(chan Event)
 	go func() {
 		defer close(out)
+		var holding sync.WaitGroup
+		defer holding.Wait()
+		holding.Go(func() { f.hold(ctx, out) })
 		pause, away := firstPause, false
 		for ctx.Err() == nil {
 			began := time.Now()
@@ -74,6 +82,48 @@ func (f *Finder) Watch(ctx context.Context) <-chan Event {
 		}
 	}()
 	return out
+}
+
+// hold tells of each start while it is held, until ctx is done.
+func (f *Finder) hold(ctx context.Context, out chan<- Event) {
+	if len(f.opts.Runtimes) == 0 {
+		return
+	}
+	g, err := newGate(f.opts.Runtimes)
+	if err != nil {
+		f.opts.Log.Warn("the starts of containers are not held: one that connects at once may be missed on a busy host", "error", err)
+		return
+	}
+	defer g.close()
+	err = g.run(ctx, func(ctx context.Context, namespace, id string, pid int) {
+		c, err := f.connect()
+		if err != nil {
+			return // not this containerd's
+		}
+		found, err := f.load(ctx, c, namespace, id)
+		if err != nil {
+			return
+		}
+		found.PID = pid
+		handled := make(chan struct{})
+		select {
+		case out <- Event{Change: Starting, Container: found, Handled: sync.OnceFunc(func() { close(handled) })}:
+		case <-ctx.Done():
+			f.opts.Log.Warn("a container was started before it could be looked at", "container", id)
+			return
+		}
+		select {
+		case <-handled:
+		case <-ctx.Done():
+			f.opts.Log.Warn("a container was started before it was ready", "container", id)
+		}
+		if err := g.mark(); err != nil {
+			f.opts.Log.Warn("a container runtime's starts are not held any more", "error", err)
+		}
+	})
+	if ctx.Err() == nil {
+		f.opts.Log.Error("the starts of containers are not held any more", "error", err)
+	}
 }
 
 // follow subscribes, lists and passes events on until the subscription ends.
