@@ -42,7 +42,7 @@ var arrows = map[string][]string{
 	"reset/inside":        {},
 	"reset/scope":         {"reset", "reset/inside"},
 	"control":             {"intercept", "intercept/cgroup", "intercept/container", "pool", "pool/vault", "reset"},
-	"control/telegram":    {"monitor/notice"},
+	"control/telegram":    {"control", "monitor/notice", "pool"},
 	"control/api":         {"control", "intercept", "pool", "pool/vault", "reset"},
 }
 

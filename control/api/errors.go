@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/http"
 
+	"github.com/sluice-proxy/sluice/control"
 	"github.com/sluice-proxy/sluice/pool"
 )
 
@@ -26,19 +27,15 @@ var codes = []struct {
 	{pool.CodeInternal, ErrorErrorCodeInternal, http.StatusInternalServerError},
 }
 
-// describe gives an error its status and its body. What is no [pool.Error] is
-// sluice's own fault: the caller is not told how it came about, the log is.
+// describe gives an error its status and its body.
 func describe(err error) (int, Error) {
-	var known *pool.Error
-	if errors.As(err, &known) && known.Code != pool.CodeInternal {
-		for _, row := range codes {
-			if row.code == known.Code {
-				return row.status, errorBody(row.name, known.Message)
-			}
+	known := control.Explain(err)
+	for _, row := range codes {
+		if row.code == known.Code {
+			return row.status, errorBody(row.name, known.Message)
 		}
 	}
-	return http.StatusInternalServerError,
-		errorBody(ErrorErrorCodeInternal, "something went wrong inside sluice: the daemon's log says what")
+	return http.StatusInternalServerError, errorBody(ErrorErrorCodeInternal, known.Message)
 }
 
 func errorBody(code ErrorErrorCode, message string) Error {

@@ -1,4 +1,4 @@
-// Package telegram sends notices to a Telegram chat through the Bot API.
+// Package telegram lets a Telegram chat know what happens, and say what is to be done.
 package telegram
 
 import (
@@ -6,12 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"strings"
 	"time"
 
 	"github.com/go-telegram/bot"
 
 	"github.com/sluice-proxy/sluice/monitor/notice"
+	"github.com/sluice-proxy/sluice/pool"
 )
 
 // sendLimit is how long one message may take.
@@ -24,6 +24,15 @@ type Options struct {
 	Chat  int64  // the chat's id
 	// Server is the address of the Bot API. Default: "https://api.telegram.org".
 	Server string
+	// Pools tells what a pool is like now, under the sentence about it. Nil: nothing does.
+	Pools Pools
+	// Buttons are put under notices about a pool; a [Bot] of the same token has to listen.
+	Buttons bool
+}
+
+// Pools tells what a pool is like; *pool.Keeper does.
+type Pools interface {
+	PoolStatus(ctx context.Context, name string) (pool.PoolStatus, error)
 }
 
 // Channel is one chat that a bot writes to.
@@ -32,11 +41,17 @@ type Channel struct {
 	token string
 	chat  int64
 	bot   *bot.Bot
+	pools Pools
+	press bool
 }
 
 // NewChannel makes the channel "telegram:" + name. Nothing is sent yet.
 func NewChannel(o Options) (*Channel, error) {
-	options := []bot.Option{bot.WithSkipGetMe(), bot.WithHTTPClient(0, &http.Client{Timeout: sendLimit})}
+	options := []bot.Option{
+		bot.WithSkipGetMe(), bot.WithHTTPClient(0, &http.Client{Timeout: sendLimit}),
+		// What it would print by itself is in the errors that its methods return.
+		bot.WithErrorsHandler(func(error) {}),
+	}
 	if o.Server != "" {
 		options = append(options, bot.WithServerURL(o.Server))
 	}
@@ -44,15 +59,26 @@ func NewChannel(o Options) (*Channel, error) {
 	if err != nil {
 		return nil, redact(err, o.Token)
 	}
-	return &Channel{name: "telegram:" + o.Name, token: o.Token, chat: o.Chat, bot: b}, nil
+	return &Channel{name: "telegram:" + o.Name, token: o.Token, chat: o.Chat, bot: b, pools: o.Pools, press: o.Buttons}, nil
 }
 
 // Name is the channel's.
 func (c *Channel) Name() string { return c.name }
 
-// Send writes the notice's sentence into the chat.
+// Send writes the notice's sentence into the chat, and below it what the pool is
+// like by now.
 func (c *Channel) Send(ctx context.Context, n notice.Notice) error {
-	_, err := c.bot.SendMessage(ctx, &bot.SendMessageParams{ChatID: c.chat, Text: n.Text})
+	params := &bot.SendMessageParams{ChatID: c.chat, Text: n.Text}
+	if n.Event.Pool != "" && c.pools != nil {
+		// A pool that is gone, or cannot be read, keeps no notice back.
+		if p, err := c.pools.PoolStatus(ctx, n.Event.Pool); err == nil {
+			params.Text = reply{text: n.Text + "\n\n" + poolText(p, time.Now())}.pieces()[0]
+			if c.press {
+				params.ReplyMarkup = keyboard(poolButtons(p.Name))
+			}
+		}
+	}
+	_, err := c.bot.SendMessage(ctx, params)
 	if err == nil {
 		return nil
 	}
@@ -70,11 +96,3 @@ func (e *busyError) Error() string { return fmt.Sprintf("the Bot API wants a pau
 
 // RetryAfter is the pause that the Bot API asked for.
 func (e *busyError) RetryAfter() time.Duration { return e.wait }
-
-// redact takes the token out of an error: the API's URLs hold it.
-func redact(err error, token string) error {
-	if token == "" {
-		return err
-	}
-	return errors.New(strings.ReplaceAll(err.Error(), token, "…"))
-}

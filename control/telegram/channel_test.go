@@ -1,6 +1,7 @@
 package telegram
 
 import (
+	"context"
 	"errors"
 	"net/http"
 	"net/http/httptest"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/sluice-proxy/sluice/monitor"
 	"github.com/sluice-proxy/sluice/monitor/notice"
+	"github.com/sluice-proxy/sluice/pool"
 )
 
 const token = "123456:AAH-canary-token"
@@ -64,5 +66,43 @@ func TestChannel(t *testing.T) {
 	}
 	if _, err := NewChannel(Options{Name: "x"}); err == nil {
 		t.Error("a bot without a token")
+	}
+}
+
+// onePool knows one pool.
+type onePool struct{ status pool.PoolStatus }
+
+func (p onePool) PoolStatus(_ context.Context, name string) (pool.PoolStatus, error) {
+	if name != p.status.Name {
+		return pool.PoolStatus{}, pool.NotFound("there is no pool %q", name)
+	}
+	return p.status, nil
+}
+
+// A notice begins with its sentence, says what the pool is like, and has the buttons
+// that a bot understands.
+func TestNoticeWithState(t *testing.T) {
+	t.Parallel()
+	api := newBotAPI(t)
+	p := onePool{pool.PoolStatus{Name: "p", State: pool.StateDegraded, Active: "b", Members: []pool.MemberStatus{
+		{Name: "a", State: pool.MemberCooldown, Until: time.Now().Add(time.Hour), Reason: "rate limit (429)"}, {Name: "b", State: pool.MemberActive},
+	}}}
+	c, err := NewChannel(Options{Name: "ops", Token: token, Chat: -100, Server: api.server.URL, Pools: p, Buttons: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"p", "gone"} {
+		n := notice.Notice{Text: "Pool failed over.", Event: pool.Event{Kind: pool.EventFailover, Pool: name}}
+		if err := c.Send(t.Context(), n); err != nil {
+			t.Fatal(err)
+		}
+	}
+	first, second := api.next(0), api.next(1)
+	text, buttons := first.fields["text"], first.buttons(t)
+	if !strings.HasPrefix(text, "Pool failed over.\n\nPool \"p\" is degraded, \"b\" is active.\n• a: cooldown, back in 1h") || buttons["Rotate"] != mark(verbAskRotate, "p") {
+		t.Errorf("%q, %v", text, buttons)
+	}
+	if second.fields["text"] != "Pool failed over." || len(second.buttons(t)) != 0 {
+		t.Errorf("%v", second.fields)
 	}
 }

@@ -1,0 +1,151 @@
+package telegram
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/sluice-proxy/sluice/control"
+	"github.com/sluice-proxy/sluice/monitor/notice"
+	"github.com/sluice-proxy/sluice/pool"
+)
+
+const (
+	defaultEvents = 10
+	maxEvents     = 100
+)
+
+func daemonStatus(ctx context.Context, c call) (reply, error) {
+	s, err := c.Operations.Status(ctx)
+	if err != nil {
+		return reply{}, err
+	}
+	return reply{text: fmt.Sprintf("sluice %s, up for %s\n%d healthy, %d degraded, %d exhausted pools\n%d targets, %d connections",
+		s.Build.Version, notice.Span(s.Uptime), s.Pools[pool.StateHealthy], s.Pools[pool.StateDegraded], s.Pools[pool.StateExhausted],
+		s.Targets, s.Connections)}, nil
+}
+
+func listEvents(ctx context.Context, c call) (reply, error) {
+	n := defaultEvents
+	if given := c.arg(0); given != "" {
+		var err error
+		if n, err = strconv.Atoi(given); err != nil || n < 1 || n > maxEvents {
+			return reply{}, invalid("number: %q is not from 1 to %d", given, maxEvents)
+		}
+	}
+	events, err := c.ListEvents(ctx, -1, n)
+	if err != nil {
+		return reply{}, err
+	}
+	lines := make([]string, 0, len(events))
+	for _, e := range events {
+		lines = append(lines, eventLine(e))
+	}
+	return orNone(lines, "Nothing has happened yet."), nil
+}
+
+func listCredentials(ctx context.Context, c call) (reply, error) {
+	credentials, err := c.ListCredentials(ctx)
+	if err != nil {
+		return reply{}, err
+	}
+	var lines []string
+	for _, x := range credentials {
+		line := fmt.Sprintf("%s: %s", x.Name, x.Type)
+		if x.Pool != "" {
+			line += ", in pool " + x.Pool
+		}
+		if !x.ExpiresAt.IsZero() {
+			line += ", expires at " + x.ExpiresAt.UTC().Format(time.RFC3339)
+		}
+		lines = append(lines, line)
+	}
+	return orNone(lines, "There is no credential: 'sluice cred add' on the host makes one."), nil
+}
+
+func updateCredential(ctx context.Context, c call) (reply, error) {
+	given, err := settings(c.args[1:], "token_url", "client_id")
+	if err != nil {
+		return reply{}, err
+	}
+	if len(given) == 0 {
+		return reply{}, invalid("token_url: give it, client_id or both")
+	}
+	var change pool.CredentialChange
+	if v, ok := given["token_url"]; ok {
+		change.TokenURL = &v
+	}
+	if v, ok := given["client_id"]; ok {
+		change.ClientID = &v
+	}
+	if _, err := c.UpdateCredential(ctx, c.by, c.arg(0), change); err != nil {
+		return reply{}, err
+	}
+	return reply{text: fmt.Sprintf("Credential %q is changed.", c.arg(0))}, nil
+}
+
+func askRemoveCredential(ctx context.Context, c call) (reply, error) {
+	credentials, err := c.ListCredentials(ctx)
+	if err != nil {
+		return reply{}, err
+	}
+	for _, x := range credentials {
+		if x.Name == c.arg(0) {
+			return confirm(fmt.Sprintf("Forget credential %q for good?", x.Name), mark(verbRemoveCredential, x.Name)), nil
+		}
+	}
+	return reply{}, pool.NotFound("there is no credential %q", c.arg(0))
+}
+
+func listTargets(_ context.Context, c call) (reply, error) {
+	var lines []string
+	for _, t := range c.ListTargets() {
+		line := fmt.Sprintf("%s: %s, %d connections, %s", t.ID, t.State, t.Connections, t.Ref)
+		if t.Reason != "" {
+			line += " (" + t.Reason + ")"
+		}
+		lines = append(lines, line)
+	}
+	return orNone(lines, "Nothing is attached."), nil
+}
+
+func attach(ctx context.Context, c call) (reply, error) {
+	given, err := settings(c.args, "cgroup", "pid", "unit", "container", "selector", "namespace", "pools")
+	if err != nil {
+		return reply{}, err
+	}
+	spec := control.TargetSpec{
+		Cgroup: given["cgroup"], Unit: given["unit"], Container: given["container"], Selector: given["selector"],
+		Namespace: given["namespace"], Pools: list(given["pools"]),
+	}
+	if text, ok := given["pid"]; ok {
+		if spec.PID, err = strconv.Atoi(text); err != nil || spec.PID < 1 {
+			return reply{}, invalid("pid: %q is not the id of a process", text)
+		}
+	}
+	// What its environment may hold is for who starts the agent, on the host.
+	target, _, err := c.Operations.Attach(ctx, c.by, spec)
+	if err != nil {
+		return reply{}, err
+	}
+	return reply{text: fmt.Sprintf("Attached: target %s, %s.", target.ID, target.Ref)}, nil
+}
+
+func askDetach(_ context.Context, c call) (reply, error) {
+	for _, t := range c.ListTargets() {
+		if t.ID == c.arg(0) {
+			return confirm(fmt.Sprintf("Detach target %s, %s?", t.ID, t.Ref), mark(verbDetach, t.ID)), nil
+		}
+	}
+	return reply{}, pool.NotFound("there is no target %q", c.arg(0))
+}
+
+func askDetachAll(_ context.Context, c call) (reply, error) {
+	return confirm(fmt.Sprintf("Detach all %d targets?", len(c.ListTargets())), mark(verbDetachAll, "")), nil
+}
+
+func showCA(_ context.Context, c call) (reply, error) {
+	return reply{text: strings.TrimSpace(string(c.CA()))}, nil
+}
