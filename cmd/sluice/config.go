@@ -13,7 +13,6 @@ import (
 	"github.com/pelletier/go-toml/v2"
 
 	"github.com/sluice-proxy/sluice/intercept/container"
-	"github.com/sluice-proxy/sluice/monitor"
 	"github.com/sluice-proxy/sluice/pool"
 	"github.com/sluice-proxy/sluice/reset"
 )
@@ -39,7 +38,7 @@ type config struct {
 	Pool          poolConfig
 	Replay        replayConfig
 	API           apiConfig
-	Notify        []monitor.Channel // besides the log
+	Notify        notifyConfig
 	ResetAlways   bool              // also agents that were told nothing
 	Profiles      reset.Profiles
 	Containers    containersConfig
@@ -47,9 +46,10 @@ type config struct {
 
 // containersConfig is where the container daemons are.
 type containersConfig struct {
-	Runtime    string // by which agents are reset: containerd, apple or tart
-	Containerd string // socket
-	Docker     string // socket
+	Runtime    string   // by which agents are reset: containerd, apple or tart
+	Containerd string   // socket
+	Docker     string   // socket
+	HoldStarts []string // executables of runtimes whose starts are held
 }
 
 // replayConfig bounds what is kept of requests to send them again, in bytes.
@@ -92,9 +92,10 @@ type rawConfig struct {
 	ResetOnlyIfSeen *bool                 `toml:"reset_only_if_seen"`
 	Profile         map[string]rawProfile `toml:"profile"`
 	Containers      struct {
-		Runtime    *string `toml:"runtime"`
-		Containerd *string `toml:"containerd"`
-		Docker     *string `toml:"docker"`
+		Runtime    *string   `toml:"runtime"`
+		Containerd *string   `toml:"containerd"`
+		Docker     *string   `toml:"docker"`
+		HoldStarts *[]string `toml:"hold_starts"`
 	} `toml:"containers"`
 }
 
@@ -106,6 +107,7 @@ func defaultConfig() config {
 		Replay: replayConfig{MaxBody: 32 << 20, Budget: 256 << 20},
 		Containers: containersConfig{
 			Runtime: "containerd", Containerd: container.DefaultContainerd, Docker: container.DefaultDocker,
+			HoldStarts: container.DefaultRuntimes(),
 		},
 		API: apiConfig{TokenFile: defaultTokenFile},
 	}
@@ -178,12 +180,18 @@ func parseConfig(text []byte) (config, error) {
 	keep(choice("containers.runtime", raw.Containers.Runtime, &c.Containers.Runtime, "containerd", "apple", "tart"))
 	keep(absolute("containers.containerd", raw.Containers.Containerd, &c.Containers.Containerd))
 	keep(absolute("containers.docker", raw.Containers.Docker, &c.Containers.Docker))
+	if raw.Containers.HoldStarts != nil {
+		c.Containers.HoldStarts = make([]string, len(*raw.Containers.HoldStarts))
+		for i := range *raw.Containers.HoldStarts {
+			keep(absolute("containers.hold_starts", &(*raw.Containers.HoldStarts)[i], &c.Containers.HoldStarts[i]))
+		}
+	}
 	c.ResetAlways = raw.ResetOnlyIfSeen != nil && !*raw.ResetOnlyIfSeen
 	if err == nil {
 		c.Profiles, err = resetProfiles(raw.Profile)
 	}
 	if err == nil {
-		c.Notify, err = raw.Notify.channels()
+		c.Notify, err = raw.Notify.check()
 	}
 	return c, err
 }

@@ -87,6 +87,9 @@ func TestParseConfig(t *testing.T) {
 		{name: "api without port", text: "[api]\nlisten = \"127.0.0.1\"", err: "api.listen: \"127.0.0.1\" is not HOST:PORT"},
 		{name: "api with half a pair", text: "[api]\ntls_cert = \"c\"", err: "api.tls_cert: it and tls_key"},
 		{name: "reset always", text: `reset_only_if_seen = false`, change: func(c *config) { c.ResetAlways = true }},
+		{name: "no starts held", text: "[containers]\nhold_starts = []", change: func(c *config) { c.Containers.HoldStarts = []string{} }},
+		{name: "one runtime's starts held", text: "[containers]\nhold_starts = [\"/opt/bin/../runc\"]", change: func(c *config) { c.Containers.HoldStarts = []string{"/opt/runc"} }},
+		{name: "relative runtime", text: "[containers]\nhold_starts = [\"runc\"]", err: "containers.hold_starts"},
 		{name: "containers", text: "[containers]\nruntime = \"tart\"\ndocker = \"/d.sock\"", change: func(c *config) { c.Containers.Runtime, c.Containers.Docker = "tart", "/d.sock" }},
 		{name: "runtime", text: "[containers]\nruntime = \"podman\"", err: `containers.runtime: "podman" is none of`},
 		{name: "profile user", text: "[profile.x]\nargv = [\"x\"]", err: "profile.x.user: is missing"},
@@ -173,7 +176,11 @@ chat = -100
 		t.Fatal(err)
 	}
 	var names []string
-	for _, channel := range c.notices(nil) {
+	channels, err := c.notices(nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, channel := range channels {
 		names = append(names, channel.Name())
 	}
 	if want := "log webhook:ops service:ops telegram:team"; strings.Join(names, " ") != want {

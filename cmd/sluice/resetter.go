@@ -20,7 +20,9 @@ const containerdLimit = 5 * time.Second
 
 // openContainers is for all who ask for containers by name. Nobody is asked yet.
 func (d *sluiced) openContainers(context.Context) error {
-	d.finder = container.New(container.Options{Containerd: d.cfg.Containers.Containerd, Docker: d.cfg.Containers.Docker, Log: d.log})
+	d.finder = container.New(container.Options{
+		Containerd: d.cfg.Containers.Containerd, Docker: d.cfg.Containers.Docker, Runtimes: d.cfg.Containers.HoldStarts, Log: d.log,
+	})
 	d.acquired(d.finder.Close)
 	return nil
 }
