@@ -39,7 +39,7 @@ type config struct {
 	Replay        replayConfig
 	API           apiConfig
 	Notify        notifyConfig
-	ResetAlways   bool              // also agents that were told nothing
+	ResetAlways   bool // also agents that were told nothing
 	Profiles      reset.Profiles
 	Containers    containersConfig
 }

@@ -25,6 +25,7 @@ import (
 	"github.com/sluice-proxy/sluice/bpf"
 	"github.com/sluice-proxy/sluice/control"
 	"github.com/sluice-proxy/sluice/control/api"
+	"github.com/sluice-proxy/sluice/control/telegram"
 	"github.com/sluice-proxy/sluice/intercept"
 	"github.com/sluice-proxy/sluice/intercept/ca"
 	"github.com/sluice-proxy/sluice/intercept/cgroup"
@@ -60,6 +61,7 @@ type sluiced struct {
 	api      *api.Server
 	sock     net.Listener
 	tcp      *tcpAPI // nil: not over TCP
+	bots     []*telegram.Bot
 	notes    chan pool.Event
 }
 
@@ -102,6 +104,7 @@ func newLog(cfg config, e env) *slog.Logger {
 func (d *sluiced) open(ctx context.Context) error {
 	for _, step := range []func(context.Context) error{
 		d.openStore, d.openSocket, d.openKernel, d.openPools, d.openContainers, d.openResetter, d.openMonitor, d.openAuthority, d.openInterceptor, d.openAPI, d.openTCP,
+		d.openBots,
 	} {
 		if err := step(ctx); err != nil {
 			return err
@@ -213,9 +216,13 @@ func (d *sluiced) openMonitor(ctx context.Context) error {
 		return err
 	}
 	d.acquired(record.Close)
+	channels, err := d.cfg.notices(d.log, d.keep)
+	if err != nil {
+		return err
+	}
 	watch, err := monitor.New(ctx, monitor.Options{
 		Pools: d.keep, Events: d.keep, Cursors: d.store, Log: d.log,
-		Readers: []monitor.Reader{record, d.resets}, Channels: d.cfg.notices(d.log),
+		Readers: []monitor.Reader{record, d.resets}, Channels: channels,
 	})
 	d.watch = watch
 	return err
@@ -380,6 +387,9 @@ func (d *sluiced) run(ctx context.Context) error {
 	group.Go(func() error { return d.resets.Run(ctx) })
 	group.Go(func() error { return d.renewAuthority(ctx) })
 	group.Go(func() error { return d.serveTCP(ctx) })
+	for _, bot := range d.bots {
+		group.Go(func() error { return bot.Run(ctx) })
+	}
 	group.Go(func() error {
 		select {
 		case <-d.in.Ready():

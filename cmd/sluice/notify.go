@@ -1,9 +1,11 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/url"
 	"os"
 	"strings"
 
@@ -41,11 +43,24 @@ type rawTelegram struct {
 	TokenFile string `toml:"token_file"`
 	Chat      int64  `toml:"chat"`
 	Server    string `toml:"server"`
+	Commands  bool   `toml:"commands"`
 }
 
-// channels makes the channels and checks them. An error names the key.
-func (raw rawNotify) channels() ([]monitor.Channel, error) {
-	var all []monitor.Channel
+// notifyConfig is where notices go besides the log.
+type notifyConfig struct {
+	Channels []monitor.Channel // but for chats, which need to know the pools
+	Chats    []chatConfig
+}
+
+// chatConfig is a chat that a bot writes to, and may take commands from.
+type chatConfig struct {
+	telegram.Options
+	Commands bool
+}
+
+// check makes the channels and checks them. An error names the key.
+func (raw rawNotify) check() (notifyConfig, error) {
+	var all notifyConfig
 	seen := make(map[string]bool)
 	add := func(key string, index int, name string, open func() (monitor.Channel, error)) error {
 		where := fmt.Sprintf("notify.%s %d", key, index+1)
@@ -60,22 +75,32 @@ func (raw rawNotify) channels() ([]monitor.Channel, error) {
 		if err != nil {
 			return fmt.Errorf("notify.%s %q: %w", key, name, err)
 		}
-		all = append(all, c)
+		if _, chat := c.(*telegram.Channel); !chat {
+			all.Channels = append(all.Channels, c)
+		}
 		return nil
 	}
 	for i, w := range raw.Webhook {
 		if err := add("webhook", i, w.Name, w.channel); err != nil {
-			return nil, err
+			return all, err
 		}
 	}
 	for i, s := range raw.Service {
 		if err := add("service", i, s.Name, s.channel); err != nil {
-			return nil, err
+			return all, err
 		}
 	}
 	for i, t := range raw.Telegram {
-		if err := add("telegram", i, t.Name, t.channel); err != nil {
-			return nil, err
+		open := func() (monitor.Channel, error) {
+			chat, err := t.chat()
+			if err != nil {
+				return nil, err
+			}
+			all.Chats = append(all.Chats, chat)
+			return telegram.NewChannel(chat.Options)
+		}
+		if err := add("telegram", i, t.Name, open); err != nil {
+			return all, err
 		}
 	}
 	return all, nil
@@ -111,19 +136,19 @@ func (s rawService) channel() (monitor.Channel, error) {
 	return c, nil
 }
 
-func (t rawTelegram) channel() (monitor.Channel, error) {
+func (t rawTelegram) chat() (chatConfig, error) {
 	token, err := secretOrFile("token", t.Token, t.TokenFile)
 	if err != nil {
-		return nil, err
+		return chatConfig{}, err
 	}
 	if t.Chat == 0 {
-		return nil, errors.New("chat: the id of the chat is missing")
+		return chatConfig{}, errors.New("chat: the id of the chat is missing")
 	}
-	c, err := telegram.NewChannel(telegram.Options{Name: t.Name, Token: token, Chat: t.Chat, Server: t.Server})
-	if err != nil {
-		return nil, err
+	if u, err := url.Parse(t.Server); err != nil || t.Server != "" && (u.Scheme != "https" && u.Scheme != "http" || u.Host == "") {
+		return chatConfig{}, errors.New("server: it is no URL such as https://api.telegram.org")
 	}
-	return c, nil
+	options := telegram.Options{Name: t.Name, Token: token, Chat: t.Chat, Server: strings.TrimSuffix(t.Server, "/"), Buttons: t.Commands}
+	return chatConfig{options, t.Commands}, nil
 }
 
 // secretOrFile is the value of a key, or what is in the file that its _file twin names.
@@ -146,7 +171,45 @@ func secretOrFile(key, value, file string) (string, error) {
 	return value, nil
 }
 
-// notices are the channels of a configuration, and the daemon's log, which always gets them.
-func (c config) notices(log *slog.Logger) []monitor.Channel {
-	return append([]monitor.Channel{notice.Log{Logger: log}}, c.Notify...)
+// notices are the channels of a configuration, and the daemon's log, which always
+// gets them. Chats are told what a pool is like as well.
+func (c config) notices(log *slog.Logger, pools telegram.Pools) ([]monitor.Channel, error) {
+	all := append([]monitor.Channel{notice.Log{Logger: log}}, c.Notify.Channels...)
+	for _, chat := range c.Notify.Chats {
+		chat.Pools = pools
+		channel, err := telegram.NewChannel(chat.Options)
+		if err != nil {
+			return nil, fmt.Errorf("notify.telegram %q: %w", chat.Name, err)
+		}
+		all = append(all, channel)
+	}
+	return all, nil
+}
+
+// openBots makes a bot of each token that commands are taken by: the Bot API gives
+// the updates of one to one listener.
+func (d *sluiced) openBots(context.Context) error {
+	type account struct{ server, token string }
+	chats := make(map[account][]int64)
+	var order []account
+	for _, chat := range d.cfg.Notify.Chats {
+		if !chat.Commands {
+			continue
+		}
+		a := account{chat.Server, chat.Token}
+		if chats[a] == nil {
+			order = append(order, a)
+		}
+		chats[a] = append(chats[a], chat.Chat)
+	}
+	for _, a := range order {
+		bot, err := telegram.NewBot(telegram.BotOptions{
+			Token: a.token, Server: a.server, Chats: chats[a], Operations: d.ops, Log: d.log,
+		})
+		if err != nil {
+			return err
+		}
+		d.bots = append(d.bots, bot)
+	}
+	return nil
 }
