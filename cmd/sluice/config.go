@@ -13,6 +13,7 @@ import (
 	"github.com/pelletier/go-toml/v2"
 
 	"github.com/sluice-proxy/sluice/intercept/container"
+	"github.com/sluice-proxy/sluice/monitor"
 	"github.com/sluice-proxy/sluice/pool"
 	"github.com/sluice-proxy/sluice/reset"
 )
@@ -38,8 +39,8 @@ type config struct {
 	Pool          poolConfig
 	Replay        replayConfig
 	API           apiConfig
-	Notify        notifyConfig
-	ResetAlways   bool // also agents that were told nothing
+	Notify        []monitor.Channel // besides the log
+	ResetAlways   bool              // also agents that were told nothing
 	Profiles      reset.Profiles
 	Containers    containersConfig
 }
@@ -191,7 +192,7 @@ func parseConfig(text []byte) (config, error) {
 		c.Profiles, err = resetProfiles(raw.Profile)
 	}
 	if err == nil {
-		c.Notify, err = raw.Notify.check()
+		c.Notify, err = raw.Notify.channels()
 	}
 	return c, err
 }
