@@ -13,7 +13,6 @@ import (
 	"github.com/pelletier/go-toml/v2"
 
 	"github.com/sluice-proxy/sluice/intercept/container"
-	"github.com/sluice-proxy/sluice/monitor"
 	"github.com/sluice-proxy/sluice/pool"
 	"github.com/sluice-proxy/sluice/reset"
 )
@@ -39,8 +38,8 @@ type config struct {
 	Pool          poolConfig
 	Replay        replayConfig
 	API           apiConfig
-	Notify        []monitor.Channel // besides the log
-	ResetAlways   bool              // also agents that were told nothing
+	Notify        notifyConfig
+	ResetAlways   bool // also agents that were told nothing
 	Profiles      reset.Profiles
 	Containers    containersConfig
 }
@@ -192,7 +191,7 @@ func parseConfig(text []byte) (config, error) {
 		c.Profiles, err = resetProfiles(raw.Profile)
 	}
 	if err == nil {
-		c.Notify, err = raw.Notify.channels()
+		c.Notify, err = raw.Notify.check()
 	}
 	return c, err
 }

@@ -176,7 +176,11 @@ chat = -100
 		t.Fatal(err)
 	}
 	var names []string
-	for _, channel := range c.notices(nil) {
+	channels, err := c.notices(nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, channel := range channels {
 		names = append(names, channel.Name())
 	}
 	if want := "log webhook:ops service:ops telegram:team"; strings.Join(names, " ") != want {
