@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync"
 	"testing"
@@ -17,6 +18,7 @@ import (
 	"github.com/sluice-proxy/sluice/pool/store"
 	"github.com/sluice-proxy/sluice/pool/vault"
 	"github.com/sluice-proxy/sluice/reset"
+	"github.com/sluice-proxy/sluice/scripts/botapi"
 )
 
 const ours = int64(-100200)
@@ -88,7 +90,8 @@ func (resets) Plan(context.Context, string) ([]reset.Outcome, error) {
 
 // talk is a bot in a chat, with real operations on a real database.
 type talk struct {
-	*botAPI
+	*testing.T
+	api    *botapi.Server
 	keeper *pool.Keeper
 	bot    *Bot
 	log    *lockedBuffer
@@ -97,8 +100,10 @@ type talk struct {
 	stop   func()
 }
 
-func newTalk(t *testing.T, api *botAPI) *talk {
+func newTalk(t *testing.T, api *botapi.Server) *talk {
 	t.Helper()
+	server := httptest.NewServer(api)
+	t.Cleanup(server.Close)
 	dir := t.TempDir()
 	must := func(err error) {
 		t.Helper()
@@ -106,7 +111,7 @@ func newTalk(t *testing.T, api *botAPI) *talk {
 			t.Fatal(err)
 		}
 	}
-	k := &talk{botAPI: api, log: new(lockedBuffer), noted: make(chan pool.Event, 100)}
+	k := &talk{T: t, api: api, log: new(lockedBuffer), noted: make(chan pool.Event, 100)}
 	log := slog.New(slog.NewTextHandler(k.log, nil))
 	secrets, err := vault.Open(dir + "/identity")
 	must(err)
@@ -125,7 +130,7 @@ func newTalk(t *testing.T, api *botAPI) *talk {
 		Resets: resets{}, AuthResetTargets: k.keeper,
 		Targets: new(cgroups), Kernel: kernel{}, Authority: authority{}, Log: log, Note: func(e pool.Event) { k.noted <- e },
 	})
-	k.bot, err = NewBot(BotOptions{Token: token, Chats: []int64{ours}, Server: api.server.URL, Operations: ops, Log: log, Poll: 2 * time.Second})
+	k.bot, err = NewBot(BotOptions{Token: token, Chats: []int64{ours}, Server: server.URL, Operations: ops, Log: log, Poll: 2 * time.Second})
 	must(err)
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
@@ -148,42 +153,57 @@ func newTalk(t *testing.T, api *botAPI) *talk {
 }
 
 // command writes a message and returns what the bot says to it.
-func (k *talk) command(text string) asked {
+func (k *talk) command(text string) botapi.Asked {
 	k.Helper()
-	k.tell(ours, text, time.Now())
+	k.api.Tell(ours, text, time.Now())
 	return k.answered()
 }
 
-func (k *talk) answered() asked {
+func (k *talk) answered() botapi.Asked {
 	k.Helper()
-	answer := k.next(k.said)
+	ctx, cancel := context.WithTimeout(k.Context(), 15*time.Second)
+	defer cancel()
+	answer, err := k.api.Said(ctx, k.said)
+	if err != nil {
+		k.Fatal(err)
+	}
 	k.said++
-	if strings.Contains(answer.fields["text"], "canary") {
+	if strings.Contains(answer.Fields["text"], "canary") {
 		k.Errorf("a secret is said: %v", answer)
 	}
 	return answer
 }
 
+// buttons are those under a message.
+func buttons(t *testing.T, x botapi.Asked) map[string]string {
+	t.Helper()
+	all, err := x.Buttons()
+	if err != nil {
+		t.Error(err)
+	}
+	return all
+}
+
 // expect is command, and what the answer has to hold.
-func (k *talk) expect(text string, parts ...string) asked {
+func (k *talk) expect(text string, parts ...string) botapi.Asked {
 	k.Helper()
 	answer := k.command(text)
 	for _, part := range parts {
-		if !strings.Contains(answer.fields["text"], part) {
-			k.Errorf("%s is answered %q, which lacks %q", text, answer.fields["text"], part)
+		if !strings.Contains(answer.Fields["text"], part) {
+			k.Errorf("%s is answered %q, which lacks %q", text, answer.Fields["text"], part)
 		}
 	}
 	return answer
 }
 
 // choose presses a button of a message and returns the message that comes of it.
-func (k *talk) choose(under asked, label string) asked {
+func (k *talk) choose(under botapi.Asked, label string) botapi.Asked {
 	k.Helper()
-	data, ok := under.buttons(k.T)[label]
-	if !ok {
-		k.Fatalf("there is no button %q under %v", label, under.fields)
+	data := buttons(k.T, under)[label]
+	if data == "" {
+		k.Fatalf("there is no button %q under %v", label, under.Fields)
 	}
-	k.press(ours, data)
+	k.api.Press(ours, data)
 	return k.answered()
 }
 
@@ -198,7 +218,7 @@ func (k *talk) active() string {
 
 func TestCommands(t *testing.T) {
 	t.Parallel()
-	k := newTalk(t, newBotAPI(t))
+	k := newTalk(t, botapi.New(token))
 	k.expect("/help", "/rotate POOL", "sluice cred add")
 	k.expect("/start", "/rotate POOL")
 	k.expect("/pools@SluiceBot", "p: healthy, a is active of 2")
@@ -211,8 +231,8 @@ func TestCommands(t *testing.T) {
 	k.expect("/reset_agent p dry-run", "would run hermes auth reset")
 	k.expect("/reset_agent p", ": reset", "not reset: exit status 1")
 	k.expect("/reset_agent p now", "Not done: now: ")
-	if cleared := k.command("/auth_reset_clear p"); strings.Contains(cleared.fields["text"], "auth reset target") {
-		t.Errorf("%v", cleared.fields)
+	if cleared := k.command("/auth_reset_clear p"); strings.Contains(cleared.Fields["text"], "auth reset target") {
+		t.Errorf("%v", cleared.Fields)
 	}
 	k.expect("/credentials", "a: static, in pool p", "c: static, in pool q")
 	k.expect("/attach cgroup=/agents/one pools=p", "Attached: target t0")
@@ -231,7 +251,7 @@ func TestCommands(t *testing.T) {
 	k.expect("/cred_update a token_url=https://x.example/t", "Not done: token_url: ")
 	k.expect("/events 0", "Not done: number: ")
 	k.expect("/fly", "There is no /fly")
-	// What is gone for good is asked about first.
+	// What is gone for good is botapi.Asked about first.
 	k.expect("/member_remove p nobody", "Take")
 	for _, c := range []struct{ ask, done string }{
 		{"/member_remove p a", "Taken out."},
@@ -240,12 +260,12 @@ func TestCommands(t *testing.T) {
 		{"/detach t0", "Target t0 is detached."},
 		{"/detach_all", "Detached 0 targets."},
 	} {
-		if left := k.choose(k.command(c.ask), "No"); left.fields["text"] != "Left as it is." {
-			t.Errorf("%s, No: %v", c.ask, left.fields)
+		if left := k.choose(k.command(c.ask), "No"); left.Fields["text"] != "Left as it is." {
+			t.Errorf("%s, No: %v", c.ask, left.Fields)
 		}
 		done := k.choose(k.command(c.ask), "Yes")
-		if !strings.HasPrefix(done.fields["text"], c.done) || done.fields["message_id"] != "88" {
-			t.Errorf("%s, Yes: %v", c.ask, done.fields)
+		if !strings.HasPrefix(done.Fields["text"], c.done) || done.Fields["message_id"] != "88" {
+			t.Errorf("%s, Yes: %v", c.ask, done.Fields)
 		}
 	}
 	k.expect("/targets", "Nothing is attached.")
@@ -254,30 +274,30 @@ func TestCommands(t *testing.T) {
 // A button does what the person who presses it sees, or nothing.
 func TestButtons(t *testing.T) {
 	t.Parallel()
-	k := newTalk(t, newBotAPI(t))
+	k := newTalk(t, botapi.New(token))
 	shown := k.choose(k.command("/pools"), "p")
 	first := k.choose(shown, "Rotate")
 	second := k.choose(shown, "Rotate")
 	if k.active() != "a" {
-		t.Fatal("rotated without being asked twice")
+		t.Fatal("rotated without being botapi.Asked twice")
 	}
-	if done := k.choose(first, "Yes"); !strings.HasPrefix(done.fields["text"], "Rotated.") || k.active() != "b" {
-		t.Errorf("%v, %s is active", done.fields, k.active())
+	if done := k.choose(first, "Yes"); !strings.HasPrefix(done.Fields["text"], "Rotated.") || k.active() != "b" {
+		t.Errorf("%v, %s is active", done.Fields, k.active())
 	}
 	late := k.choose(second, "Yes")
-	if !strings.Contains(late.fields["text"], "has changed since") || k.active() != "b" || late.buttons(t)["Rotate"] == "" {
-		t.Errorf("%v, %s is active", late.fields, k.active())
+	if !strings.Contains(late.Fields["text"], "has changed since") || k.active() != "b" || buttons(t, late)["Rotate"] == "" {
+		t.Errorf("%v, %s is active", late.Fields, k.active())
 	}
-	if done := k.choose(k.choose(late, "Clear"), "Yes"); !strings.HasPrefix(done.fields["text"], "Cleared.") {
-		t.Errorf("%v", done.fields)
+	if done := k.choose(k.choose(late, "Clear"), "Yes"); !strings.HasPrefix(done.Fields["text"], "Cleared.") {
+		t.Errorf("%v", done.Fields)
 	}
 	for data, want := range map[string]string{
 		"": "Not done", "R": "Not done", "R:000000000000:x": "the pool of this button is gone", "z:1": "Not done",
 		"D:1": "target of this button is gone", "K:1": "credential of this button is gone", "M:" + id("p") + "::1": "no such member",
 	} {
-		k.press(ours, data)
-		if answer := k.answered(); !strings.Contains(answer.fields["text"], want) {
-			t.Errorf("%q: %v", data, answer.fields)
+		k.api.Press(ours, data)
+		if answer := k.answered(); !strings.Contains(answer.Fields["text"], want) {
+			t.Errorf("%q: %v", data, answer.Fields)
 		}
 	}
 }
@@ -285,12 +305,12 @@ func TestButtons(t *testing.T) {
 // Who is not in a configured chat gets no answer, and is noted once.
 func TestStrangers(t *testing.T) {
 	t.Parallel()
-	k := newTalk(t, newBotAPI(t))
+	k := newTalk(t, botapi.New(token))
 	for range 3 {
-		k.tell(666, "/rotate p", time.Now())
-		k.press(666, versioned(verbRotate, pool.PoolStatus{Name: "p"}, ""))
+		k.api.Tell(666, "/rotate p", time.Now())
+		k.api.Press(666, versioned(verbRotate, pool.PoolStatus{Name: "p"}, ""))
 	}
-	k.tell(667, "/status", time.Now())
+	k.api.Tell(667, "/status", time.Now())
 	k.expect("/status", "healthy") // the first and only thing that is said
 	if k.active() != "a" {
 		t.Error("a stranger has rotated")
@@ -315,16 +335,16 @@ func TestStrangers(t *testing.T) {
 // A message that holds a secret is deleted, is not carried out, and is said nowhere.
 func TestSecretsAreHidden(t *testing.T) {
 	t.Parallel()
-	k := newTalk(t, newBotAPI(t))
+	k := newTalk(t, botapi.New(token))
 	for _, text := range []string{
 		"/cred_add d canary-plain", "/cred_update a secret=canary123", "here: sk-proj-canary0123456789abcdef",
 		"/cred_update a oauth={\"access_token\":\"canary-canary\"}", "Authorization: Bearer canarycanarycanary",
 	} {
-		k.tell(ours, text, time.Now())
-		if gone := k.answered(); gone.method != "deleteMessage" || gone.fields["message_id"] != "77" {
+		k.api.Tell(ours, text, time.Now())
+		if gone := k.answered(); gone.Method != "deleteMessage" || gone.Fields["message_id"] != "77" {
 			t.Errorf("%s: %v", text, gone)
 		}
-		if said := k.answered(); !strings.Contains(said.fields["text"], "was deleted") {
+		if said := k.answered(); !strings.Contains(said.Fields["text"], "was deleted") {
 			t.Errorf("%s: %v", text, said)
 		}
 		if e := <-k.noted; e.Kind != pool.EventDenied || strings.Contains(fmt.Sprint(e), "canary") {
@@ -335,17 +355,15 @@ func TestSecretsAreHidden(t *testing.T) {
 	if all, err := k.keeper.Credentials(t.Context()); err != nil || len(all) != 3 {
 		t.Errorf("%v, %v", all, err)
 	}
-	k.change(func() {
-		k.refuse = func(method string) (int, int) {
-			if method == "deleteMessage" {
-				return http.StatusBadRequest, 0
-			}
-			return 0, 0
+	k.api.Refuse(func(method string) (int, int) {
+		if method == "deleteMessage" {
+			return http.StatusBadRequest, 0
 		}
+		return 0, 0
 	})
-	k.tell(ours, "ghp_canarycanarycanary1234", time.Now())
+	k.api.Tell(ours, "ghp_canarycanarycanary1234", time.Now())
 	k.answered()
-	if said := k.answered(); !strings.Contains(said.fields["text"], "delete it yourself") {
+	if said := k.answered(); !strings.Contains(said.Fields["text"], "delete it yourself") {
 		t.Errorf("%v", said)
 	}
 }
@@ -353,12 +371,12 @@ func TestSecretsAreHidden(t *testing.T) {
 // People talk in chats, other bots are addressed, and messages come late.
 func TestNotForUs(t *testing.T) {
 	t.Parallel()
-	k := newTalk(t, newBotAPI(t))
-	k.tell(ours, "shall we rotate p?", time.Now())
-	k.tell(ours, "/rotate@otherbot p", time.Now())
-	k.tell(ours, "", time.Now())
-	k.tell(ours, "/rotate p", time.Now().Add(-time.Hour))
-	if late := k.answered(); !strings.Contains(late.fields["text"], "came late") {
+	k := newTalk(t, botapi.New(token))
+	k.api.Tell(ours, "shall we rotate p?", time.Now())
+	k.api.Tell(ours, "/rotate@otherbot p", time.Now())
+	k.api.Tell(ours, "", time.Now())
+	k.api.Tell(ours, "/rotate p", time.Now().Add(-time.Hour))
+	if late := k.answered(); !strings.Contains(late.Fields["text"], "came late") {
 		t.Errorf("%v", late)
 	}
 	if k.active() != "a" {
@@ -370,10 +388,10 @@ func TestNotForUs(t *testing.T) {
 // is done twice.
 func TestOutages(t *testing.T) {
 	t.Parallel()
-	api := newBotAPI(t)
+	api := botapi.New(token)
 	var mu sync.Mutex
 	counts := make(map[string]int)
-	api.refuse = func(method string) (int, int) {
+	api.Refuse(func(method string) (int, int) {
 		mu.Lock()
 		defer mu.Unlock()
 		counts[method]++
@@ -384,27 +402,25 @@ func TestOutages(t *testing.T) {
 			return http.StatusTooManyRequests, 2
 		}
 		return 0, 0
-	}
+	})
 	k := newTalk(t, api)
-	k.tell(ours, "/rotate p", time.Now())
+	k.api.Tell(ours, "/rotate p", time.Now())
 	k.answered() // refused
-	if done := k.answered(); !strings.HasPrefix(done.fields["text"], "Rotated.") || k.active() != "b" {
-		t.Errorf("%v, %s is active", done.fields, k.active())
+	if done := k.answered(); !strings.HasPrefix(done.Fields["text"], "Rotated.") || k.active() != "b" {
+		t.Errorf("%v, %s is active", done.Fields, k.active())
 	}
 	k.expect("/status p", "is active")
-	k.mu.Lock()
-	defer k.mu.Unlock()
 	var busy time.Time
 	sends := 0
-	for _, x := range k.asked {
-		if x.method == "sendMessage" {
+	for _, x := range k.api.All() {
+		if x.Method == "sendMessage" {
 			sends++
 		}
-		if !busy.IsZero() && x.at.Sub(busy) < 1900*time.Millisecond {
-			t.Errorf("%s came %s after a 429 that asked for 2 s", x.method, x.at.Sub(busy))
+		if !busy.IsZero() && x.At.Sub(busy) < 1900*time.Millisecond {
+			t.Errorf("%s came %s after a 429 that botapi.Asked for 2 s", x.Method, x.At.Sub(busy))
 		}
-		if busy = (time.Time{}); x.method == "sendMessage" && sends == 1 {
-			busy = x.at
+		if busy = (time.Time{}); x.Method == "sendMessage" && sends == 1 {
+			busy = x.At
 		}
 	}
 }

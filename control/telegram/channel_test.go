@@ -12,6 +12,7 @@ import (
 	"github.com/sluice-proxy/sluice/monitor"
 	"github.com/sluice-proxy/sluice/monitor/notice"
 	"github.com/sluice-proxy/sluice/pool"
+	"github.com/sluice-proxy/sluice/scripts/botapi"
 )
 
 const token = "123456:AAH-canary-token"
@@ -83,11 +84,13 @@ func (p onePool) PoolStatus(_ context.Context, name string) (pool.PoolStatus, er
 // that a bot understands.
 func TestNoticeWithState(t *testing.T) {
 	t.Parallel()
-	api := newBotAPI(t)
+	api := botapi.New(token)
+	server := httptest.NewServer(api)
+	defer server.Close()
 	p := onePool{pool.PoolStatus{Name: "p", State: pool.StateDegraded, Active: "b", Members: []pool.MemberStatus{
 		{Name: "a", State: pool.MemberCooldown, Until: time.Now().Add(time.Hour), Reason: "rate limit (429)"}, {Name: "b", State: pool.MemberActive},
 	}}}
-	c, err := NewChannel(Options{Name: "ops", Token: token, Chat: -100, Server: api.server.URL, Pools: p, Buttons: true})
+	c, err := NewChannel(Options{Name: "ops", Token: token, Chat: -100, Server: server.URL, Pools: p, Buttons: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -97,12 +100,16 @@ func TestNoticeWithState(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	first, second := api.next(0), api.next(1)
-	text, buttons := first.fields["text"], first.buttons(t)
-	if !strings.HasPrefix(text, "Pool failed over.\n\nPool \"p\" is degraded, \"b\" is active.\n• a: cooldown, back in 1h") || buttons["Rotate"] != mark(verbAskRotate, "p") {
-		t.Errorf("%q, %v", text, buttons)
+	all := api.All()
+	if len(all) != 2 {
+		t.Fatal(all)
 	}
-	if second.fields["text"] != "Pool failed over." || len(second.buttons(t)) != 0 {
-		t.Errorf("%v", second.fields)
+	first, second := all[0], all[1]
+	text := first.Fields["text"]
+	if !strings.HasPrefix(text, "Pool failed over.\n\nPool \"p\" is degraded, \"b\" is active.\n• a: cooldown, back in 1h") || buttons(t, first)["Rotate"] != mark(verbAskRotate, "p") {
+		t.Errorf("%q, %v", text, buttons(t, first))
+	}
+	if second.Fields["text"] != "Pool failed over." || len(buttons(t, second)) != 0 {
+		t.Errorf("%v", second.Fields)
 	}
 }
