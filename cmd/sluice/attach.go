@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"path/filepath"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -91,6 +92,8 @@ func (f attachFlags) spec() (api.TargetSpec, error) {
 		return spec, usageError{fmt.Sprintf("--pid %d: not a process id", f.pid)}
 	case f.namespace != "" && f.container == "" && f.selector == "":
 		return spec, usageError{"--namespace is containerd's: it goes with --container or --selector"}
+	case f.selector != "" && strings.Index(f.selector, "=") < 1:
+		return spec, usageError{fmt.Sprintf("--selector %q: it has to be KEY=VALUE, such as app=agent", f.selector)}
 	case f.namespace != "":
 		spec.Namespace = &f.namespace
 	}
