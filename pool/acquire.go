@@ -12,6 +12,18 @@ import (
 //
 // Errors: [ErrNoPool]; [*ExhaustedError] when no member is left.
 func (k *Keeper) Acquire(ctx context.Context, r Route, tried []string) (Lease, error) {
+	l, err := k.acquire(ctx, r, tried)
+	for l.stale && err == nil {
+		var rejected bool
+		if l, rejected = k.fresh(ctx, r, l); !rejected {
+			break
+		}
+		l, err = k.acquire(ctx, r, tried) // that one is out now
+	}
+	return l, err
+}
+
+func (k *Keeper) acquire(ctx context.Context, r Route, tried []string) (Lease, error) {
 	p := k.view.Load().pools[r.Pool]
 	if p == nil {
 		return Lease{}, ErrNoPool
@@ -40,6 +52,7 @@ func (p *poolView) lease(m *memberView, binding int, now time.Time) Lease {
 	return Lease{
 		Pool: p.pool.Name, Member: m.name, Sent: now, Inject: m.inject[binding],
 		Strip: p.strip, StripQuery: p.stripQry, member: m.id, tally: m.tally,
+		Refreshable: m.refreshable, stale: m.refreshable && m.ends > 0 && now.UnixNano() >= m.ends,
 	}
 }
 

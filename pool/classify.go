@@ -36,6 +36,9 @@ type Verdict struct {
 	Outcome Outcome
 	Status  int
 	Hint    Hint
+	// Rejected is what a token endpoint said of the refresh token, "" if it was not asked.
+	Rejected string
+	wait     time.Duration // with Rejected: until it is asked again
 }
 
 // NeedsBody says whether an answer with this status is judged by its body too.
@@ -115,11 +118,16 @@ func isInsufficientQuota(body []byte) bool {
 	return false
 }
 
+const authFailed = "authentication failed"
+
 // cause is what happened, for people: "rate limit (429)".
 func (v Verdict) cause() string {
 	what := map[Outcome]string{
-		OutcomeRateLimited: "rate limit", OutcomeAuthFailed: "authentication failed", OutcomeBilling: "out of credit",
+		OutcomeRateLimited: "rate limit", OutcomeAuthFailed: authFailed, OutcomeBilling: "out of credit",
 	}[v.Outcome]
+	if v.Rejected != "" {
+		return fmt.Sprintf("%s (%s)", what, v.Rejected)
+	}
 	return fmt.Sprintf("%s (%d)", what, v.Status)
 }
 

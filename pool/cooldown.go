@@ -1,6 +1,9 @@
 package pool
 
-import "time"
+import (
+	"strings"
+	"time"
+)
 
 const (
 	// MinCooldown and MaxCooldown bound what an upstream's word is taken for: a
@@ -27,6 +30,9 @@ type Cooldown struct {
 // Out says whether the member is out at now.
 func (c Cooldown) Out(now time.Time) bool { return now.Before(c.Until) }
 
+// rejected says whether the credential itself was the reason.
+func (c Cooldown) rejected() bool { return strings.HasPrefix(c.Reason, authFailed) }
+
 // endedBy says whether a good answer to the lease's request ends the cooldown: only
 // one that was sent after it began has found out anything.
 func (c Cooldown) endedBy(l Lease) bool { return !c.Until.IsZero() && l.Sent.After(c.Began) }
@@ -50,7 +56,7 @@ func (c Cooldown) extend(v Verdict, probe bool, now time.Time, probeInterval tim
 	next := c
 	switch {
 	case v.Outcome == OutcomeAuthFailed:
-		wait = authCooldown
+		wait = max(authCooldown, v.wait)
 	case v.Outcome == OutcomeBilling:
 		wait = billingCooldown // when a bucket is full again says nothing of the credit
 	case v.Hint.Known():

@@ -29,6 +29,8 @@ type Credential struct {
 	ClientID     string
 	ExtraHeaders []string  // names only: the values may be secret
 	ExpiresAt    time.Time // of an OAuth account's access token; else zero
+	// RefreshFailed is since when the refresh token is not accepted; zero if it is.
+	RefreshFailed time.Time
 }
 
 // ExtraHeader goes with every request of the credential it belongs to.

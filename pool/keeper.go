@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -39,6 +40,9 @@ type Options struct {
 	ProbeInterval time.Duration
 	// MaxHeld is how many requests a pool holds at most. Default: [DefaultMaxHeld].
 	MaxHeld int
+	// HTTP asks token endpoints. It must not follow redirects: what is sent is a secret.
+	// Default: [http.Transport]'s defaults, and no redirects.
+	HTTP *http.Client
 	// MaxTies bounds what is remembered of what accounts made. Default: [DefaultMaxTies].
 	MaxTies int
 	// CachedCooldowns bounds the read cache. Default: [DefaultCachedCooldowns].
@@ -55,7 +59,8 @@ type Keeper struct {
 	// cooldowns is a read cache by member id; a miss asks the store.
 	cooldowns *ristretto.Cache[int64, *Cooldown]
 
-	ties *tieIndex
+	ties    *tieIndex
+	refresh *refresher
 
 	mu      sync.Mutex // held while the store is changed
 	waiting signal     // raised when a cooldown changes
@@ -75,6 +80,9 @@ func NewKeeper(ctx context.Context, opts Options) (*Keeper, error) {
 	}
 	if opts.MaxHeld == 0 {
 		opts.MaxHeld = DefaultMaxHeld
+	}
+	if opts.HTTP == nil {
+		opts.HTTP = TokenClient(nil)
 	}
 	if opts.MaxTies == 0 {
 		opts.MaxTies = DefaultMaxTies
@@ -110,12 +118,14 @@ func NewKeeper(ctx context.Context, opts Options) (*Keeper, error) {
 	}
 	k.ties = newTieIndex(opts.MaxTies, ties)
 	go k.writeTies()
+	k.startRefreshing()
 	return k, nil
 }
 
 // Close writes what is still to be written and ends the cache. The store is the
 // caller's to close, afterwards.
 func (k *Keeper) Close() {
+	k.refresh.close()
 	k.ties.close()
 	k.cooldowns.Close()
 }

@@ -46,6 +46,9 @@ type Lease struct {
 	// Probe is true when the member is still cooling and this request is the
 	// one allowed to find out whether it is back.
 	Probe bool
+	// Refreshable is true for an OAuth account: if its access token is not accepted,
+	// [Keeper.Refresh] may have another.
+	Refreshable bool
 	// Inject is set on the request, replacing any field of the same name.
 	Inject []Field
 	// Strip names the header fields (lower case) in which an agent may have
@@ -54,6 +57,7 @@ type Lease struct {
 	// StripQuery names the query parameters that are removed likewise.
 	StripQuery []string
 
+	stale  bool   // the access token has ended
 	member int64  // the membership that the lease was made for
 	tally  *tally // of it
 }

@@ -71,19 +71,24 @@ func (k *Keeper) observeRefusal(ctx context.Context, l Lease, v Verdict) error {
 	if p == nil {
 		return nil
 	}
+	return k.cool(ctx, p, p.memberIndex(l.member), v, l.Probe)
+}
+
+// cool does it. The lock is held.
+func (k *Keeper) cool(ctx context.Context, p *poolView, index int, v Verdict, probe bool) error {
+	m := &p.members[index]
 	now := k.opts.Now()
-	before, err := k.cooldownLocked(ctx, l.member)
+	before, err := k.cooldownLocked(ctx, m.id)
 	if err != nil {
 		return err
 	}
-	after := before.extend(v, l.Probe, now, max(0, k.opts.ProbeInterval))
-	change := Change{Pool: p.id, Cooldowns: map[int64]Cooldown{l.member: after}, At: now}
+	after := before.extend(v, probe, now, max(0, k.opts.ProbeInterval))
+	change := Change{Pool: p.id, Cooldowns: map[int64]Cooldown{m.id: after}, At: now}
 
 	members, err := k.candidates(ctx, p, nil, true, nil)
 	if err != nil {
 		return err
 	}
-	index := p.memberIndex(l.member)
 	members[index].until = after.Until
 	active := p.activeIndex()
 	next := choose(members, active, now)
@@ -97,17 +102,17 @@ func (k *Keeper) observeRefusal(ctx context.Context, l Lease, v Verdict) error {
 	case index == active && next != active:
 		change.Active = p.members[next].id
 		change.Parked = map[int64]bool{p.members[next].id: false}
-		change.Events = []Event{failoverEvent(p, l.Member, p.members[next].name, after, now, v)}
+		change.Events = []Event{failoverEvent(p, m.name, p.members[next].name, after, now, v)}
 	}
 	if after == *before && change.Active == 0 && change.To == "" {
 		return nil // one of many that were told the same
 	}
-	k.opts.Log.Info("member is out", "pool", p.pool.Name, "member", l.Member, "until", after.Until.UTC(), "reason", after.Reason)
+	k.opts.Log.Info("member is out", "pool", p.pool.Name, "member", m.name, "until", after.Until.UTC(), "reason", after.Reason)
 	if err := k.apply(ctx, p, change); err != nil {
 		return err
 	}
 	if change.Active != 0 {
-		p.members[index].tally.failovers.Add(1)
+		m.tally.failovers.Add(1)
 	}
 	return nil
 }

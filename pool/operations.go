@@ -261,7 +261,12 @@ func (k *Keeper) UpdateCredential(ctx context.Context, name string, ch Credentia
 		return Credential{}, err
 	}
 	k.events.raise()
-	return r.Credential, k.reload(context.WithoutCancel(ctx))
+	ctx = context.WithoutCancel(ctx)
+	if err := k.reload(ctx); err != nil || (ch.Secret == nil && ch.OAuth == nil) {
+		return r.Credential, err
+	}
+	k.refresh.forget(name)
+	return r.Credential, k.revive(ctx, r.Credential)
 }
 
 // change applies a change to what is stored and checks the result as a whole.
@@ -286,6 +291,7 @@ func (m *material) change(c *Credential, ch CredentialChange) error {
 			return err
 		}
 		m.Access, m.Refresh, c.ExpiresAt = ch.OAuth.AccessToken.Bytes(), ch.OAuth.RefreshToken.Bytes(), ch.OAuth.ExpiresAt
+		c.RefreshFailed = time.Time{}
 	}
 	if (ch.TokenURL != nil || ch.ClientID != nil) && c.Type != OAuth {
 		return invalid("token_url: %q is of type %s and is not refreshed", c.Name, c.Type)

@@ -19,6 +19,9 @@ type Provider struct {
 	// Strip names the fields, lower case, in which clients of this API send credentials.
 	Strip      []string
 	StripQuery []string
+	// TokenURL and ClientID are where and as what the provider's own agent refreshes its
+	// account, "" if that is not known.
+	TokenURL, ClientID string
 	// placeholder gives a key's shape: SDKs refuse what does not look like one.
 	placeholder string
 	// body is the provider's own error for too many requests.
@@ -36,6 +39,7 @@ func Providers() []Provider {
 		{
 			Name: "codex", Hosts: []string{"chatgpt.com"}, Header: bearer,
 			Strip: []string{"authorization", "chatgpt-account-id"}, placeholder: "sk-proj-", body: codexBody,
+			TokenURL: "https://auth.openai.com/oauth/token", ClientID: "app_EMoamEEZ73f0CkXaXp7hrann",
 		},
 		{
 			Name: "gemini", Hosts: []string{"generativelanguage.googleapis.com"}, Header: "x-goog-api-key: {token}", Env: "GEMINI_API_KEY",

@@ -269,6 +269,17 @@ func (k *Keeper) Made(l Lease, found []Clue) {
 //
 // Errors: [ErrNoPool]; [*ExhaustedError], with Tied set, while the member is out.
 func (k *Keeper) AcquireTied(ctx context.Context, r Route, t Tie) (Lease, error) {
+	l, err := k.acquireTied(ctx, r, t)
+	if err == nil && l.stale {
+		var rejected bool
+		if l, rejected = k.fresh(ctx, r, l); rejected {
+			return k.acquireTied(ctx, r, t) // which says until when it is out
+		}
+	}
+	return l, err
+}
+
+func (k *Keeper) acquireTied(ctx context.Context, r Route, t Tie) (Lease, error) {
 	p := k.view.Load().pools[r.Pool]
 	if p == nil {
 		return Lease{}, ErrNoPool

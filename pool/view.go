@@ -47,8 +47,11 @@ type memberView struct {
 	id     int64
 	name   string
 	parked atomic.Bool
-	inject [][]Field // by binding
-	tally  *tally
+	// refreshable and ends (nanoseconds since the epoch, 0: not known) are of an OAuth account.
+	refreshable bool
+	ends        int64
+	inject      [][]Field // by binding
+	tally       *tally
 }
 
 // activeIndex is where selection begins.
@@ -163,6 +166,12 @@ func (k *Keeper) poolView(r *PoolRecord, credentials map[string]*CredentialRecor
 		m.id, m.name, m.tally = mr.ID, mr.Credential, k.tallyOf(mr.ID)
 		m.parked.Store(mr.Parked)
 		record := credentials[mr.Credential]
+		if c := record.Credential; c.Type == OAuth {
+			m.refreshable = c.TokenURL != "" || preset.TokenURL != ""
+			if !c.ExpiresAt.IsZero() {
+				m.ends = c.ExpiresAt.UnixNano()
+			}
+		}
 		mat, err := k.open(record)
 		if err != nil {
 			return nil, err

@@ -197,7 +197,12 @@ func (d *sluiced) openPools(ctx context.Context) error {
 	if probes == 0 {
 		probes = -1 // the keeper's word for never
 	}
+	roots, err := upstreamRoots(d.cfg.UpstreamRoots)
+	if err != nil {
+		return err
+	}
 	d.keep, err = pool.NewKeeper(ctx, pool.Options{
+		HTTP: pool.TokenClient(roots),
 		Store: d.store, Vault: secrets, Log: d.log, MaxStatedRetry: d.cfg.Pool.MaxStatedRetry, ProbeInterval: probes,
 		MaxHeld: d.cfg.Pool.MaxHeld,
 	})

@@ -28,6 +28,10 @@ func (*still) Hold(context.Context, pool.Route, pool.Tie) bool { return false }
 
 func (*still) Told(string) {}
 
+func (*still) Refresh(context.Context, pool.Route, pool.Lease) (pool.Lease, bool) {
+	return pool.Lease{}, false
+}
+
 func (s *still) Observe(context.Context, pool.Lease, pool.Answer) (pool.Outcome, error) {
 	return pool.OutcomeOK, nil
 }

@@ -170,6 +170,10 @@ func (m *members) Hold(ctx context.Context, _ pool.Route, _ pool.Tie) bool {
 	return m.hold != nil && m.hold(ctx)
 }
 
+func (m *members) Refresh(context.Context, pool.Route, pool.Lease) (pool.Lease, bool) {
+	return pool.Lease{}, false
+}
+
 func (m *members) Told(string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

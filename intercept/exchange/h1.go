@@ -346,13 +346,18 @@ func (cl *client) judge(up *upstreamConn, a *attempts) (verdict, *pool.Exhausted
 			answer.Status, answer.Body, answer.Header = status, body, h.header()
 		}
 	}
-	if !a.observe(cl.ctx, answer) {
+	refreshed := a.refresh(cl.ctx, h.status)
+	if !refreshed && !a.observe(cl.ctx, answer) {
 		return verdictPass, nil
 	}
 	if !cl.body.lost.Load() {
 		cl.stopPump(up)
 	}
-	if cl.body.lost.Load() || !cl.body.replayable() || cl.isGone() {
+	again := !cl.body.lost.Load() && cl.body.replayable() && !cl.isGone()
+	if refreshed {
+		return a.afterRefresh(again), nil
+	}
+	if !again {
 		cl.x.counts.notReplayable.Add(1)
 		return a.passRefusal(), nil
 	}

@@ -145,18 +145,6 @@ func (cl *client) serveStream(w http.ResponseWriter, r *http.Request) {
 	s.run()
 }
 
-// sameHost holds :authority, and Host where both are there, against the
-// connection's host: one connection may be shared by several (RFC 9113 section
-// 9.1.1), and only the one that was verified gets the credential.
-func (cl *client) sameHost(r *http.Request) (sent string, ok bool) {
-	for _, h := range append([]string{r.Host}, r.Header["Host"]...) {
-		if !sameAuthority([]byte(h), cl.route.Host, cl.upstream.Port) {
-			return h, false
-		}
-	}
-	return "", true
-}
-
 // stream is one HTTP/2 exchange.
 type stream struct {
 	cl   *client
@@ -302,6 +290,9 @@ func (s *stream) judge(resp *http.Response, a *attempts) (verdict, *pool.Exhaust
 		if status, said, refused := pool.RefusedInStream(event); refused {
 			answer.Status, answer.Body, answer.Header = status, said, resp.Header
 		}
+	}
+	if a.refresh(s.r.Context(), resp.StatusCode) {
+		return a.afterRefresh(s.body.replayable()), nil
 	}
 	if !a.observe(s.r.Context(), answer) {
 		return verdictPass, nil

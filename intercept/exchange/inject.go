@@ -2,6 +2,7 @@ package exchange
 
 import (
 	"bytes"
+	"net/http"
 	"strconv"
 
 	"github.com/sluice-proxy/sluice/pool"
@@ -220,4 +221,16 @@ func sameAuthority(b []byte, host string, port uint16) bool {
 		b = b[:n-1]
 	}
 	return equalFold(b, host)
+}
+
+// sameHost holds :authority, and Host where both are there, against the
+// connection's host: one connection may be shared by several (RFC 9113 section
+// 9.1.1), and only the one that was verified gets the credential.
+func (cl *client) sameHost(r *http.Request) (sent string, ok bool) {
+	for _, h := range append([]string{r.Host}, r.Header["Host"]...) {
+		if !sameAuthority([]byte(h), cl.route.Host, cl.upstream.Port) {
+			return h, false
+		}
+	}
+	return "", true
 }

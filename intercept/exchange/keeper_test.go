@@ -2,6 +2,7 @@ package exchange
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -19,8 +20,13 @@ import (
 	"github.com/sluice-proxy/sluice/pool/vault"
 )
 
-// newKeeper is a pool "p" of a and b on a store in a directory of the test's own.
-func newKeeper(t *testing.T) (*pool.Keeper, pool.Route) {
+// insecure asks token endpoints whose certificate is a test's own.
+func insecure() *http.Client {
+	return &http.Client{Transport: &http.Transport{DisableKeepAlives: true, TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}
+}
+
+// newKeeper is a pool "p" of a and b, two keys unless they are given, on a store in a directory of the test's own.
+func newKeeper(t *testing.T, creds ...pool.CredentialSpec) (*pool.Keeper, pool.Route) {
 	t.Helper()
 	ctx, dir := context.Background(), t.TempDir()
 	db, err := store.Open(ctx, dir)
@@ -32,13 +38,19 @@ func newKeeper(t *testing.T) (*pool.Keeper, pool.Route) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	k, err := pool.NewKeeper(ctx, pool.Options{Store: db, Vault: v, Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
+	k, err := pool.NewKeeper(ctx, pool.Options{
+		Store: db, Vault: v, Log: slog.New(slog.NewTextHandler(io.Discard, nil)), HTTP: insecure(),
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(k.Close)
-	for _, name := range []string{"a", "b"} {
-		spec := pool.CredentialSpec{Name: name, Secret: vault.NewSecret([]byte(secretOf(name)))}
+	if creds == nil {
+		for _, name := range []string{"a", "b"} {
+			creds = append(creds, pool.CredentialSpec{Name: name, Secret: vault.NewSecret([]byte(secretOf(name)))})
+		}
+	}
+	for _, spec := range creds {
 		if _, err := k.AddCredential(ctx, spec); err != nil {
 			t.Fatal(err)
 		}

@@ -3,6 +3,7 @@ package exchange
 import (
 	"context"
 	"errors"
+	"net/http"
 	"slices"
 
 	"github.com/sluice-proxy/sluice/pool"
@@ -17,6 +18,7 @@ type attempts struct {
 	tried []string
 	tie   pool.Tie // to the only member that may be asked; zero: to none
 	held  bool     // waited for a member already: once is enough
+	fresh bool     // was given another access token already: once is enough, too
 }
 
 // verdict is what becomes of an answer.
@@ -55,6 +57,31 @@ func (a *attempts) lookUp(ctx context.Context) (pool.Lease, error) {
 		return a.x.opts.Ties.AcquireTied(ctx, a.route, a.tie)
 	}
 	return a.x.opts.Pools.Acquire(ctx, a.route, a.tried)
+}
+
+// refresh gives the request's member another access token after a 401, and says whether
+// it has one: then that answer says nothing of the member.
+func (a *attempts) refresh(ctx context.Context, status int) bool {
+	if status != http.StatusUnauthorized || a.fresh || !a.lease.Refreshable {
+		return false
+	}
+	a.fresh = true
+	lease, ok := a.x.opts.Pools.Refresh(ctx, a.route, a.lease)
+	if ok {
+		a.lease = lease
+	}
+	return ok
+}
+
+// afterRefresh sends the request again, if that is possible; the next ones are better off
+// in any case.
+func (a *attempts) afterRefresh(again bool) verdict {
+	if !again {
+		a.x.counts.notReplayable.Add(1)
+		return verdictPass
+	}
+	a.x.counts.replays.Add(1)
+	return verdictAgain
 }
 
 // observe has an answer judged and tells whether its member is now out. It

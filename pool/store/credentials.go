@@ -52,8 +52,8 @@ func (db *DB) UpdateCredential(ctx context.Context, r pool.CredentialRecord) err
 		return fmt.Errorf("encode header names: %w", err)
 	}
 	return db.change(ctx, func(tx *sql.Tx) error {
-		res, err := tx.ExecContext(ctx, `UPDATE credentials SET sealed = ?, token_url = ?, client_id = ?, extra_headers = ?, expires_at = ?
-			WHERE name = ?`, r.Sealed, c.TokenURL, c.ClientID, string(extra), nanos(c.ExpiresAt), c.Name)
+		res, err := tx.ExecContext(ctx, `UPDATE credentials SET sealed = ?, token_url = ?, client_id = ?, extra_headers = ?, expires_at = ?, refresh_failed = ?
+			WHERE name = ?`, r.Sealed, c.TokenURL, c.ClientID, string(extra), nanos(c.ExpiresAt), nanos(c.RefreshFailed), c.Name)
 		return oneRow(res, err, "there is no credential %q", c.Name)
 	})
 }
@@ -91,7 +91,8 @@ func (db *DB) RemoveCredential(ctx context.Context, name string) error {
 }
 
 func credentials(ctx context.Context, tx *sql.Tx) ([]pool.CredentialRecord, error) {
-	rows, err := tx.QueryContext(ctx, `SELECT c.name, c.type, c.sealed, c.token_url, c.client_id, c.extra_headers, c.expires_at, COALESCE(p.name, '')
+	rows, err := tx.QueryContext(ctx, `SELECT c.name, c.type, c.sealed, c.token_url, c.client_id, c.extra_headers, c.expires_at, c.refresh_failed,
+		COALESCE(p.name, '')
 		FROM credentials c LEFT JOIN members m ON m.credential_id = c.id LEFT JOIN pools p ON p.id = m.pool_id ORDER BY c.id`)
 	if err != nil {
 		return nil, fmt.Errorf("read credentials: %w", err)
@@ -103,15 +104,16 @@ func credentials(ctx context.Context, tx *sql.Tx) ([]pool.CredentialRecord, erro
 			r       pool.CredentialRecord
 			extra   string
 			expires int64
+			failed  int64
 		)
 		c := &r.Credential
-		if err := rows.Scan(&c.Name, &c.Type, &r.Sealed, &c.TokenURL, &c.ClientID, &extra, &expires, &c.Pool); err != nil {
+		if err := rows.Scan(&c.Name, &c.Type, &r.Sealed, &c.TokenURL, &c.ClientID, &extra, &expires, &failed, &c.Pool); err != nil {
 			return nil, fmt.Errorf("read a credential: %w", err)
 		}
 		if err := json.Unmarshal([]byte(extra), &c.ExtraHeaders); err != nil {
 			return nil, fmt.Errorf("read credential %s: %w", c.Name, err)
 		}
-		c.ExpiresAt = instant(expires)
+		c.ExpiresAt, c.RefreshFailed = instant(expires), instant(failed)
 		all = append(all, r)
 	}
 	return all, rows.Err()

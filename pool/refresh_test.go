@@ -1,0 +1,287 @@
+package pool_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/sluice-proxy/sluice/pool"
+	"github.com/sluice-proxy/sluice/pool/vault"
+)
+
+// tokenServer redeems each refresh token once, and its predecessor again if grace is set.
+type tokenServer struct {
+	*httptest.Server
+	mu       sync.Mutex
+	good     string // the refresh token
+	previous string
+	grace    bool
+	n        int
+	fail     int           // status of the answers; 0: none fails
+	code     string        // "error" of the failing ones
+	life     time.Duration // of access tokens
+	before   func()        // is called when a token was spent and before that is answered
+}
+
+func newTokenServer(t testing.TB) *tokenServer {
+	s := &tokenServer{good: "rt-0", life: time.Hour}
+	s.Server = httptest.NewTLSServer(s)
+	t.Cleanup(s.Close)
+	return s
+}
+
+func (s *tokenServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.n++
+	asked := r.PostFormValue("refresh_token")
+	w.Header().Set("Content-Type", "application/json")
+	if s.fail != 0 || r.PostFormValue("grant_type") != "refresh_token" || (asked != s.good && (!s.grace || asked != s.previous)) {
+		status, code := s.fail, s.code
+		if status == 0 {
+			status, code = 400, "invalid_grant"
+		}
+		w.WriteHeader(status)
+		fmt.Fprintf(w, `{"error":%q,"error_description":"of %s"}`, code, asked)
+		return
+	}
+	s.previous, s.good = asked, fmt.Sprintf("rt-%d", s.n)
+	if s.before != nil {
+		s.before()
+	}
+	_ = json.NewEncoder(w).Encode(map[string]any{
+		"access_token": fmt.Sprintf("at-%d", s.n), "refresh_token": s.good, "token_type": "Bearer", "expires_in": int(s.life.Seconds()),
+	})
+}
+
+func (s *tokenServer) set(change func(s *tokenServer)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	change(s)
+}
+
+func (s *tokenServer) requests() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.n
+}
+
+// account adds an OAuth account whose access token is good for so long.
+func (b *bench) account(t testing.TB, s *tokenServer, name string, good time.Duration) {
+	t.Helper()
+	spec := pool.CredentialSpec{
+		Name: name, Type: pool.OAuth, TokenURL: s.URL + "/oauth/token", ClientID: "app",
+		OAuth: &pool.OAuthTokens{
+			AccessToken: vault.NewSecret([]byte("at-0")), RefreshToken: vault.NewSecret([]byte("rt-0")), ExpiresAt: b.clock().Add(good),
+		},
+	}
+	if _, err := b.AddCredential(t.Context(), spec); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// accounts is a pool of the account "a" and the key "b".
+func accounts(t *testing.T, good time.Duration) (*bench, *tokenServer, pool.Route) {
+	t.Helper()
+	s := newTokenServer(t)
+	b := newBench(t, func(o *pool.Options) { o.HTTP = s.Client() })
+	b.mu.Lock()
+	b.now = time.Now() // the endpoint's answers count from now
+	b.mu.Unlock()
+	b.account(t, s, "a", good)
+	b.add(t, "b")
+	if _, err := b.CreatePool(t.Context(), pool.Pool{Name: "p", Members: []string{"a", "b"}, Provider: "openai"}); err != nil {
+		t.Fatal(err)
+	}
+	r, ok := b.Route("api.openai.com", 443, nil)
+	if !ok {
+		t.Fatal("the preset's host is not bound")
+	}
+	return b, s, r
+}
+
+func token(l pool.Lease) string { return strings.TrimPrefix(string(l.Inject[0].Value), "Bearer ") }
+
+func TestAnAccountIsRefreshedOn401Once(t *testing.T) {
+	t.Parallel()
+	b, s, r := accounts(t, time.Hour)
+	l := b.acquire(t, r)
+	if token(l) != "at-0" || !l.Refreshable {
+		t.Fatalf("leased %+v", l.Refreshable)
+	}
+	var wg sync.WaitGroup
+	for range 20 { // all of them were sent with the old token
+		wg.Go(func() {
+			next, ok := b.Refresh(t.Context(), r, l)
+			if !ok || next.Member != "a" || token(next) != "at-1" {
+				t.Errorf("got %v, %s", ok, token(next))
+			}
+		})
+	}
+	wg.Wait()
+	if n := s.requests(); n != 1 {
+		t.Errorf("%d requests to the token endpoint, want 1", n)
+	}
+	b.restart(t)
+	if got := token(b.acquire(t, r)); got != "at-1" {
+		t.Errorf("after a restart requests carry %s", got)
+	}
+	if next, ok := b.Refresh(t.Context(), r, b.acquire(t, r)); !ok || token(next) != "at-2" {
+		t.Error("the refresh token was not kept")
+	}
+	if n := b.count(t, pool.EventRefresh); n != 2 {
+		t.Errorf("%d refresh events, want 2", n)
+	}
+	if _, ok := b.Refresh(t.Context(), r, b.acquire(t, r, "a")); ok {
+		t.Error("a static key was refreshed")
+	}
+}
+
+func TestAnEndedTokenIsReplacedBeforeItIsUsed(t *testing.T) {
+	t.Parallel()
+	b, s, r := accounts(t, -time.Minute)
+	var wg sync.WaitGroup
+	for range 10 {
+		wg.Go(func() {
+			if l, err := b.Acquire(t.Context(), r, nil); err != nil || token(l) != "at-1" {
+				t.Errorf("got %s, %v", token(l), err)
+			}
+		})
+	}
+	wg.Wait()
+	if n := s.requests(); n != 1 {
+		t.Errorf("%d requests to the token endpoint, want 1", n)
+	}
+}
+
+func TestATokenIsReplacedAheadOfItsEnd(t *testing.T) {
+	t.Parallel()
+	b, s, _ := accounts(t, 2*time.Second)
+	deadline := time.Now().Add(10 * time.Second)
+	for s.requests() == 0 && time.Now().Before(deadline) {
+		time.Sleep(20 * time.Millisecond)
+	}
+	if ahead := time.Until(b.clock().Add(2 * time.Second)); s.requests() != 1 || ahead <= 0 {
+		t.Errorf("%d requests, %s before its end", s.requests(), ahead)
+	}
+}
+
+func TestARejectedRefreshTokenIsSaidOnce(t *testing.T) {
+	t.Parallel()
+	b, s, r := accounts(t, time.Hour)
+	s.set(func(s *tokenServer) { s.good = "another" })
+	l := b.acquire(t, r)
+	if _, ok := b.Refresh(t.Context(), r, l); ok {
+		t.Fatal("refreshed with a token that is not accepted")
+	}
+	st := b.status(t)
+	if st.Active != "b" || st.Members[0].State != pool.MemberCooldown || st.Members[0].Until.Sub(b.clock()) != 5*time.Minute ||
+		!strings.Contains(st.Members[0].Reason, "invalid_grant") {
+		t.Fatalf("status %+v", st)
+	}
+	for range 5 { // it is not asked again for a request's sake
+		if _, ok := b.Refresh(t.Context(), r, l); ok {
+			t.Fatal("refreshed")
+		}
+	}
+	if n := s.requests(); n != 1 {
+		t.Errorf("%d requests to the token endpoint, want 1", n)
+	}
+	b.pass(5 * time.Minute)
+	b.restart(t) // which tries at once, and finds the same
+	deadline := time.Now().Add(10 * time.Second)
+	for b.status(t).Members[0].State != pool.MemberCooldown && time.Now().Before(deadline) {
+		time.Sleep(10 * time.Millisecond)
+	}
+	if s := b.status(t); s.Members[0].State != pool.MemberCooldown {
+		t.Errorf("status %+v", s.Members[0])
+	}
+	if n := b.count(t, pool.EventRefreshFailed); n != 1 {
+		t.Errorf("said %d times", n)
+	}
+	// New tokens from a person end it at once.
+	s.set(func(s *tokenServer) { s.good = "rt-new" })
+	if _, err := b.UpdateCredential(t.Context(), "a", pool.CredentialChange{OAuth: &pool.OAuthTokens{
+		AccessToken: vault.NewSecret([]byte("at-new")), RefreshToken: vault.NewSecret([]byte("rt-new")), ExpiresAt: b.clock().Add(time.Hour),
+	}}); err != nil {
+		t.Fatal(err)
+	}
+	if s := b.status(t); s.State != pool.StateHealthy {
+		t.Errorf("status %+v", s)
+	}
+	l = b.acquire(t, r, "b")
+	if next, ok := b.Refresh(t.Context(), r, l); !ok || token(next) == "at-new" {
+		t.Errorf("not refreshed with the new token: %v", ok)
+	}
+}
+
+func TestAnEndpointThatFailsTakesNoMemberOut(t *testing.T) {
+	t.Parallel()
+	b, s, r := accounts(t, time.Hour)
+	s.set(func(s *tokenServer) { s.fail, s.code = 503, "temporarily_unavailable" })
+	l := b.acquire(t, r)
+	if _, ok := b.Refresh(t.Context(), r, l); ok {
+		t.Fatal("refreshed by an endpoint that failed")
+	}
+	if st := b.status(t); st.State != pool.StateHealthy || b.count(t, pool.EventRefreshFailed) != 0 {
+		t.Fatalf("status %+v", st)
+	}
+	s.set(func(s *tokenServer) { s.fail = 0 })
+	if _, ok := b.Refresh(t.Context(), r, l); ok || s.requests() != 1 {
+		t.Fatal("the endpoint is asked without a pause")
+	}
+	b.pass(10 * time.Second)
+	if next, ok := b.Refresh(t.Context(), r, l); !ok || token(next) == "at-0" {
+		t.Fatal("not tried again after the pause")
+	}
+}
+
+func TestTokensFromAPersonWin(t *testing.T) {
+	t.Parallel()
+	b, s, r := accounts(t, time.Hour)
+	spent, given := make(chan struct{}), make(chan struct{})
+	s.set(func(s *tokenServer) { s.before = func() { close(spent); <-given; s.before = nil } })
+	l := b.acquire(t, r)
+	done := make(chan pool.Lease)
+	go func() {
+		next, _ := b.Refresh(t.Context(), r, l)
+		done <- next
+	}()
+	<-spent
+	if _, err := b.UpdateCredential(t.Context(), "a", pool.CredentialChange{OAuth: &pool.OAuthTokens{
+		AccessToken: vault.NewSecret([]byte("at-mine")), RefreshToken: vault.NewSecret([]byte("rt-mine")), ExpiresAt: b.clock().Add(time.Hour),
+	}}); err != nil {
+		t.Fatal(err)
+	}
+	close(given)
+	if next := <-done; token(next) != "at-mine" {
+		t.Errorf("requests go on with %s", token(next))
+	}
+	if got := token(b.acquire(t, r)); got != "at-mine" {
+		t.Errorf("requests carry %s", got)
+	}
+}
+
+func TestWhoWaitsForARefreshMayGo(t *testing.T) {
+	t.Parallel()
+	b, s, r := accounts(t, time.Hour)
+	given := make(chan struct{})
+	s.set(func(s *tokenServer) { s.before = func() { <-given; s.before = nil } })
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	l := b.acquire(t, r)
+	if _, ok := b.Refresh(ctx, r, l); ok || !errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		t.Error("did not wait, or waited for ever")
+	}
+	close(given)
+	if next, ok := b.Refresh(t.Context(), r, l); !ok || token(next) != "at-1" {
+		t.Error("the refresh that was under way is lost")
+	}
+}
