@@ -156,6 +156,9 @@ func TestLatchedAgentWorksAgain(t *testing.T) {
 		t.Errorf("the old release was reset after all: %d %s", status, said)
 	}
 	log := w.daemon.log.String()
+	if told, done := strings.Index(log, `"good\" recovered:`), strings.Index(log, `msg="auth reset" pool=good`); told < 0 || told > done {
+		t.Error("the reset was done before the recovery was noticed")
+	}
 	for _, notice := range []string{`agent auth reset in good succeeded.`, `agent auth reset in old failed: `} {
 		if strings.Count(log, notice) != 1 {
 			t.Errorf("noticed %d times: %s", strings.Count(log, notice), notice)

@@ -57,7 +57,7 @@ func (d *sluiced) containerRuntime() (reset.Runtime, error) {
 		return nil, err
 	}
 	d.acquired(c.Close)
-	return containerd.New(containerd.Options{Client: c, Find: found(d.finder)}), nil
+	return containerd.New(containerd.Options{Client: c, Find: found(d.finder), Log: d.log}), nil
 }
 
 // inNamespace is between containerd's namespace and an id in a reference that sluice

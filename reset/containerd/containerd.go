@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"github.com/containerd/containerd/v2/client"
@@ -35,6 +36,7 @@ type Options struct {
 	// FIFODir is where commands' output passes through; containerd has to see it under
 	// the same path. Default: containerd's own.
 	FIFODir string
+	Log     *slog.Logger // nil discards
 }
 
 // Runtime reaches agents in containers.
@@ -46,6 +48,9 @@ var _ reset.Runtime = (*Runtime)(nil)
 func New(o Options) *Runtime {
 	if o.Find == nil {
 		o.Find = func(_ context.Context, ref string) (Found, error) { return Found{ID: ref}, nil }
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
 	}
 	return &Runtime{opts: o}
 }

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 	"syscall"
@@ -49,7 +50,7 @@ func (r *Runtime) Exec(ctx context.Context, ref string, c reset.Command) (_ rese
 	if err != nil {
 		return reset.Result{}, b.notRunning("has ended")
 	}
-	e := &execution{box: b, id: "sluice-" + rand.Text(), cgroup: cgroup, command: c}
+	e := &execution{box: b, id: "sluice-" + rand.Text(), cgroup: cgroup, command: c, log: r.opts.Log}
 	if namespace, ok := namespaces.Namespace(named); ok {
 		life = namespaces.WithNamespace(life, namespace)
 	}
@@ -71,6 +72,7 @@ type execution struct {
 	id      string
 	cgroup  string // of the container
 	command reset.Command
+	log     *slog.Logger
 	process client.Process
 	exited  <-chan client.ExitStatus
 	output  reset.Output
@@ -104,7 +106,7 @@ func (e *execution) start(life context.Context, spec *specs.Spec, fifos string) 
 		streams = append(streams, cio.WithFIFODir(fifos))
 	}
 	if e.process, err = e.task.Exec(ctx, e.id, e.specification(spec.Process), cio.NewCreator(streams...)); err != nil {
-		return e.explain(err)
+		return e.startError(life, err)
 	}
 	// Waiting begins before the start: an end in between would not be heard of. It goes
 	// on for as long as the command does.
@@ -113,21 +115,38 @@ func (e *execution) start(life context.Context, spec *specs.Spec, fifos string) 
 		err = e.process.Start(ctx)
 	}
 	if err != nil {
-		return errors.Join(e.startError(err), e.close(life))
+		return errors.Join(e.startError(life, err), e.close(life))
 	}
 	return nil
 }
 
 // startError knows what runc says of a program that is not there (in the words of the
-// kernel and of os/exec).
-func (e *execution) startError(err error) error {
+// kernel and of os/exec). What it says of a container that ends meanwhile is manifold:
+// there the container is asked.
+func (e *execution) startError(life context.Context, err error) error {
 	text := err.Error()
+	if !isAway(err) && e.ended(life) {
+		return e.notRunning("ended when the command was to be started: " + text)
+	}
 	for _, missing := range []string{"no such file or directory", "executable file not found", "permission denied", "exec format error", "not a directory"} {
 		if strings.Contains(text, missing) && strings.Contains(text, "exec") && !isAway(err) {
 			return fmt.Errorf("%w in container %s: %s", reset.ErrNoCommand, e.ref, text)
 		}
 	}
 	return e.explain(err)
+}
+
+// ended says whether the container that was opened does not run any more, be it that it
+// was started again.
+func (e *execution) ended(life context.Context) bool {
+	ctx, cancel := context.WithTimeout(life, callLimit)
+	defer cancel()
+	task, err := e.container.Task(ctx, nil)
+	if err != nil {
+		return errdefs.IsNotFound(err)
+	}
+	status, err := task.Status(ctx)
+	return task.Pid() != e.task.Pid() || errdefs.IsNotFound(err) || err == nil && status.Status != client.Running
 }
 
 // await waits for the command's end and kills it when its time is up or ctx ends.
@@ -217,8 +236,9 @@ func (e *execution) close(life context.Context) error {
 	streams.Cancel()
 	streams.Wait()
 	closed := streams.Close()
-	if errdefs.IsNotFound(err) || isAway(err) {
-		err = nil // gone, or to be swept up by containerd when the container ends
+	if !errdefs.IsNotFound(err) {
+		// It takes nothing from how the command ended, and is gone with its container.
+		e.log.Debug("a command stays known to containerd", "container", e.ref, "error", err)
 	}
-	return errors.Join(err, closed)
+	return closed
 }
