@@ -163,7 +163,7 @@ func (o order) explain(err error) string {
 
 // event is what the log is told about an outcome.
 func (o Outcome) event(poolName string) pool.Event {
-	e := pool.Event{Kind: pool.EventAuthReset, Pool: poolName, Target: o.Agent.name(), Reason: o.Reason}
+	e := pool.Event{Kind: pool.EventAuthReset, Pool: poolName, Target: o.Agent.Called(), Reason: o.Reason}
 	if !o.Succeeded() {
 		e.Kind = pool.EventAuthResetFail
 	}

@@ -111,11 +111,12 @@ type Agent struct {
 	Name string
 }
 
-func (a Agent) name() string {
+// Called is what people call the agent's place.
+func (a Agent) Called() string {
 	if a.Name != "" {
 		return a.Name
 	}
 	return a.Ref
 }
 
-func (a Agent) String() string { return fmt.Sprintf("%s %s", a.Kind, a.name()) }
+func (a Agent) String() string { return fmt.Sprintf("%s %s", a.Kind, a.Called()) }

@@ -112,7 +112,7 @@ func (c *cli) printResets(report api.ResetReport) {
 		if i > 0 {
 			fmt.Fprintln(c.stdout)
 		}
-		pairs := []string{"agent", a.Agent}
+		pairs := []string{"agent", string(a.Kind) + " " + a.Agent}
 		if len(a.Argv) > 0 {
 			pairs = append(pairs, "command", quoted(a.Argv), "user", a.User, "environment", list(a.Environment),
 				"time-out", fmt.Sprintf("%ds", a.TimeoutSeconds))

@@ -38,7 +38,7 @@ func (s *Server) ResetAgent(w http.ResponseWriter, r *http.Request, name PoolNam
 
 func newAgentReset(o reset.Outcome) AgentReset {
 	a := AgentReset{
-		Agent: o.Agent.String(), Kind: AgentResetKind(o.Agent.Kind), Argv: []string{}, Environment: []string{},
+		Agent: o.Agent.Called(), Kind: AgentResetKind(o.Agent.Kind), Argv: []string{}, Environment: []string{},
 		Ran: o.Ran, Succeeded: o.Succeeded(), Output: strings.ToValidUTF8(string(o.Result.Output), "\uFFFD"), Reason: o.Reason,
 		TimeoutSeconds: int64(o.Command.Timeout / time.Second),
 	}

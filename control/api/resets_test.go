@@ -95,7 +95,7 @@ func (c *contract) resetRoutes(s *served) {
 		return r.Agents[0]
 	}
 	dry := report(`{"dry_run":true}`)
-	if dry.Ran || dry.Succeeded || dry.Status != nil || dry.User != "10000:10000" || dry.TimeoutSeconds != 30 || dry.Agent != "container box" ||
+	if dry.Ran || dry.Succeeded || dry.Status != nil || dry.User != "10000:10000" || dry.TimeoutSeconds != 30 || dry.Agent != "box" || dry.Kind != AgentResetKindContainer ||
 		!slices.Equal(dry.Argv, []string{"hermes", "auth", "reset", "openai-codex"}) || !slices.Contains(dry.Environment, "TOKEN") {
 		c.Errorf("%+v", dry)
 	}
