@@ -22,6 +22,8 @@ type Provider struct {
 	// TokenURL and ClientID are where and as what the provider's own agent refreshes its
 	// account, "" if that is not known.
 	TokenURL, ClientID string
+	// account is the field that names an OAuth account, where the API wants one.
+	account accountClaim
 	// placeholder gives a key's shape: SDKs refuse what does not look like one.
 	placeholder string
 	// body is the provider's own error for too many requests.
@@ -40,6 +42,7 @@ func Providers() []Provider {
 			Name: "codex", Hosts: []string{"chatgpt.com"}, Header: bearer,
 			Strip: []string{"authorization", "chatgpt-account-id"}, placeholder: "sk-proj-", body: codexBody,
 			TokenURL: "https://auth.openai.com/oauth/token", ClientID: "app_EMoamEEZ73f0CkXaXp7hrann",
+			account: accountClaim{header: "chatgpt-account-id", space: "https://api.openai.com/auth", name: "chatgpt_account_id"},
 		},
 		{
 			Name: "gemini", Hosts: []string{"generativelanguage.googleapis.com"}, Header: "x-goog-api-key: {token}", Env: "GEMINI_API_KEY",

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"slices"
 	"sort"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -217,10 +216,10 @@ func fieldsOf(b Binding, preset Provider, t CredentialType, m *material) ([]Fiel
 		return nil, err
 	}
 	fields := []Field{tmpl.render(m.token())}
-	for name, value := range m.Extra {
+	for _, f := range extraOf(preset, t, m) {
 		// Exactly one credential goes out: the binding's.
-		if name = strings.ToLower(name); name != tmpl.name {
-			fields = append(fields, Field{Name: name, Value: value})
+		if f.Name != tmpl.name {
+			fields = append(fields, f)
 		}
 	}
 	sort.Slice(fields[1:], func(i, j int) bool { return fields[1+i].Name < fields[1+j].Name })
