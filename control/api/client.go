@@ -85,7 +85,14 @@ func DialURL(address, token string, roots *x509.CertPool) (*Client, error) {
 		return nil, invalid("url: the token would go to %s in clear: use https", u.Host)
 	}
 	transport := &http.Transport{
-		Proxy: http.ProxyFromEnvironment, TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
+		TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
+		DialContext: func(ctx context.Context, network, target string) (net.Conn, error) {
+			conn, err := new(net.Dialer).DialContext(ctx, network, target)
+			if err != nil {
+				return nil, &UnreachableError{Socket: address, Err: err}
+			}
+			return conn, nil
+		},
 		MaxIdleConns: 1, IdleConnTimeout: 10 * time.Second,
 	}
 	c := &Client{http: &http.Client{

@@ -29,6 +29,10 @@ var ErrInUse = errors.New("a daemon already answers there")
 // The socket is made in a directory of its own and then renamed, so that there
 // is no moment at which somebody else may connect. Close removes it.
 func Listen(ctx context.Context, path string) (net.Listener, error) {
+	return listen(ctx, path, socketGroup)
+}
+
+func listen(ctx context.Context, path, group string) (net.Listener, error) {
 	if err := clearStale(ctx, path); err != nil {
 		return nil, fmt.Errorf("socket %s: %w", path, err)
 	}
@@ -48,7 +52,7 @@ func Listen(ctx context.Context, path string) (net.Listener, error) {
 	unix := inner.(*net.UnixListener)
 	unix.SetUnlinkOnClose(false)
 	l := &listener{UnixListener: unix, path: path}
-	if err := l.publish(made); err != nil {
+	if err := l.publish(made, group); err != nil {
 		inner.Close()
 		return nil, fmt.Errorf("socket %s: %w", path, err)
 	}
@@ -90,9 +94,9 @@ type listener struct {
 	close sync.Once
 }
 
-func (l *listener) publish(made string) error {
+func (l *listener) publish(made, name string) error {
 	mode, gid := fs.FileMode(0o600), -1
-	if group, err := user.LookupGroup(socketGroup); err == nil {
+	if group, err := user.LookupGroup(name); err == nil {
 		if gid, err = strconv.Atoi(group.Gid); err != nil {
 			return err
 		}

@@ -5,7 +5,10 @@ import (
 	"io/fs"
 	"net"
 	"os"
+	"os/user"
 	"path/filepath"
+	"strconv"
+	"syscall"
 	"testing"
 )
 
@@ -96,5 +99,30 @@ func TestCloseLeavesSuccessor(t *testing.T) {
 	first.Close()
 	if _, err := os.Lstat(path); err != nil {
 		t.Errorf("the successor's socket is gone: %v", err)
+	}
+}
+
+// The people of the group may use the socket if there is such a group; otherwise
+// nobody but root may.
+func TestSocketMode(t *testing.T) {
+	t.Parallel()
+	group, err := user.LookupGroupId(strconv.Itoa(os.Getgid()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]fs.FileMode{group.Name: 0o660, "no-such-group-71ac": 0o600} {
+		path := filepath.Join(t.TempDir(), "s")
+		l, err := listen(t.Context(), path, name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		info, err := os.Lstat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if mode, owner := info.Mode().Perm(), info.Sys().(*syscall.Stat_t); mode != want || int(owner.Gid) != os.Getgid() || int(owner.Uid) != os.Geteuid() {
+			t.Errorf("group %s: mode %04o, owner %d:%d; want %04o", name, mode, owner.Uid, owner.Gid, want)
+		}
 	}
 }
