@@ -244,6 +244,9 @@ func account(uid int) string {
 
 // actor is who sent the request.
 func actor(r *http.Request) control.Actor {
-	who, _ := r.Context().Value(peerKey{}).(control.Actor)
+	who, known := r.Context().Value(peerKey{}).(control.Actor)
+	if !known {
+		who.Channel = control.ChannelUnix // of somebody whom the kernel does not name
+	}
 	return who
 }

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -440,4 +441,36 @@ func (b *lockedBuffer) String() string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.buffer.String()
+}
+
+// A Bot API that is not there ends nothing, and the log says so without the token.
+func TestNobodyThere(t *testing.T) {
+	t.Parallel()
+	server := httptest.NewServer(nil)
+	server.Close()
+	var log lockedBuffer
+	b, err := NewBot(BotOptions{
+		Token: token, Chats: []int64{ours}, Server: server.URL, Operations: control.New(control.Options{}),
+		Log: slog.New(slog.NewTextHandler(&log, nil)),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- b.Run(ctx) }()
+	deadline := time.Now().Add(10 * time.Second)
+	for !strings.Contains(log.String(), "Bot API") {
+		if time.Now().After(deadline) {
+			t.Fatal("nothing is said of it")
+		}
+		runtime.Gosched()
+	}
+	cancel()
+	if err := <-ended; err != nil || strings.Contains(log.String(), "canary") {
+		t.Errorf("%v; the log is %s", err, log.String())
+	}
+	if _, err := NewBot(BotOptions{}); err == nil {
+		t.Error("a bot without a token")
+	}
 }
