@@ -4,6 +4,7 @@ package containerd
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -40,7 +41,12 @@ type Options struct {
 }
 
 // Runtime reaches agents in containers.
-type Runtime struct{ opts Options }
+type Runtime struct {
+	opts Options
+	// instance is this runtime's alone: it tells its commands from those that one of a
+	// daemon that was killed has left.
+	instance string
+}
 
 var _ reset.Runtime = (*Runtime)(nil)
 
@@ -52,7 +58,7 @@ func New(o Options) *Runtime {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Runtime{opts: o}
+	return &Runtime{opts: o, instance: rand.Text()}
 }
 
 // box is a running container.

@@ -149,6 +149,30 @@ func TestTimeoutKillsTheCommandAndItsChildren(t *testing.T) {
 	alone(t, c)
 }
 
+// TestOrphansAreKilled: a command of a daemon that was killed does not run on beside the
+// next one's; another command of the same daemon does.
+func TestOrphansAreKilled(t *testing.T) {
+	b, r := newBox(t)
+	c := b.Run("agent", containerbox.ContainerOptions{})
+	var wait sync.WaitGroup
+	start := func(by *Runtime, seconds string, want int) {
+		wait.Go(func() {
+			got, err := by.Exec(t.Context(), "agent", command("sleep", seconds))
+			if err != nil || got.ExitCode != want {
+				t.Errorf("sleep %s: %+v, %v, want status %d", seconds, got, err, want)
+			}
+		})
+		running(t, c, "sleep\x00"+seconds)
+	}
+	start(New(Options{Client: b.Client}), "996", 128+9)
+	start(r, "3", 0)
+	if got, err := r.Exec(t.Context(), "agent", command("true")); err != nil || got.ExitCode != 0 {
+		t.Errorf("%+v, %v", got, err)
+	}
+	wait.Wait()
+	alone(t, c)
+}
+
 func TestOutputIsWholeAndBounded(t *testing.T) {
 	b, r := newBox(t)
 	b.Run("agent", containerbox.ContainerOptions{})

@@ -50,7 +50,10 @@ func (r *Runtime) Exec(ctx context.Context, ref string, c reset.Command) (_ rese
 	if err != nil {
 		return reset.Result{}, b.notRunning("has ended")
 	}
-	e := &execution{box: b, id: "sluice-" + rand.Text(), cgroup: cgroup, command: c, log: r.opts.Log}
+	if err := inside.KillMarked(cgroup, markName, r.orphaned); err != nil {
+		return reset.Result{}, fmt.Errorf("container %s: what an earlier daemon has left: %w", ref, err)
+	}
+	e := &execution{box: b, id: "sluice-" + r.instance + "-" + rand.Text()[:8], cgroup: cgroup, command: c, log: r.opts.Log}
 	if namespace, ok := namespaces.Namespace(named); ok {
 		life = namespaces.WithNamespace(life, namespace)
 	}
@@ -64,6 +67,12 @@ func (r *Runtime) Exec(ctx context.Context, ref string, c reset.Command) (_ rese
 	e.drain()
 	result.Output, result.Took = e.output.Bytes(), time.Since(began)
 	return result, err
+}
+
+// orphaned tells by its mark whether a command is of another runtime: only one daemon
+// resets the agents of a host, so that is one that was killed. Its time-out died with it.
+func (r *Runtime) orphaned(mark string) bool {
+	return strings.HasPrefix(mark, "sluice-") && !strings.HasPrefix(mark, "sluice-"+r.instance+"-")
 }
 
 // execution is one command in a container.
@@ -205,7 +214,9 @@ func (e *execution) kill() error {
 }
 
 // sweep kills what the command has left, children that left its session included.
-func (e *execution) sweep() error { return inside.KillMarked(e.cgroup, e.mark()) }
+func (e *execution) sweep() error {
+	return inside.KillMarked(e.cgroup, markName, func(value string) bool { return value == e.id })
+}
 
 // drain waits for the last of the output, but not for somebody who holds it open.
 func (e *execution) drain() {

@@ -51,12 +51,15 @@ func Processes(cgroup string) ([]int, error) {
 }
 
 // KillMarked kills every process of a cgroup that was started with a variable of that
-// name and value, and waits for their end. A command's children inherit it, so that
-// they are found even after leaving its session.
-func KillMarked(cgroup, mark string) error {
+// name, if its value is one of those that are meant, and waits for their end. A command's
+// children inherit it, so that they are found even after leaving its session.
+func KillMarked(cgroup, name string, meant func(value string) bool) error {
 	return killAll(cgroup, func(pid int) bool {
 		environment, err := Environment(pid)
-		return err == nil && slices.Contains(environment, mark)
+		return err == nil && slices.ContainsFunc(environment, func(entry string) bool {
+			value, ok := strings.CutPrefix(entry, name+"=")
+			return ok && meant(value)
+		})
 	})
 }
 
