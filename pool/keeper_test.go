@@ -43,6 +43,7 @@ func newBench(t testing.TB, change func(*pool.Options)) *bench {
 func (b *bench) start(t testing.TB) {
 	t.Helper()
 	var err error
+	b.Keeper = nil
 	if b.db, err = store.Open(context.Background(), b.dir); err != nil {
 		t.Fatal(err)
 	}
@@ -57,6 +58,9 @@ func (b *bench) start(t testing.TB) {
 }
 
 func (b *bench) stop() {
+	if b.Keeper == nil { // it could not be started
+		return
+	}
 	b.Close()
 	_ = b.db.Close()
 }

@@ -15,6 +15,11 @@ type Route struct {
 	Host     string // canonical: lower case, A-label, no trailing dot, no port
 	Port     uint16
 	Provider string // preset's name, "" for a pool made with --host
+	// Tokens is true where a pool's token endpoint is: see [Keeper.TokenEndpoint].
+	Tokens bool
+	// Bare is true if no pool is bound to the host otherwise: requests carry what the
+	// agent sent.
+	Bare bool
 }
 
 // Field is one header field as it goes on the wire. Value holds a secret: it is

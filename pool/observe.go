@@ -82,6 +82,9 @@ func (k *Keeper) cool(ctx context.Context, p *poolView, index int, v Verdict, pr
 	if err != nil {
 		return err
 	}
+	if v.Outcome == OutcomeAuthFailed && v.Rejected == "" && before.Out(now) && before.rejected() {
+		return nil // the token endpoint has said more, or an answer before this one the same
+	}
 	after := before.extend(v, probe, now, max(0, k.opts.ProbeInterval))
 	change := Change{Pool: p.id, Cooldowns: map[int64]Cooldown{m.id: after}, At: now}
 

@@ -3,9 +3,6 @@ package pool
 import (
 	"cmp"
 	"context"
-	"crypto/hmac"
-	"crypto/sha256"
-	"encoding/hex"
 	"slices"
 	"strings"
 	"time"
@@ -250,7 +247,7 @@ func (k *Keeper) UpdateCredential(ctx context.Context, name string, ch Credentia
 	if err != nil {
 		return Credential{}, err
 	}
-	if err := m.change(&r.Credential, ch); err != nil {
+	if err := k.change(m, &r.Credential, ch); err != nil {
 		return Credential{}, err
 	}
 	if r.Sealed, err = k.seal(m); err != nil {
@@ -270,7 +267,7 @@ func (k *Keeper) UpdateCredential(ctx context.Context, name string, ch Credentia
 }
 
 // change applies a change to what is stored and checks the result as a whole.
-func (m *material) change(c *Credential, ch CredentialChange) error {
+func (k *Keeper) change(m *material, c *Credential, ch CredentialChange) error {
 	if ch.Secret != nil {
 		if c.Type != Static {
 			return invalid("secret: %q is of type %s and has tokens instead", c.Name, c.Type)
@@ -290,6 +287,7 @@ func (m *material) change(c *Credential, ch CredentialChange) error {
 		if err := ch.OAuth.validate(); err != nil {
 			return err
 		}
+		m.spend(k.digestOf(string(m.Refresh)))
 		m.Access, m.Refresh, c.ExpiresAt = ch.OAuth.AccessToken.Bytes(), ch.OAuth.RefreshToken.Bytes(), ch.OAuth.ExpiresAt
 		c.RefreshFailed = time.Time{}
 	}
@@ -328,42 +326,4 @@ func (ch CredentialChange) fields() string {
 func (k *Keeper) RemoveCredential(ctx context.Context, name string) error {
 	e := Event{Kind: EventCredRemoved, Member: name}
 	return k.configure(ctx, e, func(ctx context.Context) error { return k.opts.Store.RemoveCredential(ctx, name) })
-}
-
-// placeholder is what an agent holds instead of a secret of the pool: the same at
-// every call, unlike that of any other pool or installation, and in the shape of
-// the provider's keys, because SDKs look.
-func placeholder(key []byte, p Pool) string {
-	mac := hmac.New(sha256.New, key)
-	mac.Write([]byte("placeholder\x00" + p.Name))
-	digest := hex.EncodeToString(mac.Sum(nil))
-	preset, err := ProviderByName(p.Provider)
-	if err != nil {
-		return "sluice-" + digest[:40]
-	}
-	return preset.placeholder + strings.Repeat(digest, 2)[:48]
-}
-
-// Placeholders maps the providers' environment variables to placeholders, for the
-// named pools, or for all if none is named. Of two pools with one variable, the
-// one that was named or made first gives it; a name that no pool has gives none.
-func (k *Keeper) Placeholders(pools []string) map[string]string {
-	v := k.view.Load()
-	if len(pools) == 0 {
-		for _, p := range v.ordered {
-			pools = append(pools, p.pool.Name)
-		}
-	}
-	env := make(map[string]string)
-	for _, name := range pools {
-		p := v.pools[name]
-		if p == nil {
-			continue
-		}
-		preset, err := ProviderByName(p.pool.Provider)
-		if err == nil && preset.Env != "" && env[preset.Env] == "" {
-			env[preset.Env] = placeholder(k.key, p.pool)
-		}
-	}
-	return env
 }

@@ -185,19 +185,6 @@ func aheadOf(name string, left time.Duration) time.Duration {
 	return ahead + ahead/5*time.Duration(h.Sum32()%1000)/1000
 }
 
-// tokenURL is where an account is refreshed: its own endpoint, or its provider's.
-func (v *view) tokenURL(c Credential) string {
-	if c.TokenURL != "" {
-		return c.TokenURL
-	}
-	if p := v.pools[c.Pool]; p != nil {
-		if preset, err := ProviderByName(p.pool.Provider); err == nil {
-			return preset.TokenURL
-		}
-	}
-	return ""
-}
-
 // Refresh gives the member of a lease another access token, because the one that it
 // was sent with was not accepted, and leases it again. It says no if there is none to be
 // had: a static key, or an account that cannot be refreshed now.
@@ -361,19 +348,6 @@ func (k *Keeper) closing() bool {
 	return k.refresh.closed
 }
 
-// clientID is the account's own, or its provider's.
-func (k *Keeper) clientID(c Credential) string {
-	if c.ClientID != "" || c.TokenURL != "" {
-		return c.ClientID
-	}
-	if p := k.view.Load().pools[c.Pool]; p != nil {
-		if preset, err := ProviderByName(p.pool.Provider); err == nil {
-			return preset.ClientID
-		}
-	}
-	return ""
-}
-
 // explainRefusal leaves out of the library's error what the endpoint's body said: it
 // may repeat a token.
 func explainRefusal(name string, err error) error {
@@ -416,6 +390,9 @@ func (k *Keeper) keepTokens(ctx context.Context, name string, asked vault.Secret
 	}
 	if !asked.Equal(vault.NewSecret(m.Refresh)) {
 		return errReplaced
+	}
+	if !asked.Equal(t.RefreshToken) {
+		m.spend(k.digestOf(string(m.Refresh)))
 	}
 	m.Access, m.Refresh = t.AccessToken.Bytes(), t.RefreshToken.Bytes()
 	r.Credential.ExpiresAt, r.Credential.RefreshFailed = t.ExpiresAt, time.Time{}

@@ -19,7 +19,9 @@ type view struct {
 	ordered     []*poolView // oldest first
 	credentials map[string]Credential
 	routes      map[hostPort][]*poolView // oldest first
-	changed     signal                   // raised when the next view is in place
+	endpoints   map[hostPort][]tokenEndpoint
+	known       map[tokenDigest]*poolView // placeholders, and tokens of members
+	changed     signal                    // raised when the next view is in place
 }
 
 type hostPort struct {
@@ -79,7 +81,8 @@ type material struct {
 	Secret  []byte            `json:"secret,omitempty"`
 	Access  []byte            `json:"access,omitempty"`
 	Refresh []byte            `json:"refresh,omitempty"`
-	Extra   map[string][]byte `json:"extra,omitempty"` // by field name
+	Extra   map[string][]byte `json:"extra,omitempty"`  // by field name
+	Former  [][]byte          `json:"former,omitempty"` // digests of spent refresh tokens, oldest first
 }
 
 func (m *material) token() []byte {
@@ -120,6 +123,7 @@ func (k *Keeper) reload(ctx context.Context) error {
 	}
 	v := &view{
 		pools: make(map[string]*poolView), credentials: make(map[string]Credential), routes: make(map[hostPort][]*poolView),
+		endpoints: make(map[hostPort][]tokenEndpoint), known: make(map[tokenDigest]*poolView),
 	}
 	v.changed.init()
 	records := make(map[string]*CredentialRecord)
@@ -129,7 +133,7 @@ func (k *Keeper) reload(ctx context.Context) error {
 		v.credentials[r.Credential.Name] = r.Credential
 	}
 	for i := range cfg.Pools {
-		p, err := k.poolView(&cfg.Pools[i], records)
+		p, err := k.poolView(v, &cfg.Pools[i], records)
 		if err != nil {
 			return err
 		}
@@ -146,7 +150,7 @@ func (k *Keeper) reload(ctx context.Context) error {
 	return nil
 }
 
-func (k *Keeper) poolView(r *PoolRecord, credentials map[string]*CredentialRecord) (*poolView, error) {
+func (k *Keeper) poolView(v *view, r *PoolRecord, credentials map[string]*CredentialRecord) (*poolView, error) {
 	p := &poolView{id: r.ID, pool: r.Pool, owned: tieRulesOf(r.Pool.Provider)}
 	p.line, p.tied = k.linesOf(r.ID)
 	p.active.Store(r.Active)
@@ -158,6 +162,8 @@ func (k *Keeper) poolView(r *PoolRecord, credentials map[string]*CredentialRecor
 		preset = Provider{} // a pool made with --host
 	}
 	p.stripQry = preset.StripQuery
+	k.learnPlaceholders(v, p)
+	v.bindEndpoint(p, preset.TokenURL)
 	strip := slices.Clone(preset.Strip)
 	p.members = make([]memberView, len(r.Members))
 	for i, mr := range r.Members {
@@ -175,6 +181,8 @@ func (k *Keeper) poolView(r *PoolRecord, credentials map[string]*CredentialRecor
 		if err != nil {
 			return nil, err
 		}
+		k.learn(v, p, mat)
+		v.bindEndpoint(p, record.Credential.TokenURL)
 		for _, b := range r.Pool.Bindings {
 			fields, err := fieldsOf(b, preset, record.Credential.Type, mat)
 			if err != nil {
@@ -224,39 +232,6 @@ func fieldsOf(b Binding, preset Provider, t CredentialType, m *material) ([]Fiel
 	}
 	sort.Slice(fields[1:], func(i, j int) bool { return fields[1+i].Name < fields[1+j].Name })
 	return fields, nil
-}
-
-// Route returns the pool that serves a host, given in its canonical form. Of
-// several, a target that names its pools gets the first of those, any other the
-// one that was made first.
-func (k *Keeper) Route(host string, port uint16, pools []string) (Route, bool) {
-	for _, p := range k.view.Load().routes[hostPort{host, port}] {
-		if len(pools) > 0 && !slices.Contains(pools, p.pool.Name) {
-			continue
-		}
-		return Route{Pool: p.pool.Name, Host: host, Port: port, Provider: p.pool.Provider}, true
-	}
-	return Route{}, false
-}
-
-// Ports returns the bound TCP ports, ascending.
-func (k *Keeper) Ports() []uint16 {
-	var ports []uint16
-	for at := range k.view.Load().routes {
-		ports = append(ports, at.port)
-	}
-	slices.Sort(ports)
-	return slices.Compact(ports)
-}
-
-// Hosts returns the bound hosts, sorted.
-func (k *Keeper) Hosts() []string {
-	var hosts []string
-	for at := range k.view.Load().routes {
-		hosts = append(hosts, at.host)
-	}
-	slices.Sort(hosts)
-	return slices.Compact(hosts)
 }
 
 // Changed returns a channel that is closed when pools or credentials change after

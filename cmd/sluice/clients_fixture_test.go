@@ -38,6 +38,7 @@ type house struct {
 	daemon process
 	path   string // of the sluice command
 	socket string
+	tokens string // URL of the upstream's token endpoint, where the daemon reaches it
 }
 
 // certificate replaces what the upstream shows, by server name; nil keeps it.
@@ -105,12 +106,18 @@ func (h *house) startUpstream(change certificate, known []simulator.Credential) 
 	if err != nil {
 		h.t.Fatal(err)
 	}
+	// The daemon refreshes accounts from the host's own namespace.
+	local, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	h.tokens = fmt.Sprintf("https://localhost:%d/oauth/token", local.Addr().(*net.TCPAddr).Port)
 	authority, err := simulator.NewAuthority()
 	if err != nil {
 		h.t.Fatal(err)
 	}
 	options := simulator.Options{
-		Listeners: []net.Listener{listener}, Authority: authority,
+		Listeners: []net.Listener{listener, local}, Authority: authority,
 		Credentials: known,
 	}
 	if change != nil {

@@ -31,7 +31,7 @@ func Of(e pool.Event) (Notice, bool) {
 	case pool.EventAuthResetFail:
 		text = fmt.Sprintf("Pool %q: agent auth reset%s failed: %s.", e.Pool, in(e), sentence(e.Reason))
 	case pool.EventRefreshFailed:
-		text = fmt.Sprintf("Pool %q: the login of %q cannot be renewed: %s.", e.Pool, e.Member, sentence(e.Reason))
+		text = fmt.Sprintf("Pool %q: the login of %q cannot be renewed (%s): sign in again and run 'sluice cred update %s'.", e.Pool, e.Member, sentence(e.Reason), e.Member)
 	default:
 		return Notice{}, false
 	}

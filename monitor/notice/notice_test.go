@@ -38,6 +38,10 @@ func TestSentences(t *testing.T) {
 			pool.Event{Kind: pool.EventAuthResetFail, Pool: "p", Target: "hermes-1", Reason: "exit status 3:\n unknown provider."},
 			`Pool "p": agent auth reset in hermes-1 failed: exit status 3: unknown provider.`,
 		},
+		{
+			pool.Event{Kind: pool.EventRefreshFailed, Pool: "p", Member: "a", Reason: "invalid_grant"},
+			`Pool "p": the login of "a" cannot be renewed (invalid_grant): sign in again and run 'sluice cred update a'.`,
+		},
 	} {
 		n, ok := Of(c.event)
 		if !ok || n.Text != c.want {

@@ -1,0 +1,51 @@
+package pool
+
+import (
+	"maps"
+	"slices"
+)
+
+// Route returns the pool that serves a host, given in its canonical form. Of
+// several, a target that names its pools gets the first of those, any other the
+// one that was made first. A host where accounts are refreshed only has the first pool
+// of those accounts, and its route is bare.
+func (k *Keeper) Route(host string, port uint16, pools []string) (Route, bool) {
+	v, at := k.view.Load(), hostPort{host, port}
+	meant := func(p *poolView) bool { return len(pools) == 0 || slices.Contains(pools, p.pool.Name) }
+	for _, p := range v.routes[at] {
+		if meant(p) {
+			return Route{Pool: p.pool.Name, Host: host, Port: port, Provider: p.pool.Provider, Tokens: len(v.endpoints[at]) > 0}, true
+		}
+	}
+	for _, e := range v.endpoints[at] {
+		if meant(e.pool) {
+			return Route{Pool: e.pool.pool.Name, Host: host, Port: port, Tokens: true, Bare: true}, true
+		}
+	}
+	return Route{}, false
+}
+
+// bound are all hosts and ports that a connection may be terminated for.
+func (v *view) bound() []hostPort {
+	return append(slices.Collect(maps.Keys(v.routes)), slices.Collect(maps.Keys(v.endpoints))...)
+}
+
+// Ports returns the bound TCP ports, ascending.
+func (k *Keeper) Ports() []uint16 {
+	var ports []uint16
+	for _, at := range k.view.Load().bound() {
+		ports = append(ports, at.port)
+	}
+	slices.Sort(ports)
+	return slices.Compact(ports)
+}
+
+// Hosts returns the bound hosts, sorted.
+func (k *Keeper) Hosts() []string {
+	var hosts []string
+	for _, at := range k.view.Load().bound() {
+		hosts = append(hosts, at.host)
+	}
+	slices.Sort(hosts)
+	return slices.Compact(hosts)
+}
