@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -33,12 +34,12 @@ type channels struct {
 	rest http.Client
 }
 
-func newChannels(t *testing.T) *channels {
+func newChannels(t *testing.T, open func(*testing.T, certificate, ...string) *house) *channels {
 	t.Helper()
 	bot := botapi.New(botToken)
 	server := httptest.NewServer(bot)
 	t.Cleanup(server.Close)
-	c := &channels{bot: bot, house: newEmptyHouse(t, nil, nil, fmt.Sprintf(
+	c := &channels{bot: bot, house: open(t, nil, fmt.Sprintf(
 		"[[notify.telegram]]\nname = \"team\"\ntoken = %q\nchat = %d\nserver = %q\ncommands = true\n", botToken, chatID, server.URL))}
 	c.rest.Transport = &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "unix", c.socket)
@@ -144,7 +145,9 @@ type transcript struct{ why, what string }
 // what is refused is refused in the same words.
 func TestEveryChannel(t *testing.T) {
 	t.Parallel()
-	c := newChannels(t)
+	c := newChannels(t, func(t *testing.T, change certificate, config ...string) *house {
+		return newEmptyHouse(t, change, nil, config...)
+	})
 	for _, name := range []string{"a", "b", "spare"} {
 		c.sluice("sk-canary-"+name, "cred", "add", name)
 	}
@@ -178,6 +181,9 @@ func TestEveryChannel(t *testing.T) {
 		{"PATCH", "/api/credentials/a", `{"token_url":"https://x.example/t"}`, []string{"cred", "update", "a", "--keep-secret", "--token-url", "https://x.example/t"}, "/cred_update a token_url=https://x.example/t"},
 		{"DELETE", "/api/credentials/nobody", "", []string{"cred", "remove", "nobody"}, "/cred_remove nobody"},
 		{"POST", "/api/targets", `{"cgroup":"/nowhere"}`, []string{"attach", "--cgroup", "/nowhere"}, "/attach cgroup=/nowhere"},
+		{"POST", "/api/targets", `{"unit":"nonesuch-71ac.service"}`, []string{"attach", "--unit", "nonesuch-71ac.service"}, "/attach unit=nonesuch-71ac.service"},
+		{"POST", "/api/targets", `{"selector":"no value"}`, []string{"attach", "--selector", "no value"}, "/attach selector=\"no value\""},
+		{"DELETE", "/api/targets/00000000", "", []string{"detach", "00000000"}, "/detach 00000000"},
 	}
 	var seq int64
 	c.news(&seq)
@@ -208,4 +214,63 @@ func TestEveryChannel(t *testing.T) {
 		t.Error("a secret or the bot's token is in the daemon's log")
 	}
 	c.sluice("", "audit", "verify", "--state-dir", filepath.Join(c.dir, "state"))
+}
+
+// TestNoticeInChat has a pool fail over while the Bot API is down: the notice comes
+// once when it is back, says what the pool is like, and its buttons work.
+func TestNoticeInChat(t *testing.T) {
+	t.Parallel()
+	c := newChannels(t, newHouse)
+	var down atomic.Bool
+	down.Store(true)
+	tried := make(chan struct{}, 100)
+	c.bot.Refuse(func(method string) (int, int) {
+		if !down.Load() {
+			return 0, 0
+		}
+		if method == "sendMessage" {
+			tried <- struct{}{}
+		}
+		return http.StatusBadGateway, 0
+	})
+	if err := c.sim.Spend("first", time.Hour); err != nil {
+		t.Fatal(err)
+	}
+	if got := c.chat("-d", chatBody); !strings.Contains(got, "\n200 ") {
+		t.Fatal(got)
+	}
+	<-tried
+	down.Store(false)
+	refused := len(tried) + 1
+	c.said = refused // each refused try is a request of the bot's, too
+	notice := c.next()
+	text := notice.Fields["text"]
+	if !strings.HasPrefix(text, `Pool "openai" failed over from "a1" to "a2" after rate limit (429)`) || !strings.Contains(text, "\n• a1: cooldown, back in ") {
+		t.Errorf("the notice is %q", text)
+	}
+	buttons, err := notice.Buttons()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.bot.Press(chatID, buttons["Clear"])
+	question, err := c.next().Buttons()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.bot.Press(chatID, question["Yes"])
+	if done := c.next(); !strings.HasPrefix(done.Fields["text"], "Cleared.") || strings.Contains(done.Fields["text"], "cooldown") {
+		t.Errorf("%v", done.Fields)
+	}
+	sent := 0
+	for _, x := range c.bot.All() {
+		if x.Method == "sendMessage" {
+			sent++
+		}
+	}
+	if sent != refused+1 {
+		t.Errorf("%d messages, %d of them refused: the notice came more than once", sent, refused)
+	}
+	if log := c.daemon.log.String(); strings.Contains(log, "canary") {
+		t.Error("the bot's token is in the daemon's log")
+	}
 }

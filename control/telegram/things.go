@@ -139,7 +139,7 @@ func askDetach(_ context.Context, c call) (reply, error) {
 			return confirm(fmt.Sprintf("Detach target %s, %s?", t.ID, t.Ref), mark(verbDetach, t.ID)), nil
 		}
 	}
-	return reply{}, pool.NotFound("there is no target %q", c.arg(0))
+	return reply{}, pool.NotFound("target %q: no such target", c.arg(0)) // the words of Detach
 }
 
 func askDetachAll(_ context.Context, c call) (reply, error) {
