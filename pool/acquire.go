@@ -2,7 +2,6 @@ package pool
 
 import (
 	"context"
-	"fmt"
 	"time"
 )
 
@@ -83,9 +82,7 @@ func (k *Keeper) acquireSlow(ctx context.Context, r Route, tried []string, now t
 	// has to pass over members of its own, that is no reason to move everybody.
 	if (i != active && len(tried) == 0) || m.parked.Load() {
 		change := Change{Pool: p.id, Active: m.id, Parked: map[int64]bool{m.id: false}, At: now}
-		if err := k.apply(ctx, p, change); err != nil {
-			return Lease{}, err
-		}
+		k.apply(ctx, p, change)
 	}
 	return p.lease(m, binding, now), nil
 }
@@ -101,9 +98,7 @@ func (k *Keeper) probeOrExhausted(ctx context.Context, p *poolView, binding int,
 	if k.opts.ProbeInterval > 0 && !members[i].tried && c.Out(now) && !now.Before(c.ProbeAt) {
 		next := *c
 		next.ProbeAt = now.Add(k.opts.ProbeInterval)
-		if err := k.apply(ctx, p, Change{Pool: p.id, Cooldowns: map[int64]Cooldown{members[i].id: next}, At: now}); err != nil {
-			return Lease{}, err
-		}
+		k.apply(ctx, p, Change{Pool: p.id, Cooldowns: map[int64]Cooldown{members[i].id: next}, At: now})
 		l := p.lease(&p.members[i], binding, now)
 		l.Probe = true
 		return l, nil
@@ -111,9 +106,7 @@ func (k *Keeper) probeOrExhausted(ctx context.Context, p *poolView, binding int,
 	// A member may have left, or a daemon died, between the last refusal and its edge.
 	if p.state.Load() != StateExhausted && stateOf(members, now) == StateExhausted {
 		change := Change{Pool: p.id, To: StateExhausted, EdgeEvent: exhaustedEvent(p, &p.members[i], members[i].until, now, c.Reason), At: now}
-		if err := k.apply(ctx, p, change); err != nil {
-			return Lease{}, err
-		}
+		k.apply(ctx, p, change)
 	}
 	e := &ExhaustedError{
 		Pool: p.pool.Name, Provider: p.pool.Provider, Members: len(members),
@@ -124,31 +117,18 @@ func (k *Keeper) probeOrExhausted(ctx context.Context, p *poolView, binding int,
 	return Lease{}, e
 }
 
-// apply makes a change durable and then visible. The lock is held.
-func (k *Keeper) apply(ctx context.Context, p *poolView, c Change) error {
-	if err := k.opts.Store.Apply(ctx, c); err != nil {
-		return fmt.Errorf("record the state of pool %s: %w", p.pool.Name, err)
-	}
+// apply makes a change durable and then visible: whether the one who asked has given
+// up by now or not, and visible even if the store refuses it. The lock is held.
+func (k *Keeper) apply(ctx context.Context, p *poolView, c Change) {
+	k.commit(context.WithoutCancel(ctx), c)
 	for member, cooldown := range c.Cooldowns {
 		k.remember(member, &cooldown)
 	}
-	for member, parked := range c.Parked {
-		if i := p.memberIndex(member); i >= 0 {
-			p.members[i].parked.Store(parked)
-		}
-	}
-	if c.Active != 0 {
-		p.active.Store(c.Active)
-	}
-	if c.To != "" {
-		p.state.Store(c.To)
-		p.since = c.At
-	}
+	p.show(c)
 	if len(c.Cooldowns) > 0 {
 		k.waiting.raise()
 	}
 	if len(c.Events) > 0 || c.To != "" {
 		k.events.raise()
 	}
-	return nil
 }

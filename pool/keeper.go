@@ -60,6 +60,7 @@ type Keeper struct {
 	cooldowns *ristretto.Cache[int64, *Cooldown]
 
 	ties    *tieIndex
+	unsaved *unsaved
 	refresh *refresher
 
 	mu      sync.Mutex // held while the store is changed
@@ -107,6 +108,7 @@ func NewKeeper(ctx context.Context, opts Options) (*Keeper, error) {
 	}
 	k.waiting.init()
 	k.events.init()
+	k.unsaved = newUnsaved()
 	if err := k.reload(ctx); err != nil {
 		cache.Close()
 		return nil, err
@@ -118,6 +120,7 @@ func NewKeeper(ctx context.Context, opts Options) (*Keeper, error) {
 	}
 	k.ties = newTieIndex(opts.MaxTies, ties)
 	go k.writeTies()
+	k.startSaving()
 	k.startRefreshing()
 	return k, nil
 }
@@ -126,6 +129,7 @@ func NewKeeper(ctx context.Context, opts Options) (*Keeper, error) {
 // caller's to close, afterwards.
 func (k *Keeper) Close() {
 	k.refresh.close()
+	k.closeUnsaved()
 	k.ties.close()
 	k.cooldowns.Close()
 }
@@ -160,6 +164,10 @@ func (k *Keeper) cooldown(ctx context.Context, member int64) (*Cooldown, error) 
 func (k *Keeper) cooldownLocked(ctx context.Context, member int64) (*Cooldown, error) {
 	if c, ok := k.cooldowns.Get(member); ok {
 		return c, nil
+	}
+	if c, ok := k.unsaved.cooldowns[member]; ok {
+		k.remember(member, &c)
+		return &c, nil
 	}
 	c, err := k.opts.Store.Cooldown(ctx, member)
 	if err != nil {

@@ -23,6 +23,7 @@ type bench struct {
 	dir  string
 	db   *store.DB
 	opts pool.Options
+	wrap func(pool.Store) pool.Store // nil: the store as it is
 
 	mu  sync.Mutex
 	now time.Time
@@ -52,6 +53,9 @@ func (b *bench) start(t testing.TB) {
 		t.Fatal(err)
 	}
 	b.opts.Store, b.opts.Vault = b.db, v
+	if b.wrap != nil {
+		b.opts.Store = b.wrap(b.db)
+	}
 	if b.Keeper, err = pool.NewKeeper(context.Background(), b.opts); err != nil {
 		t.Fatal(err)
 	}

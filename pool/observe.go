@@ -51,7 +51,8 @@ func (k *Keeper) observeGood(ctx context.Context, l Lease) error {
 		change.To, change.EdgeEvent = StateHealthy, recoveredEvent(p, l.Member)
 		change.Active = l.member
 	}
-	return k.apply(ctx, p, change)
+	k.apply(ctx, p, change)
+	return nil
 }
 
 // current is the pool of a lease, or nil if its member has left since.
@@ -111,9 +112,7 @@ func (k *Keeper) cool(ctx context.Context, p *poolView, index int, v Verdict, pr
 		return nil // one of many that were told the same
 	}
 	k.opts.Log.Info("member is out", "pool", p.pool.Name, "member", m.name, "until", after.Until.UTC(), "reason", after.Reason)
-	if err := k.apply(ctx, p, change); err != nil {
-		return err
-	}
+	k.apply(ctx, p, change)
 	if change.Active != 0 {
 		m.tally.failovers.Add(1)
 	}
@@ -155,9 +154,7 @@ func (k *Keeper) Recover(ctx context.Context) (next time.Time, err error) {
 		}
 		if i := choose(members, p.activeIndex(), now); i >= 0 {
 			change := Change{Pool: p.id, To: StateHealthy, EdgeEvent: recoveredEvent(p, p.members[i].name), At: now}
-			if err := k.apply(ctx, p, change); err != nil {
-				return time.Time{}, err
-			}
+			k.apply(ctx, p, change)
 			continue
 		}
 		if first := members[soonest(members)].until; next.IsZero() || first.Before(next) {
@@ -189,6 +186,7 @@ func (k *Keeper) ClockSet(ctx context.Context, by time.Duration, anchor []byte) 
 		return nil
 	}
 	k.opts.Log.Warn("the clock was set: cooldowns moved with it", "by", by)
+	k.unsaved.shift(by)
 	k.cooldowns.Clear()
 	for _, p := range k.view.Load().ordered {
 		if !p.since.IsZero() {

@@ -144,6 +144,9 @@ func (k *Keeper) reload(ctx context.Context) error {
 			v.routes[at] = append(v.routes[at], p)
 		}
 	}
+	for i := range k.unsaved.changes { // the store is behind
+		v.catchUp(&k.unsaved.changes[i])
+	}
 	if old := k.view.Swap(v); old != nil {
 		old.changed.raise()
 	}

@@ -1,0 +1,185 @@
+package pool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"golang.org/x/oauth2"
+
+	"github.com/sluice-proxy/sluice/pool/vault"
+)
+
+// redeem asks the token endpoint and stores what it gives.
+func (k *Keeper) redeem(ctx context.Context, name, why string) error {
+	record, m, err := k.account(ctx, name)
+	if err != nil {
+		return err
+	}
+	c := record.Credential
+	endpoint := k.view.Load().tokenURL(c)
+	if endpoint == "" || len(m.Refresh) == 0 {
+		return errNotRefreshable
+	}
+	asked := vault.NewSecret(slices.Clone(m.Refresh))
+	defer asked.Zero()
+	cfg := oauth2.Config{
+		ClientID: k.clientID(c),
+		// Guessing the style would spend the refresh token on the guess.
+		Endpoint: oauth2.Endpoint{TokenURL: endpoint, AuthStyle: oauth2.AuthStyleInParams},
+	}
+	rctx, cancel := context.WithTimeout(context.WithValue(ctx, oauth2.HTTPClient, k.opts.HTTP), refreshTimeout)
+	defer cancel()
+	token, err := cfg.TokenSource(rctx, &oauth2.Token{RefreshToken: string(m.Refresh)}).Token()
+	if err != nil {
+		return explainRefusal(name, err)
+	}
+	tokens := &OAuthTokens{
+		AccessToken: vault.NewSecret([]byte(token.AccessToken)), RefreshToken: vault.NewSecret([]byte(token.RefreshToken)), ExpiresAt: token.Expiry,
+	}
+	if err := tokens.validate(); err != nil {
+		return fmt.Errorf("the token endpoint's answer: %w", err)
+	}
+	for {
+		err := k.keepTokens(ctx, name, asked, tokens, why)
+		if err == nil || errors.Is(err, errReplaced) || k.closing() {
+			return err
+		}
+		k.opts.Log.Error("new tokens of an account are not stored, trying again", "credential", name, "error", err)
+		time.Sleep(storeRetry)
+	}
+}
+
+func (k *Keeper) closing() bool {
+	k.refresh.mu.Lock()
+	defer k.refresh.mu.Unlock()
+	return k.refresh.closed
+}
+
+// explainRefusal leaves out of the library's error what the endpoint's body said: it
+// may repeat a token.
+func explainRefusal(name string, err error) error {
+	said, ok := errors.AsType[*oauth2.RetrieveError](err)
+	if !ok {
+		return fmt.Errorf("ask the token endpoint: %w", err)
+	}
+	if said.ErrorCode == "invalid_grant" || said.ErrorCode == "invalid_token" {
+		return &RejectedError{Credential: name, Code: said.ErrorCode}
+	}
+	status := 0
+	if said.Response != nil {
+		status = said.Response.StatusCode
+	}
+	return fmt.Errorf("the token endpoint answered %d %q", status, said.ErrorCode)
+}
+
+// account reads what is stored of a credential.
+func (k *Keeper) account(ctx context.Context, name string) (CredentialRecord, *material, error) {
+	cfg, err := k.opts.Store.Config(ctx)
+	if err != nil {
+		return CredentialRecord{}, nil, err
+	}
+	i := slices.IndexFunc(cfg.Credentials, func(r CredentialRecord) bool { return r.Credential.Name == name })
+	if i < 0 {
+		return CredentialRecord{}, nil, errReplaced
+	}
+	m, err := k.open(&cfg.Credentials[i])
+	return cfg.Credentials[i], m, err
+}
+
+// keepTokens makes new tokens durable and then visible, unless somebody has given the
+// account others since asked was redeemed.
+func (k *Keeper) keepTokens(ctx context.Context, name string, asked vault.Secret, t *OAuthTokens, why string) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	r, m, err := k.account(ctx, name)
+	if err != nil {
+		return err
+	}
+	if !asked.Equal(vault.NewSecret(m.Refresh)) {
+		return errReplaced
+	}
+	if !asked.Equal(t.RefreshToken) {
+		m.spend(k.digestOf(string(m.Refresh)))
+	}
+	m.Access, m.Refresh = t.AccessToken.Bytes(), t.RefreshToken.Bytes()
+	r.Credential.ExpiresAt, r.Credential.RefreshFailed = t.ExpiresAt, time.Time{}
+	if r.Sealed, err = k.seal(m); err != nil {
+		return err
+	}
+	e := Event{Kind: EventRefresh, Pool: r.Credential.Pool, Member: name, Reason: why, Until: t.ExpiresAt, Time: k.opts.Now()}
+	if err := k.opts.Store.UpdateCredential(context.WithValue(ctx, noteKey{}, e), r); err != nil {
+		return fmt.Errorf("store the new tokens: %w", err)
+	}
+	k.events.raise()
+	if err := k.reload(ctx); err != nil {
+		return err
+	}
+	return k.revive(ctx, r.Credential)
+}
+
+// revive ends a cooldown whose reason was that the credential was not accepted: it is
+// another one now. The lock is held.
+func (k *Keeper) revive(ctx context.Context, c Credential) error {
+	p := k.view.Load().pools[c.Pool]
+	if p == nil {
+		return nil
+	}
+	for i := range p.members {
+		if p.members[i].name != c.Name {
+			continue
+		}
+		cool, err := k.cooldownLocked(ctx, p.members[i].id)
+		if err != nil || !cool.rejected() {
+			return err
+		}
+		change := Change{Pool: p.id, Cooldowns: map[int64]Cooldown{p.members[i].id: {}}, At: k.opts.Now()}
+		if p.state.Load() == StateExhausted {
+			change.To, change.EdgeEvent = StateHealthy, recoveredEvent(p, c.Name)
+		}
+		k.apply(ctx, p, change)
+		return nil
+	}
+	return nil
+}
+
+// rejected cools the member whose account cannot be refreshed, if it is of no use any
+// more, and says so once.
+func (k *Keeper) rejected(ctx context.Context, e *RejectedError, refused bool, wait time.Duration) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	r, _, err := k.account(ctx, e.Credential)
+	if err != nil {
+		return err
+	}
+	now := k.opts.Now()
+	if refused && now.Before(r.Credential.ExpiresAt) {
+		r.Credential.ExpiresAt = now // whatever was said of it
+		if err := k.opts.Store.UpdateCredential(ctx, r); err != nil {
+			return err
+		}
+	}
+	if r.Credential.RefreshFailed.IsZero() {
+		r.Credential.RefreshFailed = now
+		note := Event{Kind: EventRefreshFailed, Pool: r.Credential.Pool, Member: e.Credential, Reason: e.Code, Detail: e.Error(), Time: now}
+		if err := k.opts.Store.UpdateCredential(context.WithValue(ctx, noteKey{}, note), r); err != nil {
+			return err
+		}
+		k.events.raise()
+		if err := k.reload(ctx); err != nil {
+			return err
+		}
+	}
+	p := k.view.Load().pools[r.Credential.Pool]
+	if p == nil || now.Before(r.Credential.ExpiresAt) {
+		return nil // the token at hand is good for a while
+	}
+	for i := range p.members {
+		if p.members[i].name == e.Credential {
+			return k.cool(ctx, p, i, Verdict{Outcome: OutcomeAuthFailed, Rejected: e.Code, wait: wait}, false)
+		}
+	}
+	return nil
+}

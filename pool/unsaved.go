@@ -1,0 +1,175 @@
+package pool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+const (
+	// unsavedRetry is how often it is tried to write what the store refused.
+	unsavedRetry = 2 * time.Second
+	// maxUnsaved is how many changes wait at most; more are made in memory only.
+	maxUnsaved = 10_000
+)
+
+// unsaved is what the store refused: a full disk, or one that fails. Requests are
+// served all the same, from memory, and what was learnt meanwhile is written as soon
+// as the store takes it. Guarded by the keeper's lock.
+type unsaved struct {
+	changes   []Change           // oldest first
+	cooldowns map[int64]Cooldown // what they come to: the read cache may forget it
+	tried     time.Time          // monotonic: when the store refused last
+	wake      chan struct{}      // of capacity 1
+	stop      context.CancelFunc // of the goroutine that writes later
+	done      chan struct{}      // closed when it has ended
+}
+
+func newUnsaved() *unsaved {
+	return &unsaved{cooldowns: make(map[int64]Cooldown), wake: make(chan struct{}, 1), done: make(chan struct{})}
+}
+
+func (k *Keeper) startSaving() {
+	var ctx context.Context
+	ctx, k.unsaved.stop = context.WithCancel(context.Background())
+	go k.saveLater(ctx)
+}
+
+// close tries a last time.
+func (k *Keeper) closeUnsaved() {
+	k.unsaved.stop()
+	<-k.unsaved.done
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if err := k.save(context.Background()); err != nil {
+		k.opts.Log.Error("what was learnt while the store refused it is lost", "changes", len(k.unsaved.changes), "error", err)
+	}
+}
+
+// saveLater writes what the store refused once it takes it, until ctx ends.
+func (k *Keeper) saveLater(ctx context.Context) {
+	defer close(k.unsaved.done)
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-k.unsaved.wake:
+		}
+		for saved := false; !saved; {
+			if !pause(ctx.Done(), unsavedRetry) {
+				return
+			}
+			k.mu.Lock()
+			saved = k.save(ctx) == nil
+			k.mu.Unlock()
+		}
+	}
+}
+
+// save writes what waits. The lock is held.
+func (k *Keeper) save(ctx context.Context) error {
+	u := k.unsaved
+	n := len(u.changes)
+	for len(u.changes) > 0 {
+		if err := k.opts.Store.Apply(ctx, u.changes[0]); err != nil {
+			u.tried = time.Now()
+			return fmt.Errorf("write what is known in memory only: %w", err)
+		}
+		u.changes = u.changes[1:]
+	}
+	if n > 0 {
+		u.changes = nil
+		clear(u.cooldowns)
+		k.opts.Log.Info("the store takes changes again: what was known in memory only is written", "changes", n)
+		k.events.raise()
+	}
+	return nil
+}
+
+// shift moves every instant that something waits for, as the store does with its own.
+func (u *unsaved) shift(by time.Duration) {
+	for i := range u.changes {
+		shiftAll(u.changes[i].Cooldowns, by)
+	}
+	shiftAll(u.cooldowns, by)
+}
+
+func shiftAll(cooldowns map[int64]Cooldown, by time.Duration) {
+	for member, c := range cooldowns {
+		for _, t := range []*time.Time{&c.Began, &c.Until, &c.ProbeAt} {
+			if !t.IsZero() {
+				*t = t.Add(by)
+			}
+		}
+		cooldowns[member] = c
+	}
+}
+
+// catchUp makes a change that is not stored visible in a view of what is.
+func (v *view) catchUp(c *Change) {
+	for _, p := range v.ordered {
+		if p.id == c.Pool {
+			p.show(*c)
+		}
+	}
+}
+
+// show makes a change of a pool visible, its cooldowns aside.
+func (p *poolView) show(c Change) {
+	for member, parked := range c.Parked {
+		if i := p.memberIndex(member); i >= 0 {
+			p.members[i].parked.Store(parked)
+		}
+	}
+	if c.Active != 0 {
+		p.active.Store(c.Active)
+	}
+	if c.To != "" {
+		p.state.Store(c.To)
+		p.since = c.At
+	}
+}
+
+// commit makes a change durable, or keeps it for later if the store refuses: whoever
+// asked for it is answered all the same. The lock is held.
+func (k *Keeper) commit(ctx context.Context, c Change) {
+	u := k.unsaved
+	var err error
+	switch {
+	case len(u.changes) == 0:
+		err = k.opts.Store.Apply(ctx, c)
+	case time.Since(u.tried) < unsavedRetry:
+		err = errWaiting // in its turn
+	default:
+		if err = k.save(ctx); err == nil {
+			err = k.opts.Store.Apply(ctx, c)
+		}
+	}
+	if err == nil {
+		return
+	}
+	if len(u.changes) == 0 {
+		u.tried = time.Now()
+		k.opts.Log.Error("the store refuses changes: going on from memory until it takes them", "error", err)
+		select {
+		case u.wake <- struct{}{}:
+		default:
+		}
+	}
+	if len(u.changes) < maxUnsaved {
+		u.changes = append(u.changes, c)
+	}
+	for member, cooldown := range c.Cooldowns {
+		u.cooldowns[member] = cooldown
+	}
+}
+
+var errWaiting = errors.New("earlier changes wait")
+
+// Unsaved is how many changes are known in memory only, because the store refuses them.
+func (k *Keeper) Unsaved() int {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return len(k.unsaved.changes)
+}

@@ -1,0 +1,105 @@
+package pool_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/sluice-proxy/sluice/pool"
+)
+
+// fullStore refuses changes while it is full.
+type fullStore struct {
+	pool.Store
+	full chan bool // of capacity 1
+}
+
+var errFull = errors.New("database or disk is full")
+
+func (s *fullStore) isFull() bool {
+	full := <-s.full
+	s.full <- full
+	return full
+}
+
+func (s *fullStore) set(full bool) {
+	<-s.full
+	s.full <- full
+}
+
+func (s *fullStore) Apply(ctx context.Context, c pool.Change) error {
+	if s.isFull() {
+		return errFull
+	}
+	return s.Store.Apply(ctx, c)
+}
+
+// TestAFullDiskStopsNobody: with a store that refuses every change, a pool fails over, is
+// exhausted and recovers as ever, and all of it is stored once there is room.
+func TestAFullDiskStopsNobody(t *testing.T) {
+	t.Parallel()
+	var s *fullStore
+	b := newBench(t, func(o *pool.Options) { o.CachedCooldowns = 1 }) // which forgets
+	b.stop()
+	b.wrap = func(store pool.Store) pool.Store {
+		s = &fullStore{Store: store, full: make(chan bool, 1)}
+		s.full <- false
+		return s
+	}
+	b.start(t)
+	r := b.pool(t, "a", "b")
+	s.set(true)
+	b.answer(t, b.acquire(t, r), 429, "300")
+	if l := b.acquire(t, r); l.Member != "b" || b.status(t).Active != "b" {
+		t.Fatalf("did not fail over: %s", l.Member)
+	}
+	for range 20 {
+		if l := b.acquire(t, r); l.Member != "b" {
+			t.Fatalf("chose %s, which is cooling", l.Member)
+		}
+	}
+	// An edit is stored or refused; where it is refused nothing is lost of what is known.
+	b.answer(t, b.acquire(t, r), 429, "600")
+	b.exhausted(t, r)
+	if n := b.Unsaved(); n == 0 {
+		t.Fatal("nothing waits to be written")
+	}
+	b.pass(300 * time.Second)
+	if _, err := b.Recover(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if l := b.acquire(t, r); l.Member != "a" {
+		t.Fatalf("got %s after the recovery", l.Member)
+	}
+	if n := b.count(t, pool.EventExhausted); n != 0 {
+		t.Fatal("an event is in a store that takes none")
+	}
+	s.set(false)
+	for deadline := time.Now().Add(20 * time.Second); b.Unsaved() > 0; time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("not written though there is room")
+		}
+	}
+	for kind, want := range map[pool.EventKind]int{pool.EventFailover: 1, pool.EventExhausted: 1, pool.EventRecovered: 1} {
+		if n := b.count(t, kind); n != want {
+			t.Errorf("%d %s, want %d", n, kind, want)
+		}
+	}
+	before := b.status(t)
+	b.restart(t)
+	if after := b.status(t); after.Active != before.Active || after.State != pool.StateDegraded || !after.Members[1].Until.Equal(before.Members[1].Until) {
+		t.Errorf("after a restart %+v, before %+v", after, before)
+	}
+	// What is edited while something waits finds it in the next view.
+	s.set(true)
+	b.answer(t, b.acquire(t, r), 429, "300") // b is out for as long still: exhausted
+	s.set(false)
+	b.add(t, "c")
+	if err := b.AddMember(t.Context(), "p", "c"); err != nil {
+		t.Fatal(err)
+	}
+	if l := b.acquire(t, r); l.Member != "c" {
+		t.Errorf("got %s, want the one that is not cooling", l.Member)
+	}
+}
