@@ -241,7 +241,7 @@ func openFiles(dir string) []finding {
 
 func (c *cli) checkDaemon(ctx context.Context) []finding {
 	const check = "daemon"
-	client, err := c.client()
+	client, err := api.Dial(c.socketPath()) // of this host
 	if err != nil {
 		return []finding{failed(check, "give another --socket", "%s", err)}
 	}

@@ -68,7 +68,7 @@ func (c *cli) runTarget(ctx context.Context, pools []string, as string, argv []s
 	if err != nil {
 		return err
 	}
-	client, err := c.client()
+	client, err := api.Dial(c.socketPath()) // the cgroup is on this host: so must the daemon be
 	if err != nil {
 		return err
 	}

@@ -30,7 +30,10 @@ type Client struct {
 
 // UnreachableError says that no daemon answers on a socket.
 type UnreachableError struct {
-	Socket string
+	Socket string // or the address over TCP
+	// Remote says that it is an address over TCP: whether a daemon runs there cannot
+	// be told from here.
+	Remote bool
 	Err    error
 }
 
@@ -39,7 +42,7 @@ func (e *UnreachableError) Error() string {
 	switch {
 	case e.NotRunning():
 		return fmt.Sprintf("no daemon answers on %s: start one with 'sudo sluice serve' or 'sudo systemctl start sluice'", e.Socket)
-	case errors.Is(e.Err, fs.ErrPermission):
+	case errors.Is(e.Err, fs.ErrPermission) && !e.Remote:
 		return fmt.Sprintf("no permission to use %s: use sudo, or join the group sluice", e.Socket)
 	}
 	return fmt.Sprintf("the daemon on %s does not answer: %s", e.Socket, e.Err)
@@ -47,7 +50,7 @@ func (e *UnreachableError) Error() string {
 
 // NotRunning says that there is no daemon, rather than one that cannot be asked.
 func (e *UnreachableError) NotRunning() bool {
-	return errors.Is(e.Err, fs.ErrNotExist) || errors.Is(e.Err, syscall.ECONNREFUSED)
+	return !e.Remote && (errors.Is(e.Err, fs.ErrNotExist) || errors.Is(e.Err, syscall.ECONNREFUSED))
 }
 
 // Dial makes a client of the daemon that listens on the unix socket. It does
@@ -89,7 +92,7 @@ func DialURL(address, token string, roots *x509.CertPool) (*Client, error) {
 		DialContext: func(ctx context.Context, network, target string) (net.Conn, error) {
 			conn, err := new(net.Dialer).DialContext(ctx, network, target)
 			if err != nil {
-				return nil, &UnreachableError{Socket: address, Err: err}
+				return nil, &UnreachableError{Socket: address, Remote: true, Err: err}
 			}
 			return conn, nil
 		},
