@@ -71,7 +71,14 @@ func show(ctx context.Context, bin string, logs bool) (err error) {
 		return fmt.Errorf("network namespaces and simulator: %w", err)
 	}
 	defer func() { err = errors.Join(err, world.close()) }()
-	daemon, err := sandbox.StartDaemon(ctx, sandbox.DaemonOptions{Bin: bin, Dir: dir, Roots: world.caFile, Show: logs})
+	inbox, err := openInbox(out)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, inbox.close()) }()
+	daemon, err := sandbox.StartDaemon(ctx, sandbox.DaemonOptions{
+		Bin: bin, Dir: dir, Roots: world.caFile, Show: logs, Config: inbox.config(),
+	})
 	if err != nil {
 		return err
 	}
@@ -84,5 +91,5 @@ func show(ctx context.Context, bin string, logs bool) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, agent.stop()) }()
-	return tell(ctx, &story{out: out, world: world, daemon: daemon, agent: agent})
+	return tell(ctx, &story{out: out, world: world, daemon: daemon, agent: agent, inbox: inbox})
 }

@@ -19,6 +19,7 @@ type story struct {
 	world  *world
 	daemon *sandbox.Daemon
 	agent  *agent
+	inbox  *inbox
 	checks []check
 }
 
@@ -109,7 +110,7 @@ func tell(ctx context.Context, s *story) error {
 		unless(placeholder != "", "OPENAI_API_KEY is not set"),
 		unless(placeholder != firstSecret && placeholder != secondSecret, "OPENAI_API_KEY is a real key"))
 	s.out.begin()
-	for _, part := range []func(context.Context) error{s.firstKey, s.otherHost, s.takeover, s.exhausted, s.recovery} {
+	for _, part := range []func(context.Context) error{s.firstKey, s.otherHost, s.takeover, s.exhausted, s.recovery, s.notices} {
 		if err := part(ctx); err != nil {
 			return err
 		}
@@ -183,14 +184,8 @@ func (s *story) exhausted(ctx context.Context) error {
 		return s.verdict()
 	}
 	s.out.moment(fmt.Sprintf("... the agent waits %d s, as it was told to ...", after))
-	timer := time.NewTimer(time.Duration(after) * time.Second)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	wait(ctx, time.Duration(after)*time.Second)
+	return ctx.Err()
 }
 
 // recovery: the first key is back, then the pool is.
@@ -202,11 +197,7 @@ func (s *story) recovery(ctx context.Context) error {
 	s.promise("when the time is up the first key is back", c.answered(false), c.sentWith("first"))
 	status := c.pool
 	for deadline := time.Now().Add(secondWindow + 3*time.Second); status.State != "healthy" && time.Now().Before(deadline); {
-		timer := time.NewTimer(250 * time.Millisecond)
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
+		if wait(ctx, 250*time.Millisecond); ctx.Err() != nil {
 			return ctx.Err()
 		}
 		if status, err = readStatus(ctx, s.daemon); err != nil {
@@ -216,6 +207,15 @@ func (s *story) recovery(ctx context.Context) error {
 	s.out.moment("the pool is " + status.State + ", " + status.Active + " is active")
 	s.promise("then the second is back too, and the pool is healthy", unless(status.State == "healthy", "the pool is %s: %s", status.State, status.out()))
 	return nil
+}
+
+// notices: the operator was told of each edge, once.
+func (s *story) notices(ctx context.Context) error {
+	want := []string{"cred_failover", "pool_exhausted", "pool_recovered"}
+	told := s.inbox.told(ctx, len(want))
+	s.promise("the operator was told three things, once each: failed over, exhausted, recovered",
+		unless(slices.Equal(told, want), "told %s", strings.Join(told, ", ")))
+	return ctx.Err()
 }
 
 // verdict prints the checks; an error says how many failed.

@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/fatih/color"
@@ -16,6 +17,7 @@ type timeline struct {
 	w     io.Writer
 	plain bool
 	start time.Time
+	mu    sync.Mutex // notices come when they come
 }
 
 func newTimeline(f *os.File) *timeline {
@@ -42,12 +44,19 @@ func (t *timeline) paint(a color.Attribute, text string) string {
 
 // say prints a line that is no request.
 func (t *timeline) say(format string, args ...any) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	fmt.Fprintf(t.w, format+"\n", args...)
 }
 
 // moment prints a line with the time.
 func (t *timeline) moment(text string) {
-	fmt.Fprintf(t.w, "%s  %s\n", t.clock(), t.paint(color.Faint, text))
+	t.say("%s  %s", t.clock(), t.paint(color.Faint, text))
+}
+
+// notice prints what the operator is told.
+func (t *timeline) notice(text string) {
+	t.say("%s  %s", t.clock(), t.paint(color.FgYellow, "notice: "+text))
 }
 
 func (t *timeline) clock() string { return fmt.Sprintf("%6.2f s", time.Since(t.start).Seconds()) }
@@ -64,7 +73,7 @@ func (t *timeline) request(asked string, status int, upstream, out string) {
 // row pads before it paints: a terminal's codes have no width.
 func (t *timeline) row(a color.Attribute, at, asked, got, upstream, out string) {
 	line := fmt.Sprintf("%8s  %-27s  %s  %-28s  %s", at, asked, t.paint(a, fmt.Sprintf("%-4s", got)), upstream, out)
-	fmt.Fprintln(t.w, strings.TrimRight(line, " "))
+	t.say("%s", strings.TrimRight(line, " "))
 }
 
 // check prints one line of the verdict.

@@ -32,6 +32,8 @@ type DaemonOptions struct {
 	Roots string  // PEM file of the CA that the upstreams' certificates are from
 	In    *Cgroup // nil = the caller's
 	Show  bool    // what it logs goes to standard error too
+
+	Config string // further lines of its configuration
 }
 
 // Daemon is `sluice serve` on a state directory that is thrown away.
@@ -53,7 +55,7 @@ func StartDaemon(ctx context.Context, o DaemonOptions) (*Daemon, error) {
 	if err := os.Mkdir(bpffs, 0o700); err != nil {
 		return nil, err
 	}
-	text := fmt.Sprintf("pin_dir = %q\nupstream_roots = %q\n", filepath.Join(bpffs, "sluice"), o.Roots)
+	text := fmt.Sprintf("pin_dir = %q\nupstream_roots = %q\n", filepath.Join(bpffs, "sluice"), o.Roots) + o.Config
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		return nil, err
 	}
