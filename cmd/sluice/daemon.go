@@ -260,7 +260,7 @@ func (d *sluiced) openInterceptor(context.Context) error {
 	d.acquired(scopes.close)
 	dialer := intercept.NewDialer()
 	d.exchange, err = exchange.New(exchange.Options{
-		Pools: d.keep, Ties: d.keep, Dialer: dialer, Leaves: d.ca, RootCAs: roots, Log: d.log, Denied: d.denied,
+		Pools: d.keep, Ties: d.keep, Tokens: d.keep, Dialer: dialer, Leaves: d.ca, RootCAs: roots, Log: d.log, Denied: d.denied,
 		MaxReplayBody: d.cfg.Replay.MaxBody, ReplayBudget: d.cfg.Replay.Budget,
 	})
 	if err != nil {

@@ -8,6 +8,7 @@ type counters struct {
 	requests, replays, retries, exhausted, denied, rejected   atomic.Uint64
 	canceled, upgrades, badGateway, gatewayTimeouts, aborted  atomic.Uint64
 	headsTimedOut, notReplayable, dials, reused               atomic.Uint64
+	tokensAnswered, tokensRefused, tokensWithheld             atomic.Uint64
 }
 
 // Counters is what an Exchanger has done since it was made.
@@ -31,6 +32,9 @@ type Counters struct {
 	NotReplayable      uint64 // refusals passed on because the request was not kept
 	Dials              uint64 // upstream connections opened
 	Reused             uint64 // attempts on an idle upstream connection
+	TokensAnswered     uint64 // token requests answered with placeholders
+	TokensRefused      uint64 // token requests not passed on
+	TokensWithheld     uint64 // token answers not passed on
 	ReplayBytes        int64  // kept for replay at this moment
 	// Added is what an exchange took from the end of the request's head to the
 	// beginning of the answer's, less what the upstream took: connecting, sending,
@@ -61,6 +65,9 @@ func (x *Exchanger) Snapshot() Counters {
 		NotReplayable:      c.notReplayable.Load(),
 		Dials:              c.dials.Load(),
 		Reused:             c.reused.Load(),
+		TokensAnswered:     c.tokensAnswered.Load(),
+		TokensRefused:      c.tokensRefused.Load(),
+		TokensWithheld:     c.tokensWithheld.Load(),
 		ReplayBytes:        x.budget.Load(),
 		Added:              x.added.snapshot(),
 	}

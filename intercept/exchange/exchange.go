@@ -69,12 +69,17 @@ type Denial struct {
 // Leaves are required; a zero limit means its default.
 type Options struct {
 	Pools   Pools
-	Ties    Ties // nil: no request is tied to a member
+	Ties    Ties   // nil: no request is tied to a member
+	Tokens  Tokens // nil: token endpoints are hosts like any other
 	Dialer  Dialer
 	Leaves  Leaves
 	RootCAs *x509.CertPool // that upstream certificates must chain to; nil: the system's
 	Log     *slog.Logger   // nil: discarded
 	Denied  func(Denial)   // called for each denial, may be nil; must not block
+
+	// RefuseUnknownTokens refuses token requests that name neither a placeholder nor a
+	// member's token. Default: they are passed on, as the agent's own affair.
+	RefuseUnknownTokens bool
 
 	MaxHead       int   // bytes of a request's or response's head; default 128 KiB, at most 192 KiB
 	MaxFields     int   // header fields in one head; default 200

@@ -19,6 +19,7 @@ type localAnswer struct {
 	body        []byte
 	retryAfter  string // Retry-After, "" for none
 	pool        string // Sluice-Pool, "" for none
+	noStore     bool   // Cache-Control, as RFC 6749 section 5.1 demands
 }
 
 func plainAnswer(status int, reason string) localAnswer {
@@ -91,6 +92,9 @@ func (a *localAnswer) fields() [][2]string {
 	}
 	if a.retryAfter != "" {
 		fields = append(fields, [2]string{"Retry-After", a.retryAfter})
+	}
+	if a.noStore {
+		fields = append(fields, [2]string{"Cache-Control", "no-store"})
 	}
 	if a.pool != "" {
 		fields = append(fields, [2]string{"Sluice-Pool", a.pool})

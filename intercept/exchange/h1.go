@@ -123,6 +123,11 @@ func (cl *client) exchange() (keep bool) {
 		clear(cl.tried[:])
 		cl.detach()
 	}()
+	if answer, err := cl.answerTokens(&a); err != nil {
+		return cl.sendFailed(err)
+	} else if answer != nil {
+		return cl.sayInstead(*answer)
+	}
 	if err := cl.findTie(&a); err != nil {
 		return cl.sendFailed(err)
 	}
@@ -145,6 +150,10 @@ func (cl *client) exchange() (keep bool) {
 			cl.settle(up)
 			return cl.sayInstead(x.failure(cl.route.Host, exhausted))
 		default:
+			if answer := cl.withhold(up, &a); answer != nil {
+				cl.settle(up)
+				return cl.sayInstead(*answer)
+			}
 			x.added.observe(time.Since(began) - cl.ahead)
 			if cl.resp.status == 101 {
 				cl.upgrade(up)

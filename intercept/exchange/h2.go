@@ -158,6 +158,9 @@ func (s *stream) run() {
 	cl, x := s.cl, s.cl.x
 	began := time.Now()
 	a := attempts{x: x, route: cl.route}
+	if s.answerTokens(&a) {
+		return
+	}
 	if s.findTie(&a) != nil {
 		x.counts.canceled.Add(1)
 		panic(http.ErrAbortHandler) // the client's body failed: it has gone
@@ -185,6 +188,9 @@ func (s *stream) run() {
 		v, exhausted := s.judge(resp, &a)
 		if v == verdictPass {
 			defer cancel(nil)
+			if s.withhold(resp, &a) {
+				return
+			}
 			x.added.observe(time.Since(began) - s.wait)
 			s.deliver(resp, s.tee(resp, &a.lease))
 			return

@@ -30,6 +30,13 @@ func (k *kept) replayable() bool {
 	return !k.lost && (k.err == nil || k.err == io.EOF)
 }
 
+// ended tells whether all of the body was read.
+func (k *kept) ended() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.err == io.EOF
+}
+
 func (k *kept) reader() io.ReadCloser { return &keptReader{k: k} }
 
 // release gives the blocks back. The source is closed first, which wakes a

@@ -12,13 +12,15 @@ import (
 // attempts is the part of an exchange that HTTP/1.1 and HTTP/2 share: which
 // member is asked, what its answer meant, and which is asked next.
 type attempts struct {
-	x     *Exchanger
-	route pool.Route
-	lease pool.Lease
-	tried []string
-	tie   pool.Tie // to the only member that may be asked; zero: to none
-	held  bool     // waited for a member already: once is enough
-	fresh bool     // was given another access token already: once is enough, too
+	x      *Exchanger
+	route  pool.Route
+	lease  pool.Lease
+	tried  []string
+	tie    pool.Tie // to the only member that may be asked; zero: to none
+	bare   bool     // no member is asked: the request goes out as it came
+	tokens bool     // to a token endpoint
+	held   bool     // waited for a member already: once is enough
+	fresh  bool     // was given another access token already: once is enough, too
 }
 
 // verdict is what becomes of an answer.
@@ -32,6 +34,9 @@ const (
 
 // first leases the first member.
 func (a *attempts) first(ctx context.Context) error {
+	if a.bare {
+		return nil
+	}
 	var err error
 	a.lease, err = a.acquire(ctx)
 	return err
@@ -87,6 +92,9 @@ func (a *attempts) afterRefresh(again bool) verdict {
 // observe has an answer judged and tells whether its member is now out. It
 // counts even if the client has hung up meanwhile.
 func (a *attempts) observe(ctx context.Context, answer pool.Answer) (refused bool) {
+	if a.bare {
+		return false
+	}
 	outcome, err := a.x.opts.Pools.Observe(context.WithoutCancel(ctx), a.lease, answer)
 	if err != nil {
 		a.x.opts.Log.Error("answer not recorded", "pool", a.lease.Pool, "member", a.lease.Member, "err", err)

@@ -52,7 +52,7 @@ const (
 
 // tee is nil unless the answer to a lease's request may say what its account made.
 func (x *Exchanger) tee(l *pool.Lease, r pool.Route, target string, status int, contentType, encoding string) *clueTee {
-	if x.opts.Ties == nil || status < 200 || status > 299 || !(isEventStream(contentType) || isJSON(contentType)) {
+	if x.opts.Ties == nil || l.Member == "" || status < 200 || status > 299 || !(isEventStream(contentType) || isJSON(contentType)) {
 		return nil
 	}
 	clues := x.opts.Ties.AnswerClues(r, target)
@@ -119,7 +119,7 @@ func (h *head) value(name string) string {
 // it goes.
 func (cl *client) findTie(a *attempts) error {
 	ties := cl.x.opts.Ties
-	if ties == nil {
+	if ties == nil || a.bare {
 		return nil
 	}
 	clues := ties.RequestClues(cl.route, string(cl.req.targetBytes()))
@@ -127,7 +127,10 @@ func (cl *client) findTie(a *attempts) error {
 		return nil
 	}
 	began := time.Now()
-	err := cl.readForClues(clues)
+	var err error
+	if isJSON(cl.req.value("content-type")) {
+		err = cl.readWhole(func(p []byte) { _, _ = clues.Write(p) })
+	}
 	if cl.ahead = time.Since(began); err != nil {
 		return err
 	}
@@ -145,16 +148,16 @@ func (cl *client) tee(l *pool.Lease) *clueTee {
 	return cl.x.tee(l, cl.route, string(cl.req.targetBytes()), h.status, h.value("content-type"), h.value("content-encoding"))
 }
 
-func (cl *client) readForClues(clues *pool.Clues) error {
+// readWhole reads the request's body, as far as it can be kept, before any of it is sent.
+func (cl *client) readWhole(see func([]byte)) error {
 	b := &cl.body
-	if b.framing.kind == bodyNone || !isJSON(cl.req.value("content-type")) {
+	if b.framing.kind == bodyNone {
 		return nil
 	}
 	var look framing // over what is at hand: chunked framing is part of it
 	if look.kind = b.framing.kind; look.kind == bodyLength {
 		look.left = cl.req.length
 	}
-	see := func(p []byte) { _, _ = clues.Write(p) }
 	look.through(b.first, see)
 	if cl.req.expect && !b.complete() {
 		// The client waits for a word before it sends what has to be read.
@@ -191,7 +194,7 @@ func (s *stream) tee(resp *http.Response, l *pool.Lease) *clueTee {
 // findTie is the same for HTTP/2.
 func (s *stream) findTie(a *attempts) error {
 	ties, route := s.cl.x.opts.Ties, s.cl.route
-	if ties == nil {
+	if ties == nil || a.bare {
 		return nil
 	}
 	clues := ties.RequestClues(route, s.r.RequestURI)
