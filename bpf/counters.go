@@ -29,5 +29,10 @@ func (r *Redirect) Counters() (map[string]uint64, error) {
 			all[name] += v
 		}
 	}
+	refused, err := r.unattached()
+	if err != nil {
+		return nil, err
+	}
+	all["refused_unattached"] = refused // since this process keeps vigil
 	return all, nil
 }

@@ -3,6 +3,7 @@ package bpf
 import (
 	"errors"
 	"fmt"
+	"os"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
@@ -56,7 +57,16 @@ func Probe() []Feature {
 		{Name: "getpeername hooks", MinKernel: "5.8", Err: haveHook(ebpf.CGroupSockAddr, ebpf.AttachCgroupInet4GetPeername)},
 		{Name: "cgroup bpf_link", MinKernel: "5.7", Err: haveCgroupLink()},
 		setRetval,
+		{Name: "refusing what is made again before it is attached (kernel type information)", MinKernel: "5.4", Optional: true, Err: haveBTF()},
 	}
+}
+
+// haveBTF looks for the kernel's type information, which the vigil's programs are fitted to the kernel by.
+func haveBTF() error {
+	if _, err := os.Stat("/sys/kernel/btf/vmlinux"); err != nil {
+		return fmt.Errorf("CONFIG_DEBUG_INFO_BTF: %w", errors.Join(ebpf.ErrNotSupported, err))
+	}
+	return nil
 }
 
 // haveHook loads a program for a hook that does nothing: the kernel refuses those for hooks it does not have.

@@ -6,6 +6,7 @@
  * handed over before the SYN leaves. Whatever cannot be redirected is refused.
  */
 #include "maps.h"
+#include "loopback.h"
 
 char __license[] SEC("license") = "Dual MIT/GPL";
 
@@ -40,23 +41,6 @@ static __always_inline int is_bound(__u32 user_port)
 	__u16 port = ntohs((__u16)user_port);
 
 	return bpf_map_lookup_elem(&ports, &port) != NULL;
-}
-
-static __always_inline int is_loopback4(__u32 ip)
-{
-	return (ip & htonl(0xff000000)) == htonl(0x7f000000) || ip == 0;
-}
-
-static __always_inline int is_mapped(const struct address *a)
-{
-	return a->word[0] == 0 && a->word[1] == 0 && a->word[2] == htonl(0xffff);
-}
-
-static __always_inline int is_loopback6(const struct address *a)
-{
-	if (is_mapped(a))
-		return is_loopback4(a->word[3]);
-	return a->word[0] == 0 && a->word[1] == 0 && a->word[2] == 0 && (a->word[3] == htonl(1) || a->word[3] == 0);
 }
 
 static __always_inline void map4(struct address *a, __u32 ip)

@@ -50,8 +50,11 @@ type Redirect struct {
 	lock    *os.File
 	adopted bool
 
+	haveSetRetval bool
+
 	mu    sync.Mutex
 	links map[uint64]*attachment // by cgroup id
+	vigil *vigil                 // nil until there is something to keep vigil over
 }
 
 // objects are what is loaded. Not the variables: their memory would keep a map in the kernel.
@@ -90,7 +93,7 @@ func Load(opts Options) (_ *Redirect, err error) {
 		return nil, fmt.Errorf("read the compiled programs: %w", err)
 	}
 	spec.Maps[redirectMapFlows].MaxEntries = opts.MaxFlows
-	if features.HaveProgramHelper(ebpf.CGroupSockAddr, asm.FnSetRetval) == nil {
+	if r.haveSetRetval = features.HaveProgramHelper(ebpf.CGroupSockAddr, asm.FnSetRetval) == nil; r.haveSetRetval {
 		if err := spec.Variables[redirectVarHaveSetRetval].Set(uint8(1)); err != nil {
 			return nil, fmt.Errorf("set %s: %w", redirectVarHaveSetRetval, err)
 		}
@@ -117,7 +120,7 @@ func (r *Redirect) Close() error {
 		errs = append(errs, a.close())
 		delete(r.links, id)
 	}
-	errs = append(errs, r.objs.redirectPrograms.Close(), r.objs.redirectMaps.Close())
+	errs = append(errs, r.closeVigil(), r.objs.redirectPrograms.Close(), r.objs.redirectMaps.Close())
 	if r.lock != nil {
 		errs = append(errs, r.lock.Close())
 		r.lock = nil
@@ -134,6 +137,13 @@ func (r *Redirect) Remove() error {
 		errs = append(errs, a.detach())
 		delete(r.links, id)
 	}
+	if r.vigil != nil {
+		for id, a := range r.vigil.above {
+			errs = append(errs, a.detach())
+			delete(r.vigil.above, id)
+		}
+	}
+	errs = append(errs, r.dropVigils())
 	r.mu.Unlock()
 	if err := os.RemoveAll(r.opts.PinDir); err != nil {
 		errs = append(errs, fmt.Errorf("remove pins: %w", err))

@@ -116,6 +116,7 @@ func (in *Interceptor) add(ctx context.Context, v Target, pid int) (Target, erro
 	if err := in.opts.Memory.Save(ctx, in.present(t)); err != nil {
 		return Target{}, errors.Join(fmt.Errorf("remember the target: %w", err), in.dismiss(t, hooked))
 	}
+	in.keepVigil()
 	in.accompany(t)
 	if hooked {
 		in.opts.Log.Info("attached", "target", t.ID, "cgroup", t.Cgroup)
@@ -215,6 +216,7 @@ func (in *Interceptor) detach(ctx context.Context, t *target) error {
 	if err := in.dismiss(t, hooked); err != nil {
 		return err
 	}
+	in.keepVigil()
 	in.opts.Log.Info("detached", "target", t.ID, "cgroup", t.Cgroup)
 	return nil
 }

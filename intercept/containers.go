@@ -227,6 +227,7 @@ func (in *Interceptor) bring(ctx context.Context, t *target, c container.Contain
 	t.Cgroup, t.CgroupID = path, 0
 	in.mu.Unlock()
 	in.raise(ctx, t)
+	in.keepVigil()
 	in.accompany(t)
 	in.confide(ctx, t, c.PID)
 }

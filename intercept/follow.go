@@ -141,3 +141,20 @@ func (in *Interceptor) raise(ctx context.Context, t *target) {
 		in.opts.Log.Error("listeners not taken back", "target", t.ID, "error", err)
 	}
 }
+
+// keepVigil has the places of the targets' cgroups watched by the kernel: what is made there again
+// is refused until it is attached, also when nobody runs who would do that. The caller holds ops.
+func (in *Interceptor) keepVigil() {
+	if in.opts.Vigils == nil {
+		return
+	}
+	var places []string
+	for _, t := range in.allTargets() {
+		if t.Cgroup != "" && t.Kind != KindRun {
+			places = append(places, t.Cgroup)
+		}
+	}
+	if err := in.opts.Vigils.SetVigils(places); err != nil {
+		in.opts.Log.Warn("a cgroup that is made again is not refused before it is attached", "error", err)
+	}
+}

@@ -50,6 +50,12 @@ type Flows interface {
 	Sweep(olderThan time.Duration) (removed int, err error)
 }
 
+// Vigils keeps cgroups from bound ports while they carry no programs. *bpf.Redirect is one.
+type Vigils interface {
+	// SetVigils makes these the cgroups, and no others, whether they are there now or not.
+	SetVigils(cgroupPaths []string) error
+}
+
 // Events tell of processes that have no listener in their network namespace.
 type Events interface {
 	// Read blocks for the next one; it fails for good once Close was called.
@@ -68,6 +74,8 @@ type Options struct {
 	Exchange  Exchange
 	Dialer    *Dialer // the one that Exchange dials with
 	Memory    Memory
+	// Vigils refuses what is made again in a target's place before we come to it. nil: that is let through.
+	Vigils Vigils
 	// Containers finds containers. nil: they cannot be attached by name.
 	Containers Containers
 	// Trust is told of each process of a target that others can be reached by. nil: nobody is.
@@ -272,6 +280,7 @@ func (in *Interceptor) restore(ctx context.Context) error {
 			return err
 		}
 	}
+	in.keepVigil()
 	return errors.Join(in.dropStrayHooks(), in.dropStrayListeners())
 }
 

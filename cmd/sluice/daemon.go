@@ -178,11 +178,11 @@ func (d *sluiced) openKernel(context.Context) error {
 	return nil
 }
 
-// leaveKernel keeps the hooks of what is attached, so that it stays closed. If
-// nothing is, nothing of sluice is left in the kernel.
+// leaveKernel keeps the hooks of what is attached, or would be if it were there, so that it
+// stays closed. If nothing is, nothing of sluice is left in the kernel.
 func (d *sluiced) leaveKernel() error {
 	attached, err := d.hooks.Attachments()
-	if err == nil && len(attached) == 0 {
+	if err == nil && len(attached) == 0 && !d.hooks.Vigilant() {
 		return d.hooks.Remove()
 	}
 	return errors.Join(err, d.hooks.Close())
@@ -260,7 +260,7 @@ func (d *sluiced) openInterceptor(context.Context) error {
 	d.acquired(scopes.close)
 	dialer := intercept.NewDialer()
 	d.exchange, err = exchange.New(exchange.Options{
-		Pools: d.keep, Ties: d.keep, Tokens: d.keep, Dialer: dialer, Leaves: d.ca, RootCAs: roots, Log: d.log, Denied: d.denied,
+		Pools: d.keep, Ties: d.keep, Dialer: dialer, Leaves: d.ca, RootCAs: roots, Log: d.log, Denied: d.denied,
 		MaxReplayBody: d.cfg.Replay.MaxBody, ReplayBudget: d.cfg.Replay.Budget,
 	})
 	if err != nil {
@@ -268,7 +268,7 @@ func (d *sluiced) openInterceptor(context.Context) error {
 	}
 	d.in, err = intercept.New(intercept.Options{
 		Hooks: d.hooks, Listeners: d.hooks, Flows: d.hooks, Events: events, Routes: d.keep, Exchange: d.exchange, Dialer: dialer,
-		Memory: newTargetMemory(d.store, d.record, scopes), Containers: d.finder, Log: d.log, Drain: d.cfg.DrainTime, Denied: d.denied,
+		Memory: newTargetMemory(d.store, d.record, scopes), Containers: d.finder, Vigils: d.hooks, Log: d.log, Drain: d.cfg.DrainTime, Denied: d.denied,
 	})
 	if err != nil {
 		return errors.Join(err, events.Close(), d.exchange.Shutdown(context.Background()))
@@ -389,7 +389,14 @@ func (d *sluiced) run(ctx context.Context) error {
 	group.Go(func() error { return d.in.Run(ctx) })
 	group.Go(func() error { return d.writeNotes(ctx) })
 	group.Go(func() error { return d.watch.Run(ctx) })
-	group.Go(func() error { return d.resets.Run(ctx) })
+	group.Go(func() error {
+		select {
+		case <-d.in.Ready(): // agents are reset in what is attached, and the remembered targets are by now
+			return d.resets.Run(ctx)
+		case <-ctx.Done():
+			return nil
+		}
+	})
 	group.Go(func() error { return d.renewAuthority(ctx) })
 	group.Go(func() error { return d.serveTCP(ctx) })
 	for _, bot := range d.bots {
