@@ -422,7 +422,6 @@ func (c *contract) internalErrors(s *served, log *lockedBuffer) {
 	c.ask(s, 500, "DELETE", "/api/credentials/a", "")
 	c.ask(s, 500, "POST", "/api/pools", `{"name":"z","members":["spare"],"provider":"gemini"}`)
 	c.ask(s, 500, "DELETE", "/api/pools/p", "")
-	c.ask(s, 500, "POST", "/api/pools/p/clear", "")
 	c.ask(s, 500, "POST", "/api/pools/p/auth-reset-target", `{"target":"x"}`)
 	c.ask(s, 500, "POST", "/api/pools/cold/reset-agent", "")
 	c.ask(s, 500, "POST", "/api/pools/p/members/spare", "")
@@ -440,6 +439,8 @@ func (forgetful) Credentials(context.Context) ([]pool.Credential, error) {
 	return nil, errors.New("no memory of it")
 }
 
+func (forgetful) Clear(context.Context, string, string) error { return errors.New("clear what?") }
+
 // stuck is a data plane that cannot let go.
 type stuck struct{ *cgroups }
 
@@ -448,9 +449,10 @@ func (stuck) DetachAll(context.Context) error { return errors.New("device or res
 // brokenParts brings about what the real ones do not do on request.
 func (c *contract) brokenParts() {
 	s := newServed(c, io.Discard, func(o *control.Options) {
-		o.Credentials, o.Targets, o.Authority = forgetful{}, stuck{new(cgroups)}, authority{fails: true}
+		o.Credentials, o.Members, o.Targets, o.Authority = forgetful{}, forgetful{}, stuck{new(cgroups)}, authority{fails: true}
 	})
 	c.ask(s, 500, "GET", "/api/credentials", "")
+	c.ask(s, 500, "POST", "/api/pools/p/clear", "")
 	c.ask(s, 500, "DELETE", "/api/targets", "")
 	// A pool that no certificate can be made for is not left behind.
 	if _, err := s.keeper.AddCredential(c.Context(), pool.CredentialSpec{Name: "a", Secret: vault.NewSecret([]byte("s"))}); err != nil {
