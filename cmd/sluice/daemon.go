@@ -202,7 +202,7 @@ func (d *sluiced) openPools(ctx context.Context) error {
 		return err
 	}
 	d.keep, err = pool.NewKeeper(ctx, pool.Options{
-		HTTP: pool.TokenClient(roots),
+		HTTP:  pool.TokenClient(roots),
 		Store: d.store, Vault: secrets, Log: d.log, MaxStatedRetry: d.cfg.Pool.MaxStatedRetry, ProbeInterval: probes,
 		MaxHeld: d.cfg.Pool.MaxHeld,
 	})
@@ -260,8 +260,8 @@ func (d *sluiced) openInterceptor(context.Context) error {
 	d.acquired(scopes.close)
 	dialer := intercept.NewDialer()
 	d.exchange, err = exchange.New(exchange.Options{
-		Pools: d.keep, Ties: d.keep, Dialer: dialer, Leaves: d.ca, RootCAs: roots, Log: d.log, Denied: d.denied,
-		MaxReplayBody: d.cfg.Replay.MaxBody, ReplayBudget: d.cfg.Replay.Budget,
+		Pools: d.keep, Ties: d.keep, Tokens: d.keep, Dialer: dialer, Leaves: d.ca, RootCAs: roots, Log: d.log, Denied: d.denied,
+		RefuseUnknownTokens: d.cfg.RefuseTokens, MaxReplayBody: d.cfg.Replay.MaxBody, ReplayBudget: d.cfg.Replay.Budget,
 	})
 	if err != nil {
 		return errors.Join(err, events.Close())
