@@ -73,6 +73,7 @@ func (k *Keeper) PoolStatus(ctx context.Context, name string) (PoolStatus, error
 		Hold:  p.pool.Hold,
 		State: stateOf(members, now),
 	}
+	s.Agent = k.agentTokensOf(p)
 	active := choose(members, p.activeIndex(), now)
 	for i := range p.members {
 		m := MemberStatus{Name: p.members[i].name, State: MemberStandby}

@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
+	"slices"
 	"strings"
 )
 
@@ -117,6 +118,16 @@ func (k *Keeper) Placeholders(pools []string) map[string]string {
 		}
 	}
 	return env
+}
+
+// agentTokensOf are nil for a pool without an OAuth account.
+func (k *Keeper) agentTokensOf(p *poolView) *AgentTokens {
+	v := k.view.Load()
+	if !slices.ContainsFunc(p.members, func(m memberView) bool { return v.credentials[m.name].Type == OAuth }) {
+		return nil
+	}
+	t := agentTokens(k.key, p.pool)
+	return &t
 }
 
 // AgentTokens are a pool's placeholders for OAuth agents.

@@ -77,6 +77,7 @@ type PoolStatus struct {
 	Active          string    // "" if exhausted
 	RecoversAt      time.Time // zero unless exhausted with an end in sight
 	Members         []MemberStatus
+	Agent           *AgentTokens // what an OAuth agent may hold; nil: the pool has no OAuth account
 }
 
 // validate checks and completes a pool that is to be made: whether its members

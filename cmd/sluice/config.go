@@ -37,6 +37,7 @@ type config struct {
 	LogFormat     string
 	Pool          poolConfig
 	Replay        replayConfig
+	RefuseTokens  bool // that nobody knows, at the token endpoints of accounts
 	API           apiConfig
 	Notify        notifyConfig
 	ResetAlways   bool // also agents that were told nothing
@@ -87,6 +88,9 @@ type rawConfig struct {
 		MaxBody *int64 `toml:"max_body_mib"`
 		Budget  *int64 `toml:"budget_mib"`
 	} `toml:"replay"`
+	Accounts struct {
+		UnknownTokens *string `toml:"unknown_tokens"`
+	} `toml:"accounts"`
 	API             rawAPI                `toml:"api"`
 	Notify          rawNotify             `toml:"notify"`
 	ResetOnlyIfSeen *bool                 `toml:"reset_only_if_seen"`
@@ -162,6 +166,9 @@ func parseConfig(text []byte) (config, error) {
 	body, budget := c.Replay.MaxBody>>20, c.Replay.Budget>>20
 	keep(between("replay.max_body_mib", raw.Replay.MaxBody, &body, 1, 1<<10))
 	keep(between("replay.budget_mib", raw.Replay.Budget, &budget, 1, 1<<16))
+	unknown := "pass"
+	keep(choice("accounts.unknown_tokens", raw.Accounts.UnknownTokens, &unknown, "pass", "refuse"))
+	c.RefuseTokens = unknown == "refuse"
 	c.Replay = replayConfig{MaxBody: body << 20, Budget: budget << 20}
 	if raw.UpstreamRoots != nil && *raw.UpstreamRoots != "" {
 		var readErr error

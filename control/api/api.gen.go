@@ -305,6 +305,14 @@ type AgentReset struct {
 // AgentResetKind defines model for AgentReset.Kind.
 type AgentResetKind string
 
+// AgentTokens What an OAuth agent holds in the place of its tokens. They open nothing, never change, and their renewal is answered
+// by sluice. Left out for a pool without an OAuth account.
+type AgentTokens struct {
+	AccessToken  string `json:"access_token"`
+	IdToken      string `json:"id_token"`
+	RefreshToken string `json:"refresh_token"`
+}
+
 // AttachedTarget defines model for AttachedTarget.
 type AttachedTarget struct {
 	Cgroup   string `json:"cgroup"`
@@ -596,6 +604,10 @@ type PoolStatus struct {
 
 	// AgentProfile How that agent is reset; empty for no reset.
 	AgentProfile string `json:"agent_profile"`
+
+	// AgentTokens What an OAuth agent holds in the place of its tokens. They open nothing, never change, and their renewal is answered
+	// by sluice. Left out for a pool without an OAuth account.
+	AgentTokens *AgentTokens `json:"agent_tokens,omitempty"`
 
 	// AuthResetTarget What the agent's auth is reset for on recovery; empty for no reset.
 	AuthResetTarget string    `json:"auth_reset_target"`

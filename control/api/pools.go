@@ -129,7 +129,12 @@ func (s *Server) poolStatus(p pool.PoolStatus) PoolStatus {
 			Until: instant(m.Until), RemainingSeconds: secondsUntil(m.Until, s.now()),
 		})
 	}
+	var held *AgentTokens
+	if p.Agent != nil {
+		held = &AgentTokens{AccessToken: p.Agent.AccessToken, RefreshToken: p.Agent.RefreshToken, IdToken: p.Agent.IDToken}
+	}
 	return PoolStatus{
+		AgentTokens: held,
 		Name: p.Name, Strategy: Strategy(p.Strategy), Provider: p.Provider, Members: members,
 		AuthResetTarget: p.AuthResetTarget, AgentProfile: p.AgentProfile, Container: p.Container, HoldSeconds: int64(p.Hold / time.Second),
 		Bindings: newBindings(p.Bindings), State: PoolState(p.State), Active: p.Active, RecoversAt: instant(p.RecoversAt),
