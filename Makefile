@@ -19,7 +19,7 @@ TESTFLAGS ?=
 PKG       ?= ./...
 
 .DEFAULT_GOAL := help
-.PHONY: help build deps generate drift fmt lint unit kernel test allocs demo bench fuzz clean
+.PHONY: help build deps generate drift fmt lint unit kernel test allocs soak demo bench fuzz clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,6 +61,9 @@ test: ## everything: dependencies, lint, generated files, every test (as root)
 
 allocs: ## allocations on the request path (the race detector's would be counted too)
 	$(GO) test -run Alloc ./intercept/exchange ./intercept/sniff
+
+soak: ## pools of every preset run out at random, daemons are killed, notices are counted, for SOAK (default 10m; as root)
+	SLUICE_KERNEL_TESTS=require SLUICE_SOAK=$(or $(SOAK),10m) $(GO) test -race -count 1 -timeout 3h -v -run '^TestSoak$$' ./cmd/sluice ./monitor
 
 demo: ## see it work: two keys, one running out, then both, then recovery (as root)
 	@[ "$$(id -u)" = 0 ] || { echo "make demo: it attaches BPF programs and makes network namespaces: run 'sudo make demo'" >&2; exit 1; }

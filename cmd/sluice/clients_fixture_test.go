@@ -164,7 +164,13 @@ func (h *house) sluice(stdin string, args ...string) string {
 // an empty environment but for env.
 func (h *house) agent(env []string, argv ...string) *exec.Cmd {
 	h.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), commandLimit)
+	return h.agentFor(commandLimit, env, argv...)
+}
+
+// agentFor is agent for a command that may take longer.
+func (h *house) agentFor(limit time.Duration, env []string, argv ...string) *exec.Cmd {
+	h.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	h.t.Cleanup(cancel)
 	script := `mount --bind "$0" /etc/hosts && exec env -i "$@"`
 	base := []string{"PATH=" + os.Getenv("PATH"), "HOME=" + h.dir, "SLUICE_SOCKET=" + h.socket, quickExit}
