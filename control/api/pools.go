@@ -135,7 +135,7 @@ func (s *Server) poolStatus(p pool.PoolStatus) PoolStatus {
 	}
 	return PoolStatus{
 		AgentTokens: held,
-		Name: p.Name, Strategy: Strategy(p.Strategy), Provider: p.Provider, Members: members,
+		Name:        p.Name, Strategy: Strategy(p.Strategy), Provider: p.Provider, Members: members,
 		AuthResetTarget: p.AuthResetTarget, AgentProfile: p.AgentProfile, Container: p.Container, HoldSeconds: int64(p.Hold / time.Second),
 		Bindings: newBindings(p.Bindings), State: PoolState(p.State), Active: p.Active, RecoversAt: instant(p.RecoversAt),
 	}
