@@ -84,6 +84,7 @@ func (o *Operations) unchanged(ctx context.Context, seen string, names []string)
 // Version is another one for any other members, order, states, cooldowns and
 // settings of a pool. It does not change with the time that passes.
 func Version(p pool.PoolStatus) string {
+	p.Agent = nil // follows from the name
 	text, err := json.Marshal(p)
 	if err != nil {
 		// Strings, numbers and times of this century always have a JSON form.

@@ -179,6 +179,10 @@ func TestVersion(t *testing.T) {
 	t.Parallel()
 	base := pool.PoolStatus{Name: "p", Members: []pool.MemberStatus{{Name: "a"}, {Name: "b"}}, Active: "a"}
 	seen := map[string]bool{control.Version(base): true}
+	agent := base
+	if agent.Agent = (&pool.AgentTokens{AccessToken: "x"}); !seen[control.Version(agent)] {
+		t.Error("what an agent may hold is no change of the pool")
+	}
 	for _, change := range []func(*pool.PoolStatus){
 		func(p *pool.PoolStatus) { p.Members = p.Members[:1] },
 		func(p *pool.PoolStatus) { p.Members = []pool.MemberStatus{p.Members[1], p.Members[0]} },
