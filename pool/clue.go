@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"hash"
+	"net/url"
 	"slices"
 	"strings"
 )
@@ -21,53 +22,62 @@ type Clue struct {
 
 // tieRules say what of a provider's API belongs to the account that made it.
 type tieRules struct {
-	paths    []string // path segments of what accounts own: /v1/SEGMENT/ID
-	ids      []string // keys of an answer under which it is named
-	refs     []string // keys of a request that name it
+	paths    []string // path segments of what accounts own: /v1/SEGMENT/ID, or a verb, /v1/x:VERB
+	ids      []string // keys of an answer under which it names what it made
+	refs     []string // keys of a request that name that
 	prefixes []string // of such names, wherever they stand in a request
 	plain    []string // prefixes of names that stand for nothing: what they name is sent along with them
 	sealed   []string // keys whose value can only be read by the account that made it
-	tail     bool     // a name is the last two segments of a URL: files/ID
+	itemRef  string   // type of an object whose "id" names something, "" if there is none
+	tail     bool     // a name that is a path is its last two segments: files/ID
+	bare     string   // segment of paths after which a name of such a provider is an ID alone
 }
 
 // tieRulesOf are the rules of a preset, nil if nothing of its API is known to be an account's.
-// OpenAI: platform.openai.com/docs/api-reference (responses, conversations, files, batches);
-// "encrypted_content" is bound to the organization that received it. Anthropic:
-// docs.anthropic.com (files, message batches, containers). Gemini: ai.google.dev/api (files,
-// cached contents).
+// An "id" of a request counts by its prefix only, or in a reference: others are the agent's
+// own, or of what is sent along with them.
+//
+// OpenAI: platform.openai.com/docs/api-reference (responses, conversations, files, batches,
+// audio in chats); "encrypted_content" is bound to the organization that received it.
+// Anthropic: docs.anthropic.com (files, message batches, containers, skills). Gemini:
+// ai.google.dev/api (files, cached contents, batches, interactions).
 func tieRulesOf(provider string) *tieRules {
 	switch provider {
 	case "openai", "codex":
 		return &tieRules{
 			paths: []string{
 				"responses", "conversations", "files", "uploads", "batches", "threads", "assistants", "runs",
-				"vector_stores", "containers", "jobs", "evals", "videos", "input_items",
+				"vector_stores", "containers", "jobs", "evals", "videos", "input_items", "completions",
 			},
-			ids: []string{"id"},
+			ids: []string{"id", "output_file_id", "error_file_id", "result_files", "container_id"},
 			refs: []string{
-				"previous_response_id", "conversation", "id", "file_id", "file_ids", "input_file_id", "vector_store_ids",
+				"previous_response_id", "conversation", "file_id", "file_ids", "input_file_id", "vector_store_ids",
 				"container", "assistant_id", "thread_id", "training_file",
 			},
 			prefixes: []string{
-				"resp_", "rs_", "conv_", "file-", "file_", "upload_", "batch_", "thread_", "asst_", "run_", "vs_", "cntr_", "ftjob-",
+				"resp_", "rs_", "conv_", "file-", "file_", "upload_", "batch_", "thread_", "asst_", "run_", "vs_", "cntr_", "ftjob-", "audio_",
 			},
-			plain:  []string{"msg_", "fc_", "call_", "ctc_"},
-			sealed: []string{"encrypted_content"},
+			plain:   []string{"call_", "chatcmpl-"},
+			sealed:  []string{"encrypted_content"},
+			itemRef: "item_reference",
 		}
 	case "anthropic":
 		return &tieRules{
-			paths:    []string{"files", "batches"},
-			ids:      []string{"id"},
+			paths:    []string{"files", "batches", "messages", "skills"},
+			ids:      []string{"id", "file_id"},
 			refs:     []string{"file_id", "container"},
-			prefixes: []string{"file_", "msgbatch_", "container_"},
-			plain:    []string{"msg_", "toolu_", "srvtoolu_"},
+			prefixes: []string{"file_", "msgbatch_", "container_", "skill_"},
+			plain:    []string{"msg_", "toolu_", "srvtoolu_", "mcptoolu_"},
 		}
 	case "gemini":
 		return &tieRules{
-			paths: []string{"files", "cachedContents"},
-			ids:   []string{"name", "uri"},
-			refs:  []string{"fileUri", "file_uri", "cachedContent", "cached_content"},
-			tail:  true,
+			paths: []string{"files", "cachedContents", "batches", "batchGenerateContent", "fileSearchStores", "interactions"},
+			ids:   []string{"name", "uri", "responsesFile", "id"},
+			refs: []string{
+				"fileUri", "file_uri", "uri", "fileName", "file_name", "cachedContent", "cached_content",
+				"fileSearchStoreNames", "file_search_store_names", "previous_interaction_id",
+			},
+			tail: true, bare: "interactions",
 		}
 	}
 	return nil
@@ -94,8 +104,11 @@ type Clues struct {
 	ended   bool   // a string ended, and it is not known yet whether it was a key
 
 	class keyClass // of the last key
-	field string
-	hash  hash.Hash // of a sealed value
+	item  Mark     // the "id" of the object at hand, if isItem
+	// isItem: it has one; isRef: its type says that it refers to that.
+	isItem, isRef bool
+	field         string
+	hash          hash.Hash // of a sealed value
 
 	found []Clue
 	taken int
@@ -107,6 +120,8 @@ const (
 	keyOther keyClass = iota
 	keyName
 	keySealed
+	keyItem
+	keyType
 )
 
 // answerClues reads what an answer hands out.
@@ -119,18 +134,34 @@ func (t *tieRules) requestClues(target string) *Clues {
 	for _, segment := range segments(target) {
 		switch {
 		case t.tail && slices.Contains(t.paths, before):
-			c.add(before+"/"+segment, "path")
+			segment, _, _ = strings.Cut(segment, ":") // custom verbs: files/ID:download
+			if before != t.bare {
+				segment = before + "/" + segment
+			}
+			c.add(segment, "path")
 		case slices.Contains(t.paths, before) || hasPrefix(segment, t.prefixes):
 			c.add(segment, "path")
 		}
-		before, _, _ = strings.Cut(segment, ":") // Gemini's custom verbs: files/ID:download
+		before = segment
+	}
+	_, query, _ := strings.Cut(target, "?")
+	for query != "" {
+		var pair string
+		pair, query, _ = strings.Cut(query, "&")
+		key, value, _ := strings.Cut(pair, "=")
+		if name, err := url.QueryUnescape(value); err == nil && hasPrefix(name, t.prefixes) {
+			c.add(name, key)
+		}
 	}
 	return c
 }
 
 // owns says whether a target is where accounts make or name what is theirs.
 func (t *tieRules) owns(target string) bool {
-	return slices.ContainsFunc(segments(target), func(s string) bool { return slices.Contains(t.paths, s) })
+	return slices.ContainsFunc(segments(target), func(s string) bool {
+		_, verb, _ := strings.Cut(s, ":")
+		return slices.Contains(t.paths, s) || slices.Contains(t.paths, verb)
+	})
 }
 
 func segments(target string) []string {
@@ -170,6 +201,12 @@ func (c *Clues) between(p []byte) []byte {
 		}
 	}
 	i := bytes.IndexByte(p, '"')
+	if !c.answer && c.rules.itemRef != "" {
+		c.objects(p[:max(i, 0)])
+		if i < 0 {
+			c.objects(p)
+		}
+	}
 	if i < 0 {
 		return nil
 	}
@@ -181,6 +218,21 @@ func (c *Clues) between(p []byte) []byte {
 		c.hash.Reset()
 	}
 	return p[i+1:]
+}
+
+// objects looks at where objects begin and end.
+func (c *Clues) objects(p []byte) {
+	for _, b := range p {
+		switch b {
+		case '}':
+			if c.isItem && c.isRef {
+				c.addMark(c.item, c.rules.itemRef)
+			}
+			c.isItem, c.isRef = false, false
+		case '{':
+			c.isItem, c.isRef = false, false
+		}
+	}
 }
 
 // text goes on within a string.
@@ -269,12 +321,21 @@ func (c *Clues) key() {
 			c.class, c.field = keySealed, k
 		}
 	}
+	if c.class == keyOther && !c.answer && c.rules.itemRef != "" {
+		switch string(c.tok) {
+		case "id":
+			c.class = keyItem
+		case "type":
+			c.class = keyType
+		}
+	}
 }
 
 // value ends a string that is a value.
 func (c *Clues) value() {
 	c.ended = false
 	switch {
+	case c.class == keySealed && len(c.tok) == 0 && !c.long: // nothing is sealed in it
 	case c.class == keySealed:
 		var m Mark
 		copy(m[:], c.hash.Sum(nil))
@@ -284,7 +345,16 @@ func (c *Clues) value() {
 		c.add(string(c.tok), c.field)
 	case !c.answer && c.prefixed():
 		c.add(string(c.tok), "a reference to "+string(c.tok))
+	case c.class == keyItem && len(c.tok) > 0:
+		c.item, c.isItem = markOf(c.tok), true
+	case c.class == keyType && string(c.tok) == c.rules.itemRef:
+		c.isRef = true
 	}
+}
+
+func markOf(name []byte) Mark {
+	sum := sha256.Sum256(name)
+	return Mark(sum[:16])
 }
 
 // prefixed is hasPrefix of the string at hand, without a copy of it.
@@ -298,7 +368,7 @@ func (c *Clues) prefixed() bool {
 }
 
 func (c *Clues) add(name, field string) {
-	if c.rules.tail {
+	if c.rules.tail && strings.Contains(name, "/") {
 		name, _, _ = strings.Cut(name, ":download")
 		parts := strings.Split(name, "/")
 		if len(parts) < 2 || !slices.Contains(c.rules.paths, parts[len(parts)-2]) {
@@ -309,8 +379,7 @@ func (c *Clues) add(name, field string) {
 	if name == "" || hasPrefix(name, c.rules.plain) {
 		return
 	}
-	sum := sha256.Sum256([]byte(name))
-	c.addMark(Mark(sum[:16]), field)
+	c.addMark(markOf([]byte(name)), field)
 }
 
 func (c *Clues) addMark(m Mark, field string) {

@@ -33,10 +33,27 @@ func TestClues(t *testing.T) {
 		{"tool call is nobody's", "openai", false, "/v1/chat/completions", `{"messages":[{"tool_calls":[{"id":"call_1"}],"tool_call_id":"call_1"}]}`, nil},
 		{"gemini", "gemini", false, "/v1beta/models/m:generateContent", `{"contents":[{"parts":[{"file_data":{"file_uri":"https://generativelanguage.googleapis.com/v1beta/files/abc"}}]}],"cachedContent":"cachedContents/x"}`, []string{"files/abc", "cachedContents/x"}},
 		{"gemini path", "gemini", false, "/v1beta/files/abc", "", []string{"files/abc"}},
-		{"response", "openai", true, "/v1/responses", `{"id":"resp_1","output":[{"type":"reasoning","id":"rs_1","encrypted_content":"xyz"},{"id":"msg_1"}]}`, []string{"resp_1", "rs_1", "xyz"}},
+		{"response", "openai", true, "/v1/responses", `{"id":"resp_1","output":[{"type":"reasoning","id":"rs_1","encrypted_content":"xyz"},{"id":"msg_1"}]}`, []string{"resp_1", "rs_1", "msg_1", "xyz"}},
 		{"stream", "openai", true, "/v1/responses", "event: response.created\ndata: {\"type\":\"response.created\",\"response\":{\"id\":\"resp_1\"}}\n\ndata: {\"response\":{\"id\":\"resp_1\"}}\n\n", []string{"resp_1"}},
 		{"upload", "openai", true, "/v1/files", `{"object":"file","id":"file-abc","filename":"x"}`, []string{"file-abc"}},
 		{"gemini upload", "gemini", true, "/upload/v1beta/files", `{"file":{"name":"files/abc","displayName":"d","uri":"https://g/v1beta/files/abc"}}`, []string{"files/abc"}},
+		{"empty reasoning is nobody's", "openai", false, "/v1/responses", `{"input":[{"type":"reasoning","encrypted_content":""}]}`, nil},
+		{"empty reasoning is not made", "openai", true, "/v1/responses", `{"id":"resp_1","item":{"encrypted_content":"","content":[]}}`, []string{"resp_1"}},
+		{"an id of the agent's own", "openai", false, "/v1/responses", `{"metadata":{"id":"session 1"},"tools":[{"parameters":{"examples":[{"id":"7"}]}}]}`, nil},
+		{"items sent along", "openai", false, "/v1/responses", `{"input":[{"type":"message","id":"msg_1"},{"id":"fc_1","type":"function_call"}]}`, nil},
+		{"items referred to", "openai", false, "/v1/responses", `{"input":[{"type":"item_reference","id":"msg_1"},{"id":"msg_2"},{"id":"fc_1", "type" : "item_reference" }]}`, []string{"msg_1", "fc_1"}},
+		{"type of another object", "openai", false, "/v1/responses", `{"input":[{"id":"msg_1","x":{"type":"item_reference"}},{"type":"item_reference"},{"id":"msg_2"}]}`, nil},
+		{"in the query", "openai", false, "/v1/files?limit=3&after=file%2Dabc", "", []string{"file-abc"}},
+		{"files of a batch", "openai", true, "/v1/batches/batch_1", `{"id":"batch_1","input_file_id":"file-in","output_file_id":"file-out","error_file_id":null,"metadata":{}}`, []string{"batch_1", "file-out"}},
+		{"container of a tool", "openai", true, "/v1/responses", `{"id":"resp_1","output":[{"id":"ci_1","type":"code_interpreter_call","container_id":"cntr_1"}]}`, []string{"resp_1", "ci_1", "cntr_1"}},
+		{"spoken answer", "openai", true, "/v1/chat/completions", `{"id":"chatcmpl-1","choices":[{"message":{"audio":{"id":"audio_1"},"tool_calls":[{"id":"call_1"}]}}]}`, []string{"audio_1"}},
+		{"spoken before", "openai", false, "/v1/chat/completions", `{"messages":[{"role":"assistant","audio":{"id":"audio_1"}}]}`, []string{"audio_1"}},
+		{"made by code", "anthropic", true, "/v1/messages", `{"id":"msg_1","container":{"id":"container_1"},"content":[{"type":"server_tool_use","id":"srvtoolu_1"},{"content":[{"type":"code_execution_output","file_id":"file_011"}]}]}`, []string{"container_1", "file_011"}},
+		{"container again", "anthropic", false, "/v1/messages", `{"container":{"id":"container_1","skills":[{"skill_id":"pptx"},{"skill_id":"skill_01"}]},"messages":[]}`, []string{"container_1", "skill_01"}},
+		{"gemini batch", "gemini", true, "/v1beta/models/m:batchGenerateContent", `{"name":"batches/b","metadata":{"model":"models/m","output":{"responsesFile":"files/batch-b"}}}`, []string{"batches/b", "files/batch-b"}},
+		{"gemini download", "gemini", false, "/v1beta/files/abc:download?alt=media", "", []string{"files/abc"}},
+		{"gemini interaction", "gemini", true, "/v1beta/interactions", `{"id":"v1_abc","status":"completed"}`, []string{"v1_abc"}},
+		{"gemini goes on", "gemini", false, "/v1beta/interactions", `{"previous_interaction_id":"v1_abc","input":"on"}`, []string{"v1_abc"}},
 		{"cut off", "openai", false, "/v1/responses", `{"previous_response_id":"resp_`, nil},
 		{"not JSON", "openai", false, "/v1/responses", `previous_response_id=resp_1`, nil},
 	} {
@@ -108,6 +125,27 @@ func BenchmarkClues(b *testing.B) {
 		_, _ = c.Write(body)
 		if c.End(); len(c.Take()) != 1 {
 			b.Fatal("not found")
+		}
+	}
+}
+
+func TestOwns(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		provider, target string
+		want             bool
+	}{
+		{"openai", "/v1/responses?stream=true", true},
+		{"codex", "/backend-api/codex/responses", true},
+		{"openai", "/v1/models", false},
+		{"openai", "/v1/embeddings", false},
+		{"anthropic", "/v1/messages", true},
+		{"anthropic", "/v1/models", false},
+		{"gemini", "/v1beta/models/m:batchGenerateContent", true},
+		{"gemini", "/v1beta/models/m:streamGenerateContent?alt=sse", false},
+	} {
+		if got := tieRulesOf(c.provider).owns(c.target); got != c.want {
+			t.Errorf("%s %s: %v", c.provider, c.target, got)
 		}
 	}
 }

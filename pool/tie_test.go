@@ -199,8 +199,8 @@ func TestOnlyThoseWithAChoiceLookForTies(t *testing.T) {
 	if b.RequestClues(r, "/v1/responses") != nil {
 		t.Error("there is one member only")
 	}
-	if b.AnswerClues(r, "/v1/chat/completions") != nil {
-		t.Error("chat completions hand out nothing")
+	if b.AnswerClues(r, "/v1/embeddings") != nil {
+		t.Error("embeddings hand out nothing")
 	}
 	b.add(t, "b")
 	if err := b.AddMember(t.Context(), "p", "b"); err != nil {
