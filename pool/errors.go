@@ -50,6 +50,11 @@ func Conflict(format string, args ...any) error {
 	return &Error{Code: CodeConflict, Message: fmt.Sprintf(format, args...)}
 }
 
+// Unavailable says that something cannot be done now but may be later: stores return it.
+func Unavailable(format string, args ...any) error {
+	return &Error{Code: CodeUnavailable, Message: fmt.Sprintf(format, args...)}
+}
+
 // ErrNoPool is returned by [Keeper.Acquire] for a route whose pool or binding is gone.
 var ErrNoPool = errors.New("the pool that bound this host is gone")
 

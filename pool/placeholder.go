@@ -6,7 +6,6 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
-	"slices"
 	"strings"
 )
 
@@ -123,11 +122,13 @@ func (k *Keeper) Placeholders(pools []string) map[string]string {
 // agentTokensOf are nil for a pool without an OAuth account.
 func (k *Keeper) agentTokensOf(p *poolView) *AgentTokens {
 	v := k.view.Load()
-	if !slices.ContainsFunc(p.members, func(m memberView) bool { return v.credentials[m.name].Type == OAuth }) {
-		return nil
+	for i := range p.members {
+		if v.credentials[p.members[i].name].Type == OAuth {
+			t := agentTokens(k.key, p.pool)
+			return &t
+		}
 	}
-	t := agentTokens(k.key, p.pool)
-	return &t
+	return nil
 }
 
 // AgentTokens are a pool's placeholders for OAuth agents.

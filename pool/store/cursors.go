@@ -32,7 +32,7 @@ func (db *DB) Cursor(ctx context.Context, reader string) (int64, error) {
 
 // SetCursor moves a reader on. It never goes back.
 func (db *DB) SetCursor(ctx context.Context, reader string, seq int64) error {
-	if _, err := db.sql.ExecContext(ctx, `INSERT INTO cursors (name, seq) VALUES (?, ?)
+	if _, err := db.exec(ctx, `INSERT INTO cursors (name, seq) VALUES (?, ?)
 		ON CONFLICT (name) DO UPDATE SET seq = MAX(seq, excluded.seq)`, reader, seq); err != nil {
 		return fmt.Errorf("move the cursor of %s: %w", reader, err)
 	}
@@ -87,7 +87,7 @@ func (db *DB) CountAfter(ctx context.Context, after int64) (int64, error) {
 // PruneEvents deletes the oldest events that every reader is past, down to the
 // newest keep.
 func (db *DB) PruneEvents(ctx context.Context, keep int64) (int64, error) {
-	res, err := db.sql.ExecContext(ctx, `DELETE FROM events WHERE seq <= (SELECT MAX(seq) FROM events) - ?
+	res, err := db.exec(ctx, `DELETE FROM events WHERE seq <= (SELECT MAX(seq) FROM events) - ?
 		AND seq <= COALESCE((SELECT MIN(seq) FROM cursors), (SELECT MAX(seq) FROM events))`, keep)
 	if err != nil {
 		return 0, fmt.Errorf("prune events: %w", err)

@@ -15,6 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 	"modernc.org/sqlite"
 	sqlite3 "modernc.org/sqlite/lib"
+
+	"github.com/sluice-proxy/sluice/pool"
 )
 
 // FileName is the database's name in the state directory.
@@ -160,6 +162,24 @@ func (db *DB) explain(err error) error {
 
 // tx runs f in a transaction.
 func (db *DB) tx(ctx context.Context, f func(*sql.Tx) error) error {
+	return db.sayFull(db.inTx(ctx, f))
+}
+
+// exec runs one statement that changes something.
+func (db *DB) exec(ctx context.Context, statement string, args ...any) (sql.Result, error) {
+	res, err := db.sql.ExecContext(ctx, statement, args...)
+	return res, db.sayFull(err)
+}
+
+// sayFull says of a full disk what is to be done, to whoever asked for a change.
+func (db *DB) sayFull(err error) error {
+	if e, ok := errors.AsType[*sqlite.Error](err); ok && e.Code()&0xff == sqlite3.SQLITE_FULL {
+		return pool.Unavailable("the disk that holds %s is full, and nothing can be stored: make room and try again", db.path)
+	}
+	return err
+}
+
+func (db *DB) inTx(ctx context.Context, f func(*sql.Tx) error) error {
 	tx, err := db.sql.BeginTx(ctx, nil)
 	if err != nil {
 		return fmt.Errorf("begin: %w", err)

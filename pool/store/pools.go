@@ -227,7 +227,7 @@ func (db *DB) InstallationKey(ctx context.Context) ([]byte, error) {
 	if _, err := rand.Read(key); err != nil {
 		return nil, fmt.Errorf("make a key: %w", err)
 	}
-	if _, err := db.sql.ExecContext(ctx, `INSERT OR IGNORE INTO settings (name, value) VALUES ('installation_key', ?)`, key); err != nil {
+	if _, err := db.exec(ctx, `INSERT OR IGNORE INTO settings (name, value) VALUES ('installation_key', ?)`, key); err != nil {
 		return nil, fmt.Errorf("keep a key: %w", err)
 	}
 	if err := db.sql.QueryRowContext(ctx, `SELECT value FROM settings WHERE name = 'installation_key'`).Scan(&key); err != nil {

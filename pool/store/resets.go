@@ -11,7 +11,7 @@ import (
 
 // MarkTold notes that an agent was told that a pool is exhausted.
 func (db *DB) MarkTold(ctx context.Context, id int64, at time.Time) error {
-	if _, err := db.sql.ExecContext(ctx, `UPDATE pools SET told = ? WHERE id = ?`, nanos(at), id); err != nil {
+	if _, err := db.exec(ctx, `UPDATE pools SET told = ? WHERE id = ?`, nanos(at), id); err != nil {
 		return fmt.Errorf("note that an agent was told: %w", err)
 	}
 	return nil
@@ -59,7 +59,7 @@ func (db *DB) DueResets(ctx context.Context) ([]pool.DueReset, error) {
 
 // BeginReset counts one more start.
 func (db *DB) BeginReset(ctx context.Context, id int64) error {
-	res, err := db.sql.ExecContext(ctx, `UPDATE auth_resets SET starts = starts + 1 WHERE pool_id = ?`, id)
+	res, err := db.exec(ctx, `UPDATE auth_resets SET starts = starts + 1 WHERE pool_id = ?`, id)
 	return oneRow(res, err, "the reset is not due any more: its pool was removed")
 }
 

@@ -22,7 +22,7 @@ func (db *DB) SaveTarget(ctx context.Context, t Target) error {
 	if err != nil {
 		return fmt.Errorf("encode pools: %w", err)
 	}
-	if _, err := db.sql.ExecContext(ctx, `INSERT INTO targets (id, kind, ref, pools, created_at) VALUES (?, ?, ?, ?, ?)
+	if _, err := db.exec(ctx, `INSERT INTO targets (id, kind, ref, pools, created_at) VALUES (?, ?, ?, ?, ?)
 		ON CONFLICT (id) DO UPDATE SET kind = excluded.kind, ref = excluded.ref, pools = excluded.pools`,
 		t.ID, t.Kind, t.Ref, string(pools), nanos(t.CreatedAt)); err != nil {
 		return fmt.Errorf("remember target: %w", err)
@@ -32,7 +32,7 @@ func (db *DB) SaveTarget(ctx context.Context, t Target) error {
 
 // DeleteTarget forgets a target; one that is not there is no error.
 func (db *DB) DeleteTarget(ctx context.Context, id string) error {
-	if _, err := db.sql.ExecContext(ctx, `DELETE FROM targets WHERE id = ?`, id); err != nil {
+	if _, err := db.exec(ctx, `DELETE FROM targets WHERE id = ?`, id); err != nil {
 		return fmt.Errorf("forget target: %w", err)
 	}
 	return nil
