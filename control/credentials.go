@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/sluice-proxy/sluice/pool"
 )
@@ -33,8 +34,13 @@ func (o *Operations) UpdateCredential(
 	ctx context.Context, by Actor, name string, c pool.CredentialChange,
 ) (changed pool.Credential, err error) {
 	err = o.change(ctx, by, "credential updated", []string{name}, func(ctx context.Context) error {
-		changed, err = o.o.Credentials.UpdateCredential(ctx, name, c)
-		return err
+		if changed, err = o.o.Credentials.UpdateCredential(ctx, name, c); err != nil || c.TokenURL == nil {
+			return err
+		}
+		if err := o.permit(); err != nil {
+			return fmt.Errorf("%s is changed, but agents are not given a certificate for its token endpoint: %w", name, err)
+		}
+		return nil
 	})
 	return changed, err
 }

@@ -17,12 +17,15 @@ type Pools interface {
 	RemovePool(ctx context.Context, name string) error
 }
 
-// Members changes who is in a pool; *pool.Keeper does. Errors are *[pool.Error].
+// Members changes who is in a pool, and with that what is bound: an account brings its
+// token endpoint. *pool.Keeper does. Errors are *[pool.Error].
 type Members interface {
 	AddMember(ctx context.Context, name, credential string) error
 	RemoveMember(ctx context.Context, name, credential string) error
 	// Clear lifts the cooldown of a member, or of all if member is empty.
 	Clear(ctx context.Context, name, member string) error
+	// Hosts are all bound hosts.
+	Hosts() []string
 }
 
 // ListPools lists the pools by name, each with the state it is in.
@@ -61,11 +64,7 @@ func (o *Operations) CreatePool(ctx context.Context, by Actor, p pool.Pool) (poo
 		if err != nil {
 			return err
 		}
-		hosts := make([]string, 0, len(made.Bindings))
-		for _, b := range made.Bindings {
-			hosts = append(hosts, b.Host)
-		}
-		if _, err := o.o.Authority.Permit(hosts); err != nil {
+		if err := o.permit(); err != nil {
 			return errors.Join(err, o.o.Pools.RemovePool(context.WithoutCancel(ctx), made.Name))
 		}
 		return nil
@@ -74,6 +73,12 @@ func (o *Operations) CreatePool(ctx context.Context, by Actor, p pool.Pool) (poo
 		return pool.PoolStatus{}, err
 	}
 	return o.Pool(ctx, p.Name)
+}
+
+// permit lets the authority sign for what is bound.
+func (o *Operations) permit() error {
+	_, err := o.o.Authority.Permit(o.o.Members.Hosts())
+	return err
 }
 
 // RemovePool removes a pool; its credentials stay.
@@ -100,7 +105,13 @@ func (o *Operations) ClearPool(ctx context.Context, by Actor, name, member strin
 // AddMember adds a credential as the last member.
 func (o *Operations) AddMember(ctx context.Context, by Actor, name, credential string) (pool.PoolStatus, error) {
 	return o.changePool(ctx, by, "member added", []string{name, credential}, func(ctx context.Context) error {
-		return o.o.Members.AddMember(ctx, name, credential)
+		if err := o.o.Members.AddMember(ctx, name, credential); err != nil {
+			return err
+		}
+		if err := o.permit(); err != nil {
+			return errors.Join(err, o.o.Members.RemoveMember(context.WithoutCancel(ctx), name, credential))
+		}
+		return nil
 	})
 }
 

@@ -449,7 +449,8 @@ func (stuck) DetachAll(context.Context) error { return errors.New("device or res
 // brokenParts brings about what the real ones do not do on request.
 func (c *contract) brokenParts() {
 	s := newServed(c, io.Discard, func(o *control.Options) {
-		o.Credentials, o.Members, o.Targets, o.Authority = forgetful{}, forgetful{}, stuck{new(cgroups)}, authority{fails: true}
+		keeper := o.Members.(*pool.Keeper)
+		o.Credentials, o.Members, o.Targets, o.Authority = forgetful{keeper}, forgetful{keeper}, stuck{new(cgroups)}, authority{fails: true}
 	})
 	c.ask(s, 500, "GET", "/api/credentials", "")
 	c.ask(s, 500, "POST", "/api/pools/p/clear", "")
