@@ -91,6 +91,7 @@ func (c *cli) examine(ctx context.Context, cfg config) []finding {
 	if os.Geteuid() == 0 {
 		findings = append(findings, checkKernel(bpf.Probe())...)
 	}
+	findings = append(findings, checkContainers(ctx, cfg.Containers)...)
 	findings = append(findings, checkStateDir(cfg.StateDir)...)
 	return append(findings, c.checkDaemon(ctx)...)
 }
@@ -272,9 +273,9 @@ func checkTargets(targets []api.Target, err error) []finding {
 		switch t.State {
 		case api.TargetStateFailed:
 			findings = append(findings, failed(check, "mend that, then 'sluice detach "+t.Id+"' and attach it again",
-				"%s is not attached: %s", t.Cgroup, t.Reason))
+				"%s is not attached: %s", called(t), t.Reason))
 		case api.TargetStateWaiting:
-			findings = append(findings, warn(check, "start it, or 'sluice detach "+t.Id+"'", "%s is not there: %s", t.Cgroup, t.Reason))
+			findings = append(findings, warn(check, "start it, or 'sluice detach "+t.Id+"'", "%s is not there: %s", called(t), t.Reason))
 		}
 	}
 	if len(findings) == 0 {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io/fs"
 	"net"
 	"net/http"
 	"path/filepath"
@@ -98,6 +99,28 @@ func TestDockerAlone(t *testing.T) {
 	}
 	if _, err := f.Find(t.Context(), Query{Name: "other"}); !errors.Is(err, ErrNotFound) || !strings.Contains(err.Error(), f.opts.Docker) {
 		t.Errorf("error: %v", err)
+	}
+}
+
+func TestCheck(t *testing.T) {
+	b := containerbox.New(t, containerbox.Options{})
+	if found, err := finder(t, nil, nil).Check(t.Context()); found != "" || err != nil {
+		t.Errorf("nothing here: %q, %v", found, err)
+	}
+	f := finder(t, b, nil)
+	if found, err := f.Check(t.Context()); err != nil || !strings.Contains(found, b.Socket) {
+		t.Errorf("containerd: %q, %v", found, err)
+	}
+	b.KillDaemon() // its socket stays
+	f.opts.Timeout = time.Second
+	if found, err := f.Check(t.Context()); !errors.Is(err, ErrUnavailable) {
+		t.Errorf("a dead one: %q, %v", found, err)
+	}
+	if err := CheckHold(DefaultRuntimes()); err != nil {
+		t.Error(err)
+	}
+	if err := CheckHold([]string{"/nonexistent/runc"}); !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), "/nonexistent/runc") {
+		t.Errorf("no runtime: %v", err)
 	}
 }
 
