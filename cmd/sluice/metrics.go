@@ -18,14 +18,15 @@ type traffic struct {
 	through func() carried
 	backlog func(context.Context) (map[string]int64, error)
 
-	requests, failovers, replays, held, added, waiting, behind *prometheus.Desc
+	requests, failovers, replays, held, added, waiting, unsaved, behind *prometheus.Desc
 }
 
-// tallies are what members were answered, and the requests that wait for one;
-// *pool.Keeper has them.
+// tallies are what members were answered, the requests that wait for one, and what the
+// store has not taken yet; *pool.Keeper has them.
 type tallies interface {
 	Tallies() []pool.Tally
 	Held() map[string]int
+	Unsaved() int
 }
 
 var _ prometheus.Collector = (*traffic)(nil)
@@ -55,13 +56,14 @@ func newTraffic(pools tallies, through func() carried, backlog func(context.Cont
 		held:      desc("replay_bytes", "Bytes of request bodies that are kept to be sent again."),
 		added:     desc("added_latency_seconds", "How much later an answer began than without sluice: the upstream's own time is not in it."),
 		waiting:   desc("held_requests", "Requests that wait for a member to come back, by pools that have any.", "pool"),
+		unsaved:   desc("unsaved_changes", "Changes of members' states that wait for the store to take them: more than 0 on a full disk."),
 		behind:    desc("notice_backlog", "Events that a channel or the audit log has still to be given.", "reader"),
 	}
 }
 
 // Describe implements [prometheus.Collector].
 func (t *traffic) Describe(out chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{t.requests, t.failovers, t.replays, t.held, t.added, t.waiting, t.behind} {
+	for _, d := range []*prometheus.Desc{t.requests, t.failovers, t.replays, t.held, t.added, t.waiting, t.unsaved, t.behind} {
 		out <- d
 	}
 }
@@ -80,6 +82,7 @@ func (t *traffic) Collect(out chan<- prometheus.Metric) {
 	for name, n := range t.pools.Held() {
 		metric(t.waiting, prometheus.GaugeValue, float64(n), name)
 	}
+	metric(t.unsaved, prometheus.GaugeValue, float64(t.pools.Unsaved()))
 	c := t.through()
 	metric(t.replays, prometheus.CounterValue, float64(c.replays))
 	metric(t.held, prometheus.GaugeValue, float64(c.bytes))
