@@ -132,10 +132,11 @@ func (h *house) startUpstream(change certificate, known []simulator.Credential) 
 	h.t.Cleanup(func() { _ = h.sim.Close() })
 }
 
-// start starts the daemon, again after a kill.
-func (h *house) start() {
+// start starts the daemon, again after a kill. A command that executes another one may be
+// put before it.
+func (h *house) start(through ...string) {
 	h.t.Helper()
-	if err := h.daemon.launch(h.dir, filepath.Join(h.dir, "config.toml"), filepath.Join(h.dir, "state"), h.socket); err != nil {
+	if err := h.daemon.launch(h.dir, filepath.Join(h.dir, "config.toml"), filepath.Join(h.dir, "state"), h.socket, through...); err != nil {
 		h.t.Fatal(err)
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -168,7 +169,7 @@ func (p *process) start(ts *testscript.TestScript) error {
 }
 
 // launch starts a daemon and waits until it serves.
-func (p *process) launch(dir, config, state, socket string) error {
+func (p *process) launch(dir, config, state, socket string, through ...string) error {
 	self, err := os.Executable()
 	if err != nil {
 		return err
@@ -176,6 +177,10 @@ func (p *process) launch(dir, config, state, socket string) error {
 	*p = process{log: newLogBuffer(), done: make(chan error, 1), ended: make(chan struct{})}
 	p.cmd = exec.Command(self, "serve", "--config", config, "--state-dir", state)
 	p.cmd.Args[0] = "sluice"
+	if len(through) > 0 {
+		argv := append(slices.Clone(through), filepath.Join(dir, "sluice")) // which newEmptyHouse has made
+		p.cmd = exec.Command(argv[0], append(argv[1:], p.cmd.Args[1:]...)...)
+	}
 	p.cmd.Dir = dir
 	p.cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "SLUICE_SOCKET=" + socket}
 	p.cmd.Stderr = p.log
