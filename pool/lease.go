@@ -6,6 +6,8 @@ import (
 	"log/slog"
 	"net/http"
 	"time"
+
+	"github.com/sluice-proxy/sluice/pool/echo"
 )
 
 // Route is what a bound host and port resolve to for one target. It is looked
@@ -61,6 +63,8 @@ type Lease struct {
 	Strip []string
 	// StripQuery names the query parameters that are removed likewise.
 	StripQuery []string
+	// Echo finds the member's secrets in an answer; nil if it has none to look for.
+	Echo *echo.Matcher
 
 	stale  bool   // the access token has ended
 	member int64  // the membership that the lease was made for

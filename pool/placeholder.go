@@ -7,6 +7,8 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"strings"
+
+	"github.com/sluice-proxy/sluice/pool/echo"
 )
 
 // placeholderLife is what agents are told of how long a placeholder token is good, in
@@ -93,6 +95,18 @@ func agentTokens(key []byte, p Pool) AgentTokens {
 		AccessToken: token("access"), IDToken: token("id"),
 		RefreshToken: "rt_sluice_" + hex.EncodeToString(derive(sign, "refresh")),
 	}
+}
+
+// echoOf finds what an upstream repeats of an account, for which its placeholder stands in.
+func (k *Keeper) echoOf(p Pool, m *material) *echo.Matcher {
+	if m.Access == nil {
+		return echo.New([]echo.Secret{{Value: m.Secret, Placeholder: []byte(placeholder(k.key, p))}})
+	}
+	t := agentTokens(k.key, p)
+	return echo.New([]echo.Secret{
+		{Value: m.Access, Placeholder: []byte(t.AccessToken)},
+		{Value: m.Refresh, Placeholder: []byte(t.RefreshToken)},
+	})
 }
 
 // Placeholders maps the providers' environment variables to placeholders, for the

@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"slices"
 	"sort"
+	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/sluice-proxy/sluice/pool/echo"
 	"github.com/sluice-proxy/sluice/pool/vault"
 )
 
@@ -52,6 +54,7 @@ type memberView struct {
 	refreshable bool
 	ends        int64
 	inject      [][]Field // by binding
+	echo        func() *echo.Matcher
 	tally       *tally
 }
 
@@ -185,6 +188,7 @@ func (k *Keeper) poolView(v *view, r *PoolRecord, credentials map[string]*Creden
 			return nil, err
 		}
 		k.learn(v, p, mat)
+		m.echo = sync.OnceValue(func() *echo.Matcher { return k.echoOf(p.pool, mat) })
 		v.bindEndpoint(p, record.Credential.TokenURL)
 		for _, b := range r.Pool.Bindings {
 			fields, err := fieldsOf(b, preset, record.Credential.Type, mat)
