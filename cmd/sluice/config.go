@@ -23,7 +23,7 @@ const (
 	defaultPinDir     = "/sys/fs/bpf/sluice"
 )
 
-// config is what the daemon is told, checked. scripts/config.toml documents
+// config is what the daemon is told, checked. scripts/packaging/config.toml documents
 // each key with its default, and a test holds it to this.
 type config struct {
 	StateDir      string

@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -12,19 +13,36 @@ import (
 	"github.com/pelletier/go-toml/v2"
 )
 
-// The documented file states the defaults, and names every key there is.
+// configReference is the file that is installed, and the documentation of the keys.
+const configReference = "../../scripts/packaging/config.toml"
+
+// commentedKey is a line of it that is a setting, or goes on with one: no space
+// follows the #. Prose and examples have one.
+var commentedKey = regexp.MustCompile(`(?m)^#(\S)`)
+
+// The installed file states the defaults, each commented out, and names every key there is.
 func TestConfigReference(t *testing.T) {
 	t.Parallel()
-	text, err := os.ReadFile("../../scripts/config.toml")
+	installed, err := os.ReadFile(configReference)
 	if err != nil {
 		t.Fatal(err)
 	}
+	var set map[string]any
+	if err := toml.Unmarshal(installed, &set); err != nil {
+		t.Fatal(err)
+	}
+	for section, value := range set {
+		if table, ok := value.(map[string]any); !ok || len(table) > 0 {
+			t.Errorf("%s sets %s: %v; a default that is set cannot change with the next version", configReference, section, value)
+		}
+	}
+	text := commentedKey.ReplaceAll(installed, []byte("$1"))
 	got, err := parseConfig(text)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff(defaultConfig(), got); diff != "" {
-		t.Errorf("scripts/config.toml does not state the defaults (-default +file):\n%s", diff)
+		t.Errorf("%s does not state the defaults (-default +file):\n%s", configReference, diff)
 	}
 	var written map[string]any
 	if err := toml.Unmarshal(text, &written); err != nil {
@@ -39,9 +57,43 @@ func TestConfigReference(t *testing.T) {
 			name = section
 		}
 		if _, ok := table[name]; !ok {
-			t.Errorf("scripts/config.toml does not mention %s", key)
+			t.Errorf("%s does not mention %s", configReference, key)
 		}
 	}
+}
+
+// What is written any number of times has no default: an example names each key it takes.
+func TestConfigExamples(t *testing.T) {
+	t.Parallel()
+	installed, err := os.ReadFile(configReference)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for header, raw := range map[string]reflect.Type{
+		"[[notify.webhook]]":  reflect.TypeFor[rawWebhook](),
+		"[[notify.service]]":  reflect.TypeFor[rawService](),
+		"[[notify.telegram]]": reflect.TypeFor[rawTelegram](),
+		"[profile.mybot]":     reflect.TypeFor[rawProfile](),
+	} {
+		_, example, found := strings.Cut(string(installed), "#   "+header+"\n")
+		for _, key := range keysOf(raw) {
+			if !found || !regexp.MustCompile(`(?m)^#   (or: )?`+key+` = `).MatchString(paragraph(example)) {
+				t.Errorf("%s: no example of %s has %s", configReference, header, key)
+			}
+		}
+	}
+}
+
+// paragraph is the text up to the first line that is no example.
+func paragraph(text string) string {
+	var kept []string
+	for line := range strings.Lines(text) {
+		if !strings.HasPrefix(line, "#   ") {
+			break
+		}
+		kept = append(kept, line)
+	}
+	return strings.Join(kept, "")
 }
 
 func keysOf(raw reflect.Type) []string {
