@@ -11,10 +11,14 @@ export PATH := $(dir $(GO)):$(PATH)
 BPF_CLANG ?= clang-14
 BPF_STRIP ?= llvm-strip-14
 TOOL       = $(GO) tool -modfile=scripts/tools/go.mod
-VERSION   ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
-COMMIT    ?= $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
-DATE      ?= $(shell git log -1 --format=%cI 2>/dev/null || echo unknown)
+# Under sudo git refuses a checkout that is not root's, unless it is told.
+GIT        = git -c safe.directory='$(CURDIR)'
+# What is built depends on the commit alone: the same one gives the same bytes, in any directory and at any time.
+VERSION   ?= $(or $(shell $(GIT) describe --tags --always --dirty 2>/dev/null),unknown)
+COMMIT    ?= $(or $(shell $(GIT) rev-parse HEAD 2>/dev/null),unknown)
+DATE      ?= $(or $(shell TZ=UTC $(GIT) log -1 --date=format-local:%Y-%m-%dT%H:%M:%SZ --format=%cd 2>/dev/null),unknown)
 LDFLAGS    = -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT) -X main.date=$(DATE)
+BIN       ?= bin/sluice
 TESTFLAGS ?=
 PKG       ?= ./...
 
@@ -24,8 +28,8 @@ PKG       ?= ./...
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-build: ## bin/sluice
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/sluice ./cmd/sluice
+build: ## bin/sluice, or BIN; GOARCH=arm64 for another processor
+	CGO_ENABLED=0 GOOS=linux $(GO) build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o '$(BIN)' ./cmd/sluice
 
 deps: ## install what tests, demo and bench need (Debian, Ubuntu; as root)
 	./scripts/deps.sh
