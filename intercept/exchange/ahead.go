@@ -69,6 +69,13 @@ func (a *ahead) wait(limit time.Duration, enough func([]byte) bool) []byte {
 	return a.buf[:len(a.buf):len(a.buf)]
 }
 
+// whole says whether the beginning is all there is.
+func (a *ahead) whole() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.err == io.EOF
+}
+
 // Read passes the body on from its beginning.
 func (a *ahead) Read(p []byte) (int, error) {
 	a.mu.Lock()

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/sluice-proxy/sluice/pool"
+	"github.com/sluice-proxy/sluice/pool/echo"
 )
 
 // maxSmallRequestAllocs is what one kept-alive request was measured to allocate,
@@ -18,7 +19,8 @@ func TestSmallRequestAllocations(t *testing.T) {
 	h := newBench(t, setup{raw: smallOrigin, change: func(o *Options) {
 		o.Pools = &still{pool.Lease{
 			Pool: "p", Member: "a", Strip: []string{"authorization", "x-api-key"},
-			Inject: []pool.Field{{Name: "authorization", Value: []byte("Bearer real-a")}},
+			Inject: []pool.Field{{Name: "authorization", Value: []byte("Bearer real-secret-a")}},
+			Echo:   echo.New([]echo.Secret{{Value: []byte("real-secret-a"), Placeholder: []byte("placeholder")}}),
 		}}
 	}})
 	one := smallRequests(t, h.dial("http/1.1"))

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/sluice-proxy/sluice/pool"
+	"github.com/sluice-proxy/sluice/pool/echo"
 )
 
 // client is one intercepted connection. Its fields belong to the goroutine that
@@ -29,6 +30,7 @@ type client struct {
 	resp    head
 	body    upload
 	tried   [4]string
+	echo    echo.Stream   // over the answer
 	ahead   time.Duration // that the upstream's body was waited for before it was passed on
 	keepFor time.Duration // how long the upstream keeps its connection, by its answer
 	readBy  time.Time     // the read deadline now set on raw, zero for none

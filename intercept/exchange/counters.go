@@ -8,7 +8,7 @@ type counters struct {
 	requests, replays, retries, exhausted, denied, rejected   atomic.Uint64
 	canceled, upgrades, badGateway, gatewayTimeouts, aborted  atomic.Uint64
 	headsTimedOut, notReplayable, dials, reused               atomic.Uint64
-	tokensAnswered, tokensRefused, tokensWithheld             atomic.Uint64
+	tokensAnswered, tokensRefused, tokensWithheld, echoes     atomic.Uint64
 }
 
 // Counters is what an Exchanger has done since it was made.
@@ -35,6 +35,7 @@ type Counters struct {
 	TokensAnswered     uint64 // token requests answered with placeholders
 	TokensRefused      uint64 // token requests not passed on
 	TokensWithheld     uint64 // token answers not passed on
+	Echoes             uint64 // answers in which a member's secret was found
 	ReplayBytes        int64  // kept for replay at this moment
 	// Added is what an exchange took from the end of the request's head to the
 	// beginning of the answer's, less what the upstream took: connecting, sending,
@@ -68,6 +69,7 @@ func (x *Exchanger) Snapshot() Counters {
 		TokensAnswered:     c.tokensAnswered.Load(),
 		TokensRefused:      c.tokensRefused.Load(),
 		TokensWithheld:     c.tokensWithheld.Load(),
+		Echoes:             c.echoes.Load(),
 		ReplayBytes:        x.budget.Load(),
 		Added:              x.added.snapshot(),
 	}

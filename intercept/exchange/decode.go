@@ -1,10 +1,12 @@
 package exchange
 
 import (
+	"bufio"
 	"bytes"
 	"compress/flate"
 	"compress/gzip"
 	"compress/zlib"
+	"errors"
 	"io"
 	"strings"
 
@@ -13,6 +15,88 @@ import (
 
 	"github.com/sluice-proxy/sluice/pool"
 )
+
+var errCoding = errors.New("content coding is not known")
+
+// coding is a Content-Encoding's name, "" for none (RFC 9110 section 8.4.1).
+func coding(encoding string) string {
+	switch c := strings.ToLower(strings.TrimSpace(encoding)); c {
+	case "identity":
+		return ""
+	case "x-gzip":
+		return "gzip"
+	default:
+		return c
+	}
+}
+
+func knownCoding(encoding string) bool {
+	switch coding(encoding) {
+	case "gzip", "deflate", "br", "zstd":
+		return true
+	}
+	return false
+}
+
+// decoder undoes a content coding. done frees what it holds.
+func decoder(r io.Reader, encoding string) (_ io.Reader, done func(), err error) {
+	done = func() {}
+	switch coding(encoding) {
+	case "":
+		return r, done, nil
+	case "gzip":
+		m := &gzipMembers{in: bufio.NewReader(r)}
+		m.out, err = gzip.NewReader(m.in)
+		if err == nil {
+			m.out.Multistream(false)
+		}
+		r = m
+	case "deflate":
+		// RFC 9110 means zlib; some servers send bare deflate. The first two bytes of
+		// zlib are a multiple of 31 (RFC 1950 section 2.2).
+		b := bufio.NewReader(r)
+		if head, _ := b.Peek(2); len(head) == 2 && head[0]&0xf == 8 && (uint(head[0])<<8|uint(head[1]))%31 == 0 {
+			r, err = zlib.NewReader(b)
+		} else {
+			r = flate.NewReader(b)
+		}
+	case "br":
+		r = brotli.NewReader(r)
+	case "zstd":
+		d, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(8<<20))
+		if err != nil {
+			return nil, nil, err
+		}
+		return d, d.Close, nil
+	default:
+		return nil, nil, errCoding
+	}
+	return r, done, err
+}
+
+// gzipMembers reads one member after the other (RFC 1952 section 2.2), and does not ask
+// for the next one before the last one's bytes are taken.
+type gzipMembers struct {
+	in  *bufio.Reader
+	out *gzip.Reader
+}
+
+// Read implements [io.Reader].
+func (m *gzipMembers) Read(p []byte) (int, error) {
+	for {
+		n, err := m.out.Read(p)
+		if err != io.EOF {
+			return n, err
+		}
+		if n > 0 {
+			return n, nil
+		}
+		if err := m.out.Reset(m.in); err != nil {
+			return 0, err
+		}
+		m.out.Multistream(false)
+	}
+}
 
 // decodeAnswer is what an answer is judged by.
 func decodeAnswer(raw []byte, encoding string) []byte {
@@ -23,33 +107,14 @@ func decodeAnswer(raw []byte, encoding string) []byte {
 // off, and a bomb is cut off at limit bytes. A coding that is not known,
 // or more than one, gives nothing to judge by.
 func decode(raw []byte, encoding string, limit int) []byte {
-	var r io.Reader
-	var err error
-	switch strings.ToLower(strings.TrimSpace(encoding)) {
-	case "", "identity":
+	if coding(encoding) == "" {
 		return raw[:min(len(raw), limit)]
-	case "gzip", "x-gzip":
-		r, err = gzip.NewReader(bytes.NewReader(raw))
-	case "deflate":
-		// RFC 9110 section 8.4.1.2 means zlib; some servers send bare deflate.
-		if r, err = zlib.NewReader(bytes.NewReader(raw)); err != nil {
-			r, err = flate.NewReader(bytes.NewReader(raw)), nil
-		}
-	case "br":
-		r = brotli.NewReader(bytes.NewReader(raw))
-	case "zstd":
-		var d *zstd.Decoder
-		d, err = zstd.NewReader(bytes.NewReader(raw), zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(8<<20))
-		if err == nil {
-			defer d.Close()
-			r = d
-		}
-	default:
-		return nil
 	}
+	r, done, err := decoder(bytes.NewReader(raw), encoding)
 	if err != nil {
 		return nil
 	}
+	defer done()
 	// An error at the cut-off end leaves what came before it.
 	body, _ := io.ReadAll(io.LimitReader(r, int64(limit)))
 	return body

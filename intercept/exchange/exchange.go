@@ -76,6 +76,7 @@ type Options struct {
 	RootCAs *x509.CertPool // that upstream certificates must chain to; nil: the system's
 	Log     *slog.Logger   // nil: discarded
 	Denied  func(Denial)   // called for each denial, may be nil; must not block
+	Echoed  func(Echoed)   // called for each answer that repeated a secret, may be nil; must not block
 
 	// RefuseUnknownTokens refuses token requests that name neither a placeholder nor a
 	// member's token. Default: they are passed on, as the agent's own affair.

@@ -156,7 +156,7 @@ func (cl *client) exchange() (keep bool) {
 			}
 			x.added.observe(time.Since(began) - cl.ahead)
 			if cl.resp.status == 101 {
-				cl.upgrade(up)
+				cl.upgrade(up, &a.lease)
 				return false
 			}
 			return cl.deliver(up, &a.lease)
@@ -258,7 +258,7 @@ func (cl *client) try(up *upstreamConn, l *pool.Lease) error {
 			return badResponse(malformed("protocol switched without having been asked"))
 		}
 		if cl.req.minor > 0 {
-			if err := cl.passInterim(); err != nil {
+			if err := cl.passInterim(l); err != nil {
 				return errClientGone
 			}
 		}
@@ -331,7 +331,10 @@ func badResponse(err error) error {
 }
 
 // passInterim sends a 1xx on.
-func (cl *client) passInterim() error {
+func (cl *client) passInterim(l *pool.Lease) error {
+	if err := cl.cleanHead(l); err != nil {
+		return err
+	}
 	block := cl.x.blocks.get(min(len(cl.resp.raw)+64, block256k))
 	out := appendResponse(block[:0], &cl.resp, &cl.req, true)
 	_, err := cl.tls.Write(out)

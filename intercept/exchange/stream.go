@@ -18,15 +18,46 @@ func (cl *client) deliver(up *upstreamConn, l *pool.Lease) (keep bool) {
 		cl.bodyAllows()
 	untilClose := f.kind == bodyUntilClose || dechunk
 
+	var guarded *guard
+	if l.Echo != nil {
+		body, raw, found := cl.cleanBody(up, l, f)
+		if cl.cleanHead(l) != nil {
+			cl.lose(up)
+			cl.cut(true)
+			return false
+		}
+		switch found {
+		case echoFound:
+			return cl.deliverInstead(up, l, f, body, raw, keep)
+		case echoUnknown:
+			guarded = cl.guardBody(l, f)
+			defer guarded.end()
+		}
+	}
 	block := x.blocks.get(min(len(h.raw)+64+min(up.in.len(), block4k), block256k))
 	out := appendResponse(block[:0], h, req, keep)
 	defer func() { x.blocks.put(block) }()
 	tee := cl.tee(l)
 	look := f // the tee sees the payload only
 	streaming := false
+	held := 0 // bytes at hand that are not to be passed on yet
 	for {
-		n, err := f.take(up.in.bytes())
-		p := up.in.bytes()[:n]
+		n, err := f.take(up.in.bytes()[held:])
+		n += held
+		whole := f.done() && err == nil
+		p, ok := up.in.bytes()[:n], true
+		if guarded != nil {
+			if n, ok = guarded.look(p, whole); !ok {
+				cl.lose(up)
+				if len(out) > 0 { // nothing is out yet
+					return cl.sayInstead(plainAnswer(502, "the answer is compressed and repeats the credential"))
+				}
+				cl.cut(untilClose)
+				return false
+			}
+			held = len(p) - n
+			p = p[:n]
+		}
 		if tee != nil {
 			look.through(p, tee.see)
 		}
@@ -34,7 +65,7 @@ func (cl *client) deliver(up *upstreamConn, l *pool.Lease) (keep bool) {
 			p = payload(&g, p)
 		}
 		up.in.r += n
-		if f.done() && err == nil {
+		if whole {
 			tee.end()
 			return cl.finish(up, out, p, keep)
 		}
@@ -49,12 +80,21 @@ func (cl *client) deliver(up *upstreamConn, l *pool.Lease) (keep bool) {
 				streaming = true
 				cl.rearm(up, time.Time{})
 			}
-			_, err = up.in.fill(up.tls, block16k)
+			room := block16k
+			if held > 0 {
+				room = block256k
+			}
+			_, err = up.in.fill(up.tls, room)
 		}
 		if err == io.EOF && f.kind == bodyUntilClose {
 			cl.resp.close = true
+			p = up.in.bytes()[:held]
+			up.in.r += held
+			if tee != nil {
+				look.through(p, tee.see)
+			}
 			tee.end()
-			return cl.finish(up, nil, nil, false)
+			return cl.finish(up, nil, p, false)
 		}
 		if err != nil {
 			gone := cl.isGone()

@@ -105,13 +105,15 @@ func (f *framing) through(p []byte, see func([]byte)) {
 }
 
 // value is the value of the first field of a name, "" if there is none.
-func (h *head) value(name string) string {
+func (h *head) value(name string) string { return string(h.bytes(name)) }
+
+func (h *head) bytes(name string) []byte {
 	for i := range h.fields {
 		if f := &h.fields[i]; equalFold(f.name(h.raw), name) {
-			return string(f.val(h.raw))
+			return f.val(h.raw)
 		}
 	}
-	return ""
+	return nil
 }
 
 // findTie reads what it takes to know whether the request is tied to a member. The

@@ -5,11 +5,14 @@ import (
 	"io"
 	"net"
 	"time"
+
+	"github.com/sluice-proxy/sluice/pool"
+	"github.com/sluice-proxy/sluice/pool/echo"
 )
 
 // upgrade passes a 101 on and then the bytes of both directions, until both have
 // ended. Either side may be half closed; the credential was in the head only.
-func (cl *client) upgrade(up *upstreamConn) {
+func (cl *client) upgrade(up *upstreamConn, l *pool.Lease) {
 	x := cl.x
 	x.counts.upgrades.Add(1)
 	cl.stopPump(up)
@@ -24,6 +27,10 @@ func (cl *client) upgrade(up *upstreamConn) {
 	cl.rearm(up, time.Time{})
 	cl.setReadBy(time.Time{}, 0)
 	cl.resp.upgrade = true
+	if cl.cleanHead(l) != nil {
+		cl.lose(up)
+		return
+	}
 	block := x.blocks.get(min(len(cl.resp.raw)+64, block256k))
 	_, err := cl.tls.Write(appendResponse(block[:0], &cl.resp, &cl.req, true))
 	x.blocks.put(block)
@@ -31,28 +38,54 @@ func (cl *client) upgrade(up *upstreamConn) {
 		sent := make(chan struct{})
 		go func() {
 			defer close(sent)
-			x.relay(up.tls, up.raw, cl.tls, cl.raw, &cl.in)
+			x.relay(up.tls, up.raw, cl.tls, cl.raw, &cl.in, nil)
 		}()
-		x.relay(cl.tls, cl.raw, up.tls, up.raw, &up.in)
+		var echoes *echo.Stream
+		if l.Echo != nil {
+			echoes = &cl.echo
+			echoes.Begin(l.Echo)
+		}
+		x.relay(cl.tls, cl.raw, up.tls, up.raw, &up.in, echoes)
 		<-sent
+		if echoes != nil && echoes.Found() > 0 {
+			x.echoed(l, cl.route.Host, false)
+		}
 	}
 	cl.lose(up)
 }
 
 // relay copies src to dst, what was read ahead first. The end of src closes dst's
-// sending side; a failure closes both, which ends the other direction too.
-func (x *Exchanger) relay(dst *tls.Conn, dstRaw *net.TCPConn, src *tls.Conn, srcRaw *net.TCPConn, ahead *buffer) {
-	for {
-		if p := ahead.bytes(); len(p) > 0 {
-			ahead.r = ahead.w
-			if _, err := dst.Write(p); err != nil {
-				break
+// sending side; a failure closes both, which ends the other direction too. If echoes is
+// not nil, it looks for secrets in what is copied: framing, of WebSocket for example, is
+// not known here, so that nothing may change its length.
+func (x *Exchanger) relay(dst *tls.Conn, dstRaw *net.TCPConn, src *tls.Conn, srcRaw *net.TCPConn, ahead *buffer, echoes *echo.Stream) {
+	held := 0 // bytes that are looked at, but not passed on
+	for room := block16k; ; {
+		if p := ahead.bytes(); len(p) > held {
+			n := len(p)
+			if echoes != nil {
+				echoes.Next(p, held, n-held)
+				n = echoes.Held(n)
+				echoes.Passed(n)
+			}
+			ahead.r += n
+			held = len(p) - n
+			if n > 0 {
+				if _, err := dst.Write(p[:n]); err != nil {
+					break
+				}
 			}
 			ahead.widen()
 		}
-		_, err := ahead.fill(src, block16k)
+		if room = block16k; held > 0 {
+			room = block256k
+		}
+		_, err := ahead.fill(src, room)
 		if err == io.EOF {
-			if dst.CloseWrite() != nil || dstRaw.CloseWrite() != nil {
+			if held > 0 {
+				_, err = dst.Write(ahead.bytes())
+			}
+			if (held > 0 && err != nil) || dst.CloseWrite() != nil || dstRaw.CloseWrite() != nil {
 				break
 			}
 			return

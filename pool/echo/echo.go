@@ -173,6 +173,9 @@ func (m *Matcher) tail(p []byte, from int) int {
 	return len(p)
 }
 
+// Longest is how long the longest form is, in bytes.
+func (m *Matcher) Longest() int { return m.longest }
+
 // Contains says whether a secret is in p.
 func (m *Matcher) Contains(p []byte) bool {
 	_, form, _ := m.next(p, 0)

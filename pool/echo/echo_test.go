@@ -94,7 +94,8 @@ func TestALongerSecretThatBeginsLikeAShorter(t *testing.T) {
 // stream passes a body through in pieces of these sizes, with framing of junk between
 // them if framed, as the exchange does: what is not held back goes out.
 func stream(m *Matcher, body string, framed bool, sizes func() int) (out string, found int) {
-	s := m.Stream()
+	var s Stream
+	s.Begin(m)
 	var buf []byte
 	var payload []bool // of buf: not framing
 	var sent strings.Builder
@@ -149,14 +150,16 @@ func TestNothingIsHeldForLong(t *testing.T) {
 	t.Parallel()
 	m := matcher()
 	for _, text := range []string{"data: x\n\n", "it is", "ask", "sk-", "x"} {
-		s := m.Stream()
+		var s Stream
+	s.Begin(m)
 		buf := []byte(text)
 		s.Next(buf, 0, len(buf))
 		if at := s.Held(len(buf)); at != len(buf) {
 			t.Errorf("%q is held from %d on", text, at)
 		}
 	}
-	s := m.Stream()
+	var s Stream
+	s.Begin(m)
 	buf := []byte("data: " + key[:9])
 	s.Next(buf, 0, len(buf))
 	if at := s.Held(len(buf)); at != len("data: ") {
@@ -201,7 +204,8 @@ func BenchmarkStream(b *testing.B) {
 			body := bytes.Repeat([]byte(`{"type":"response.output_text.delta","delta":" some words of an answer, and more","sequence_number":12}`+"\n"), 160)[:16<<10]
 			b.SetBytes(int64(len(body)))
 			b.ReportAllocs()
-			s := m.Stream()
+			var s Stream
+	s.Begin(m)
 			for b.Loop() {
 				s.Next(body, 0, len(body))
 				s.Passed(s.Held(len(body)))

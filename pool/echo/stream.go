@@ -6,7 +6,7 @@ const held = 4
 
 // Stream finds secrets in a body as it comes, in pieces that may be parts of a larger
 // buffer, with framing between them. Nothing changes its length: what is found is
-// overwritten.
+// overwritten. The zero Stream is ready for [Stream.Begin].
 type Stream struct {
 	m     *Matcher
 	begun []byte // what may be the beginning of a secret
@@ -14,8 +14,8 @@ type Stream struct {
 	found int
 }
 
-// Stream begins with a body.
-func (m *Matcher) Stream() *Stream { return &Stream{m: m} }
+// Begin makes it ready for a body.
+func (s *Stream) Begin(m *Matcher) { *s = Stream{m: m, begun: s.begun[:0], at: s.at[:0]} }
 
 // Next looks at the next n bytes of the body, which are in buf at off.
 func (s *Stream) Next(buf []byte, off, n int) {

@@ -1,0 +1,198 @@
+package exchange
+
+import (
+	"errors"
+	"strconv"
+	"time"
+
+	"github.com/sluice-proxy/sluice/pool"
+)
+
+var errHeadGrew = errors.New("the head is malformed with placeholders in it")
+
+// cleanHead puts placeholders in the place of secrets in the response's head.
+func (cl *client) cleanHead(l *pool.Lease) error {
+	h := &cl.resp
+	if l.Echo == nil || !l.Echo.Contains(h.raw) {
+		return nil
+	}
+	cl.x.echoed(l, cl.route.Host, false)
+	if err := h.parseResponse(l.Echo.Replace(h.raw), cl.x.opts.MaxFields); err != nil {
+		return errHeadGrew
+	}
+	return nil
+}
+
+// cleanBody looks for secrets in a body before it is passed on, if all of it is there or is
+// worth being waited for: body goes out instead of raw bytes then.
+func (cl *client) cleanBody(up *upstreamConn, l *pool.Lease, f framing) (body []byte, raw int, found echoState) {
+	if f.kind == bodyNone {
+		return nil, 0, echoClean
+	}
+	h := &cl.resp
+	encoding := ""
+	if h.encoding >= 0 {
+		encoding = coding(string(h.fields[h.encoding].val(h.raw)))
+	}
+	kind := h.bytes("content-type")
+	json := isJSON(string(kind))
+	raw, whole := cl.readBody(up, f, worthWaiting(string(kind), encoding, h.length))
+	if !whole {
+		return nil, 0, echoUnknown
+	}
+	text := payloadOf(f, up.in.bytes()[:raw])
+	if encoding != "" {
+		plain, ok := readable(text, encoding)
+		if !ok {
+			return nil, 0, echoUnknown
+		}
+		text = plain
+	}
+	var mine []own
+	if json && len(l.Inject) > 1 {
+		mine = ownFields(l, cl.req.value)
+	}
+	body, echoes, ok := cleaned(text, l, mine)
+	if echoes {
+		cl.x.echoed(l, cl.route.Host, false)
+	}
+	if !ok {
+		return nil, 0, echoClean
+	}
+	return body, raw, echoFound
+}
+
+// readBody says whether all of a body is in the buffer, and how many bytes that is there.
+// It may wait for it.
+func (cl *client) readBody(up *upstreamConn, f framing, wait bool) (raw int, whole bool) {
+	if f.kind == bodyUntilClose {
+		return 0, false
+	}
+	n, err := f.take(up.in.bytes())
+	if whole = err == nil && f.done(); whole || err != nil || !wait {
+		return n, whole
+	}
+	began := time.Now()
+	cl.rearm(up, began.Add(cl.x.opts.AnswerTimeout))
+	h := &cl.resp
+	// The head stays where it is: reading on must not move it.
+	base := up.in.r - len(h.raw)
+	for raw = n; err == nil && !whole; {
+		up.in.r = base
+		_, err = up.in.fill(up.tls, block256k)
+		base = up.in.r
+		h.raw = up.in.b[base : base+len(h.raw)]
+		up.in.r = base + len(h.raw)
+		if err == nil {
+			n, err = f.take(up.in.bytes()[raw:])
+			raw += n
+			whole = err == nil && f.done()
+		}
+	}
+	cl.ahead += time.Since(began)
+	cl.rearm(up, time.Time{})
+	return raw, whole
+}
+
+// payloadOf is a whole body without its framing; of one chunk, without a copy.
+func payloadOf(f framing, raw []byte) []byte {
+	if f.kind != bodyChunked {
+		return raw
+	}
+	var payload []byte
+	f.through(raw, func(p []byte) {
+		if payload == nil {
+			payload = p[:len(p):len(p)]
+		} else {
+			payload = append(payload, p...)
+		}
+	})
+	return payload
+}
+
+// deliverInstead passes the response on with another body.
+func (cl *client) deliverInstead(up *upstreamConn, l *pool.Lease, f framing, body []byte, raw int, keep bool) bool {
+	x, h := cl.x, &cl.resp
+	if tee := cl.tee(l); tee != nil {
+		f.through(up.in.bytes()[:raw], tee.see)
+		tee.end()
+	}
+	fields := h.fields[:0]
+	for i := range h.fields {
+		if !describesBody(h.fields[i].name(h.raw)) {
+			fields = append(fields, h.fields[i])
+		}
+	}
+	h.fields = fields
+	block := x.blocks.get(min(len(h.raw)+128, block256k))
+	defer x.blocks.put(block)
+	out := appendResponse(block[:0], h, &cl.req, keep)
+	out = append(out[:len(out)-2], "Content-Length: "...)
+	out = strconv.AppendInt(out, int64(len(body)), 10)
+	out = append(out, "\r\n\r\n"...)
+	up.in.r += raw
+	return cl.finish(up, out, body, keep)
+}
+
+// guard looks for secrets in a body as it is passed on.
+type guard struct {
+	cl     *client
+	lease  pool.Lease
+	pieces framing // over the body
+	packed *unpacker
+	behind int // bytes at the buffer's beginning that are looked at, but held back
+	told   bool
+}
+
+func (cl *client) guardBody(l *pool.Lease, f framing) *guard {
+	g := &guard{cl: cl, lease: *l, pieces: f}
+	cl.echo.Begin(l.Echo)
+	if h := &cl.resp; h.encoding >= 0 {
+		encoding := string(h.fields[h.encoding].val(h.raw))
+		g.packed = newUnpacker(l.Echo, encoding)
+	}
+	return g
+}
+
+// look goes through p, the beginning of the buffer, and returns how much of that may be
+// passed on: nothing is held back at the end. ok is false if no more may be.
+func (g *guard) look(p []byte, last bool) (n int, ok bool) {
+	if g.packed != nil {
+		g.pieces.through(p, g.packed.see)
+		found := g.packed.echoes(last)
+		if found {
+			g.cl.x.echoed(&g.lease, g.cl.route.Host, true)
+		}
+		return len(p), !found
+	}
+	s := &g.cl.echo
+	off := g.behind
+	for rest := p[off:]; len(rest) > 0 && !g.pieces.done(); {
+		n, data, err := g.pieces.step(rest)
+		if err != nil {
+			break // whoever passes the body on says so
+		}
+		if data || g.pieces.kind == bodyChunked && g.pieces.chunks.state >= chunkTrailers {
+			s.Next(p, off, n)
+		}
+		off += n
+		rest = rest[n:]
+	}
+	if s.Found() > 0 && !g.told {
+		g.told = true
+		g.cl.x.echoed(&g.lease, g.cl.route.Host, false)
+	}
+	n = len(p)
+	if !last {
+		n = s.Held(n)
+	}
+	s.Passed(n)
+	g.behind = len(p) - n
+	return n, true
+}
+
+func (g *guard) end() {
+	if g != nil {
+		g.packed.close()
+	}
+}
