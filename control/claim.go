@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"sync"
 
 	"github.com/sluice-proxy/sluice/pool"
@@ -57,11 +58,21 @@ func (o *Operations) change(ctx context.Context, by Actor, what string, names []
 		}
 	}
 	if err != nil {
-		o.o.Log.Warn("not done: "+what, "names", names, "by", actor, "error", err)
+		o.o.Log.Log(ctx, severity(err), "not done: "+what, "names", names, "by", actor, "error", err)
 		return err
 	}
 	o.o.Log.Info(what, "names", names, "by", actor)
 	return nil
+}
+
+// severity is how loud the log is about a change that was not made. What stands for
+// nothing is no warning: 'sluice run' detaches at its end what the daemon may have let
+// go of already, having seen that the cgroup is empty.
+func severity(err error) slog.Level {
+	if isNotFound(err) {
+		return slog.LevelInfo
+	}
+	return slog.LevelWarn
 }
 
 // unchanged refuses what was asked for in view of a pool that is another by now.

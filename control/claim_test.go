@@ -1,11 +1,15 @@
 package control
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"fmt"
+	"log/slog"
 	"strings"
 	"testing"
 
+	"github.com/sluice-proxy/sluice/intercept"
 	"github.com/sluice-proxy/sluice/pool"
 )
 
@@ -62,6 +66,26 @@ func TestChangeLetsGo(t *testing.T) {
 	}()
 	if err := o.change(t.Context(), by, "x", []string{"p"}, func(context.Context) error { return nil }); err != nil {
 		t.Errorf("still held: %v", err)
+	}
+}
+
+// The log warns of a change that was refused, and not of one for which there was nothing
+// left to change.
+func TestChangeIsLogged(t *testing.T) {
+	t.Parallel()
+	for level, err := range map[string]error{
+		"level=INFO msg=done names=[p]":             nil,
+		"level=INFO msg=\"not done: done\" names=[p]": targetError(fmt.Errorf("target %q: %w", "p", intercept.ErrNotFound)),
+		"level=WARN msg=\"not done: done\" names=[p]": pool.Conflict("taken"),
+	} {
+		var log bytes.Buffer
+		o := New(Options{Log: slog.New(slog.NewTextHandler(&log, nil))})
+		if got := o.change(t.Context(), Actor{}, "done", []string{"p"}, func(context.Context) error { return err }); !errors.Is(got, err) {
+			t.Errorf("%v became %v", err, got)
+		}
+		if !strings.Contains(log.String(), level) {
+			t.Errorf("%v is logged as %s", err, log.String())
+		}
 	}
 }
 

@@ -133,8 +133,8 @@ type processKey struct{}
 
 // daemonCommand is `daemon start`, `daemon stop SIGNAL` and `daemon log TEXT`.
 func daemonCommand(ts *testscript.TestScript, neg bool, args []string) {
-	if neg || len(args) == 0 {
-		ts.Fatalf("usage: daemon start | stop SIGNAL | log TEXT")
+	if len(args) == 0 || neg && args[0] != "log" {
+		ts.Fatalf("usage: daemon start | stop SIGNAL | [!] daemon log TEXT")
 	}
 	running := ts.Value(processKey{}).(*process)
 	switch {
@@ -143,8 +143,8 @@ func daemonCommand(ts *testscript.TestScript, neg bool, args []string) {
 	case running.cmd == nil:
 		ts.Fatalf("no daemon has been started")
 	case args[0] == "log" && len(args) == 2:
-		if !strings.Contains(running.log.String(), args[1]) {
-			ts.Fatalf("the log has no %q:\n%s", args[1], running.log)
+		if strings.Contains(running.log.String(), args[1]) == neg {
+			ts.Fatalf("that the log has %q is %v:\n%s", args[1], neg, running.log)
 		}
 	case args[0] == "stop" && len(args) == 2:
 		signal := unix.SignalNum("SIG" + args[1])
@@ -158,7 +158,7 @@ func daemonCommand(ts *testscript.TestScript, neg bool, args []string) {
 			ts.Fatalf("the daemon does not end:\n%s", running.log)
 		}
 	default:
-		ts.Fatalf("usage: daemon start | stop SIGNAL | log TEXT")
+		ts.Fatalf("usage: daemon start | stop SIGNAL | [!] daemon log TEXT")
 	}
 }
 
