@@ -17,6 +17,7 @@ const (
 	EventTargetAttached EventKind = "target_attached"
 	EventTargetDetached EventKind = "target_detached"
 	EventDenied         EventKind = "denied"
+	EventEchoed         EventKind = "cred_echoed"
 )
 
 // The kinds of events of what people ask for. They are there for changes that
