@@ -259,8 +259,9 @@ func (d *sluiced) openInterceptor(context.Context) error {
 	}
 	d.acquired(scopes.close)
 	dialer := intercept.NewDialer()
+	repeats := &echoes{note: d.note, log: d.log}
 	d.exchange, err = exchange.New(exchange.Options{
-		Pools: d.keep, Ties: d.keep, Tokens: d.keep, Dialer: dialer, Leaves: d.ca, RootCAs: roots, Log: d.log, Denied: d.denied,
+		Pools: d.keep, Ties: d.keep, Tokens: d.keep, Dialer: dialer, Leaves: d.ca, RootCAs: roots, Log: d.log, Denied: d.denied, Echoed: repeats.seen,
 		RefuseUnknownTokens: d.cfg.RefuseTokens, MaxReplayBody: d.cfg.Replay.MaxBody, ReplayBudget: d.cfg.Replay.Budget,
 	})
 	if err != nil {

@@ -127,3 +127,19 @@ func TestUnknownLoginsAreRefused(t *testing.T) {
 		t.Errorf("with a placeholder: %s", status)
 	}
 }
+
+// TestAnAgentsAccountIsItsOwn: Codex looks for its account among those that the provider
+// tells it of, whichever member is asked.
+func TestAnAgentsAccountIsItsOwn(t *testing.T) {
+	h := tokenHouse(t)
+	for _, member := range []string{"account-1", "account-2"} {
+		for _, version := range []string{"--http1.1", "--http2"} {
+			got := h.output("curl", "-sS", "-m", "30", version, "-H", "ChatGPT-Account-ID: 70ef75a5-0cd1-4753-8530-6da29e41a46a",
+				"https://chatgpt.com/backend-api/wham/accounts/check")
+			if !strings.Contains(got, `"id":"70ef75a5-0cd1-4753-8530-6da29e41a46a"`) || strings.Contains(got, member) {
+				t.Errorf("%s: %s", version, got)
+			}
+		}
+		h.sluice("", "pool", "rotate", "codex")
+	}
+}

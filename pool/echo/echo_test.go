@@ -151,7 +151,7 @@ func TestNothingIsHeldForLong(t *testing.T) {
 	m := matcher()
 	for _, text := range []string{"data: x\n\n", "it is", "ask", "sk-", "x"} {
 		var s Stream
-	s.Begin(m)
+		s.Begin(m)
 		buf := []byte(text)
 		s.Next(buf, 0, len(buf))
 		if at := s.Held(len(buf)); at != len(buf) {
@@ -205,7 +205,7 @@ func BenchmarkStream(b *testing.B) {
 			b.SetBytes(int64(len(body)))
 			b.ReportAllocs()
 			var s Stream
-	s.Begin(m)
+			s.Begin(m)
 			for b.Loop() {
 				s.Next(body, 0, len(body))
 				s.Passed(s.Held(len(body)))

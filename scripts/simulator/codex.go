@@ -43,3 +43,14 @@ func codexHeaders(limit int, wait time.Duration, now time.Time) refusal {
 	r.Header = codexWindows("100", wait, now)
 	return r
 }
+
+// accountsPath is where Codex asks for its workspaces; without one of its own account it
+// does not go on.
+const accountsPath = "/backend-api/wham/accounts/check"
+
+func accounts(v *visit) {
+	v.json(http.StatusOK, map[string]any{"accounts": []any{map[string]any{
+		"id": v.verdict.Account, "plan_type": "plus",
+		"workspace_backend_origin": "https://chatgpt.com", "account_routing_override": "NO_CONSTRAINT",
+	}}})
+}

@@ -70,6 +70,8 @@ func (v *visit) api() func(*visit) {
 		return checked(streamGenerateContent)
 	case strings.HasSuffix(path, "/models") && (v.r.Method == http.MethodGet || v.r.Method == http.MethodHead):
 		return checked(models)
+	case path == accountsPath && v.r.Method == http.MethodGet:
+		return checked(accounts)
 	case hostname(v.r) == "api.github.com":
 		return checked(github)
 	}
