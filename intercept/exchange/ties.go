@@ -1,8 +1,10 @@
 package exchange
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"io"
 	"net/http"
 	"strings"
 	"time"
@@ -116,6 +118,48 @@ func (h *head) bytes(name string) []byte {
 	return nil
 }
 
+// maxPackedRequest is how long a compressed request may be and still be looked at, and
+// maxUnpackedRequest how much of it: Codex compresses its conversations.
+const (
+	maxPackedRequest   = 16 << 20
+	maxUnpackedRequest = 128 << 20
+)
+
+// clueReader looks for clues in a request's body, once it is there whole if it is compressed.
+type clueReader struct {
+	clues    *pool.Clues
+	encoding string
+	packed   []byte
+	long     bool
+}
+
+func newClueReader(c *pool.Clues, encoding string) *clueReader {
+	return &clueReader{clues: c, encoding: coding(encoding)}
+}
+
+// Write implements [io.Writer].
+func (r *clueReader) Write(p []byte) (int, error) {
+	if r.encoding == "" {
+		return r.clues.Write(p)
+	}
+	if r.long = r.long || len(r.packed)+len(p) > maxPackedRequest; !r.long {
+		r.packed = append(r.packed, p...)
+	}
+	return len(p), nil
+}
+
+func (r *clueReader) end() {
+	if r.encoding == "" || r.long {
+		return
+	}
+	in, done, err := decoder(bytes.NewReader(r.packed), r.encoding)
+	if err != nil {
+		return
+	}
+	defer done()
+	_, _ = io.Copy(r.clues, io.LimitReader(in, maxUnpackedRequest)) // as far as it can be read
+}
+
 // findTie reads what it takes to know whether the request is tied to a member. The
 // body is kept and sent afterwards; what is too long to be kept is looked at as far as
 // it goes.
@@ -131,7 +175,9 @@ func (cl *client) findTie(a *attempts) error {
 	began := time.Now()
 	var err error
 	if isJSON(cl.req.value("content-type")) {
-		err = cl.readWhole(func(p []byte) { _, _ = clues.Write(p) })
+		seen := newClueReader(clues, cl.req.value("content-encoding"))
+		err = cl.readWhole(func(p []byte) { _, _ = seen.Write(p) })
+		seen.end()
 	}
 	if cl.ahead = time.Since(began); err != nil {
 		return err
@@ -205,7 +251,9 @@ func (s *stream) findTie(a *attempts) error {
 	}
 	if s.r.ContentLength != 0 && isJSON(s.r.Header.Get("Content-Type")) {
 		began := time.Now()
-		err := s.body.readAhead(clues)
+		seen := newClueReader(clues, s.r.Header.Get("Content-Encoding"))
+		err := s.body.readAhead(seen)
+		seen.end()
 		if s.wait = time.Since(began); err != nil {
 			return err
 		}

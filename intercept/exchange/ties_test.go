@@ -24,6 +24,7 @@ type accounts struct {
 
 func (u *accounts) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	body, _ := io.ReadAll(r.Body)
+	body = decode(body, r.Header.Get("Content-Encoding"), 64<<20)
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	who := member(r)
@@ -115,6 +116,17 @@ func TestTiedRequests(t *testing.T) {
 				if got := up.took(); !slices.Equal(got, []string{"a"}) {
 					t.Errorf("%s, %s: %q were asked", as, name, got)
 				}
+			}
+		}
+		for _, encoding := range []string{"gzip", "zstd", "br"} {
+			text := fmt.Sprintf(`{"model":"m","input":%q,"previous_response_id":%q}`, strings.Repeat("word ", 100<<10), ids["json"])
+			r := newRequest("POST", strings.NewReader(compressed(encoding, text)))
+			r.URL.Path, r.Header = "/v1/responses", http.Header{"Content-Type": {"application/json"}, "Content-Encoding": {encoding}}
+			if resp, body := ask(t, c, r); resp.StatusCode != 200 {
+				t.Errorf("compressed, %s: %d %s", encoding, resp.StatusCode, body)
+			}
+			if got := up.took(); !slices.Equal(got, []string{"a"}) {
+				t.Errorf("compressed, %s: %q were asked", encoding, got)
 			}
 		}
 		// Its own path, without a body.

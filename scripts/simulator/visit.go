@@ -1,6 +1,7 @@
 package simulator
 
 import (
+	"compress/gzip"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -13,6 +14,8 @@ import (
 	"net/url"
 	"strings"
 	"time"
+
+	"github.com/klauspost/compress/zstd"
 )
 
 // maxBody is the longest JSON body that a provider's API takes; tests of large
@@ -177,7 +180,7 @@ func (v *visit) json(status int, value any) {
 // read decodes the request's JSON body, numbers and all; an unreadable one is
 // answered with 400 and false.
 func (v *visit) read(into any) bool {
-	body, err := io.ReadAll(http.MaxBytesReader(v, v.r.Body, maxBody))
+	body, err := v.decoded(http.MaxBytesReader(v, v.r.Body, maxBody))
 	if err == nil {
 		err = json.Unmarshal(body, into)
 	}
@@ -191,6 +194,27 @@ func (v *visit) read(into any) bool {
 		v.json(status, v.dialect().failure(status, "invalid_request_error", "", "We could not parse the JSON body of your request."))
 	}
 	return false
+}
+
+// decoded reads a body, without the coding that clients use: Codex compresses its
+// conversations.
+func (v *visit) decoded(body io.Reader) ([]byte, error) {
+	switch v.r.Header.Get("Content-Encoding") {
+	case "zstd":
+		d, err := zstd.NewReader(body)
+		if err != nil {
+			return nil, err
+		}
+		defer d.Close()
+		body = d
+	case "gzip":
+		d, err := gzip.NewReader(body)
+		if err != nil {
+			return nil, err
+		}
+		body = d
+	}
+	return io.ReadAll(body)
 }
 
 // pause waits, and returns false if the client went away meanwhile.
