@@ -31,7 +31,7 @@ func open(t *testing.T, dir string) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	v, err := vault.Open(filepath.Join(dir, "identity"))
+	v, err := vault.Open(vault.Options{File: filepath.Join(dir, "identity")})
 	if err != nil {
 		t.Fatal(err)
 	}

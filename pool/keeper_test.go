@@ -48,7 +48,7 @@ func (b *bench) start(t testing.TB) {
 	if b.db, err = store.Open(context.Background(), b.dir); err != nil {
 		t.Fatal(err)
 	}
-	v, err := vault.Open(filepath.Join(b.dir, "identity"))
+	v, err := vault.Open(vault.Options{File: filepath.Join(b.dir, "identity")})
 	if err != nil {
 		t.Fatal(err)
 	}

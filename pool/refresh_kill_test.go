@@ -38,7 +38,7 @@ func refreshInChild(dir, ca string) error {
 	if err != nil {
 		return err
 	}
-	v, err := vault.Open(filepath.Join(dir, "identity"))
+	v, err := vault.Open(vault.Options{File: filepath.Join(dir, "identity")})
 	if err != nil {
 		return err
 	}

@@ -112,7 +112,7 @@ func (r *rig) open() {
 	if r.db, err = store.Open(ctx, r.dir); err != nil {
 		r.t.Fatal(err)
 	}
-	v, err := vault.Open(filepath.Join(r.dir, "identity"))
+	v, err := vault.Open(vault.Options{File: filepath.Join(r.dir, "identity")})
 	if err != nil {
 		r.t.Fatal(err)
 	}

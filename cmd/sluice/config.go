@@ -27,6 +27,7 @@ const (
 // each key with its default, and a test holds it to this.
 type config struct {
 	StateDir      string
+	CredentialDir string // of systemd's, from the environment; "": none
 	Socket        string
 	PinDir        string
 	FailOpen      bool

@@ -49,6 +49,7 @@ type sluiced struct {
 	log      *slog.Logger
 	undo     []func() error // in the order of acquisition
 	store    *store.DB
+	secrets  *vault.Vault
 	keep     *pool.Keeper
 	ca       *ca.Authority
 	hooks    *bpf.Redirect
@@ -73,6 +74,7 @@ func serve(ctx context.Context, cfg config, e env) error {
 	if os.Geteuid() != 0 {
 		return errors.New("serve: programs have to be put into the kernel, which needs root: use 'sudo sluice serve'")
 	}
+	cfg.CredentialDir = e.getenv("CREDENTIALS_DIRECTORY")
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	defer context.AfterFunc(ctx, stop)()
@@ -103,7 +105,7 @@ func newLog(cfg config, e env) *slog.Logger {
 // collide with.
 func (d *sluiced) open(ctx context.Context) error {
 	for _, step := range []func(context.Context) error{
-		d.openStore, d.openSocket, d.openKernel, d.openPools, d.openContainers, d.openResetter, d.openMonitor, d.openAuthority, d.openInterceptor, d.openAPI, d.openTCP,
+		d.openStore, d.openVault, d.openSocket, d.openKernel, d.openPools, d.openContainers, d.openResetter, d.openMonitor, d.openAuthority, d.openInterceptor, d.openAPI, d.openTCP,
 		d.openBots,
 	} {
 		if err := step(ctx); err != nil {
@@ -136,6 +138,15 @@ func (d *sluiced) openStore(ctx context.Context) error {
 	d.store = db
 	d.acquired(db.Close)
 	return nil
+}
+
+func (d *sluiced) openVault(ctx context.Context) error {
+	sealed, err := d.store.Sealed(ctx)
+	if err != nil {
+		return err
+	}
+	d.secrets, err = vault.Open(vault.Options{File: identityFile(d.cfg.StateDir), CredentialDir: d.cfg.CredentialDir, Sealed: sealed})
+	return err
 }
 
 func (d *sluiced) openSocket(ctx context.Context) error {
@@ -189,10 +200,6 @@ func (d *sluiced) leaveKernel() error {
 }
 
 func (d *sluiced) openPools(ctx context.Context) error {
-	secrets, err := vault.Open(filepath.Join(d.cfg.StateDir, "identity"))
-	if err != nil {
-		return err
-	}
 	probes := d.cfg.Pool.ProbeInterval
 	if probes == 0 {
 		probes = -1 // the keeper's word for never
@@ -203,7 +210,7 @@ func (d *sluiced) openPools(ctx context.Context) error {
 	}
 	d.keep, err = pool.NewKeeper(ctx, pool.Options{
 		HTTP:  pool.TokenClient(roots),
-		Store: d.store, Vault: secrets, Log: d.log, MaxStatedRetry: d.cfg.Pool.MaxStatedRetry, ProbeInterval: probes,
+		Store: d.store, Vault: d.secrets, Log: d.log, MaxStatedRetry: d.cfg.Pool.MaxStatedRetry, ProbeInterval: probes,
 		MaxHeld: d.cfg.Pool.MaxHeld,
 	})
 	if err != nil {

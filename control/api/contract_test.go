@@ -134,7 +134,7 @@ func newServed(tb testing.TB, log io.Writer, changes ...func(*control.Options)) 
 	}
 	s := &served{cgroups: new(cgroups), boxes: new(boxes), socket: filepath.Join(dir, "s")}
 	logger := slog.New(slog.NewTextHandler(log, nil))
-	secrets, err := vault.Open(filepath.Join(dir, "identity"))
+	secrets, err := vault.Open(vault.Options{File: filepath.Join(dir, "identity")})
 	must(err)
 	s.db, err = store.Open(tb.Context(), dir)
 	must(err)

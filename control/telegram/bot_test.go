@@ -114,7 +114,7 @@ func newTalk(t *testing.T, api *botapi.Server) *talk {
 	}
 	k := &talk{T: t, api: api, log: new(lockedBuffer), noted: make(chan pool.Event, 100)}
 	log := slog.New(slog.NewTextHandler(k.log, nil))
-	secrets, err := vault.Open(dir + "/identity")
+	secrets, err := vault.Open(vault.Options{File: dir + "/identity"})
 	must(err)
 	db, err := store.Open(t.Context(), dir)
 	must(err)

@@ -34,7 +34,7 @@ func newKeeper(t *testing.T, creds ...pool.CredentialSpec) (*pool.Keeper, pool.R
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = db.Close() })
-	v, err := vault.Open(filepath.Join(dir, "identity"))
+	v, err := vault.Open(vault.Options{File: filepath.Join(dir, "identity")})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -6,78 +6,30 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
-	"strings"
 
 	"filippo.io/age"
 )
-
-// ErrIdentity means that a secret was not encrypted for this vault's identity.
-var ErrIdentity = errors.New("the vault's identity does not open this secret")
 
 // Vault encrypts for one age identity. It may be used concurrently.
 type Vault struct {
 	identity *age.X25519Identity
 	path     string
+	given    bool // by systemd, and not sluice's to change
 }
 
-// Open reads the identity in the file at path, or makes it, mode 0600, if there is no such file.
-func Open(path string) (*Vault, error) {
-	data, err := os.ReadFile(path)
-	if errors.Is(err, os.ErrNotExist) {
-		return create(path)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("read the vault's identity: %w", err)
-	}
-	identity, err := age.ParseX25519Identity(strings.TrimSpace(string(data)))
-	if err != nil {
-		return nil, fmt.Errorf("%s is not an age identity: restore it from a backup; without it the stored secrets cannot be read", path)
-	}
-	return &Vault{identity: identity, path: path}, nil
-}
+// Path is the file that the identity was read from.
+func (v *Vault) Path() string { return v.path }
 
-func create(path string) (_ *Vault, err error) {
-	identity, err := age.GenerateX25519Identity()
-	if err != nil {
-		return nil, fmt.Errorf("make the vault's identity: %w", err)
-	}
-	f, err := os.CreateTemp(filepath.Dir(path), ".identity-") // 0600
-	if err != nil {
-		return nil, fmt.Errorf("make the vault's identity: %w", err)
-	}
-	defer func() {
+// opens says whether everything that is sealed is sealed for this identity.
+func (v *Vault) opens(sealed []Sealed) error {
+	for _, s := range sealed {
+		plain, err := v.Decrypt(s.Data)
 		if err != nil {
-			err = errors.Join(fmt.Errorf("make the vault's identity: %w", err), f.Close(), os.Remove(f.Name()))
+			return fmt.Errorf("credential %s: %w", s.Name, err)
 		}
-	}()
-	if _, err := io.WriteString(f, identity.String()+"\n"); err != nil {
-		return nil, err
+		plain.Zero()
 	}
-	if err := f.Sync(); err != nil {
-		return nil, err
-	}
-	// Link, unlike rename, never replaces an identity that appeared meanwhile.
-	if err := os.Link(f.Name(), path); err != nil {
-		return nil, err
-	}
-	if err := os.Remove(f.Name()); err != nil {
-		return nil, err
-	}
-	// A power cut must not take the name of the file and leave what was encrypted for it.
-	if err := syncDir(filepath.Dir(path)); err != nil {
-		return nil, err
-	}
-	return &Vault{identity: identity, path: path}, f.Close()
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return nil
 }
 
 // Encrypt returns the secret as an age file.
