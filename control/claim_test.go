@@ -74,7 +74,7 @@ func TestChangeLetsGo(t *testing.T) {
 func TestChangeIsLogged(t *testing.T) {
 	t.Parallel()
 	for level, err := range map[string]error{
-		"level=INFO msg=done names=[p]":             nil,
+		"level=INFO msg=done names=[p]":               nil,
 		"level=INFO msg=\"not done: done\" names=[p]": targetError(fmt.Errorf("target %q: %w", "p", intercept.ErrNotFound)),
 		"level=WARN msg=\"not done: done\" names=[p]": pool.Conflict("taken"),
 	} {

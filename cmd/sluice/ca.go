@@ -22,6 +22,9 @@ bound to: for any other host a client refuses what they sign.`,
 			if err != nil {
 				return err
 			}
+			if c.format == formatJSON {
+				return c.print(map[string]string{"pem": string(pem)}, nil)
+			}
 			_, err = c.stdout.Write(pem)
 			return err
 		},

@@ -204,7 +204,10 @@ func (c *cli) credRemoveCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return client.RemoveCredential(cmd.Context(), args[0])
+			if err := client.RemoveCredential(cmd.Context(), args[0]); err != nil {
+				return err
+			}
+			return c.removed("name", args[0])
 		},
 	}
 }

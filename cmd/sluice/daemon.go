@@ -467,27 +467,28 @@ func (c counted) Counters() (map[string]uint64, error) {
 }
 
 // removePins takes what an earlier daemon left out of the kernel, and forgets its
-// targets, without serving anything.
-func (c *cli) removePins(ctx context.Context, configFile, stateDir string) error {
+// targets, without serving anything. It says which ones those were.
+func (c *cli) removePins(ctx context.Context, configFile, stateDir string) ([]string, error) {
 	cfg, err := loadConfig(configFile)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if stateDir != "" {
 		cfg.StateDir = stateDir
 	}
 	if os.Geteuid() != 0 {
-		return errors.New("detach --all: no daemon answers, and taking programs out of the kernel needs root: use sudo")
+		return nil, errors.New("detach --all: no daemon answers, and taking programs out of the kernel needs root: use sudo")
 	}
-	if err := forgetTargets(ctx, cfg.StateDir); err != nil {
-		return fmt.Errorf("detach --all: %w", err)
+	forgotten, err := forgetTargets(ctx, cfg.StateDir)
+	if err != nil {
+		return nil, fmt.Errorf("detach --all: %w", err)
 	}
 	if _, err := os.Stat(cfg.PinDir); errors.Is(err, fs.ErrNotExist) {
-		return nil // no pins, then
+		return forgotten, nil // no pins, then
 	}
 	hooks, err := bpf.Load(bpf.Options{PinDir: cfg.PinDir})
 	if err != nil {
-		return fmt.Errorf("detach --all: %w", err)
+		return nil, fmt.Errorf("detach --all: %w", err)
 	}
-	return hooks.Remove()
+	return forgotten, hooks.Remove()
 }

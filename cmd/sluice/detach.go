@@ -31,27 +31,50 @@ the targets.`,
 				return err
 			}
 			if !all {
-				return client.Detach(cmd.Context(), args[0])
+				if err := client.Detach(cmd.Context(), args[0]); err != nil {
+					return err
+				}
+				return c.removed("id", args[0])
 			}
 			detached, err := client.DetachAll(cmd.Context())
 			var unreachable *api.UnreachableError
 			if errors.As(err, &unreachable) && unreachable.NotRunning() {
-				return c.removePins(cmd.Context(), configFile, stateDir)
+				forgotten, err := c.removePins(cmd.Context(), configFile, stateDir)
+				if err != nil {
+					return err
+				}
+				return c.detached(forgotten)
 			}
 			if err != nil {
 				return err
 			}
-			return c.print(detached, func() {
-				for _, t := range detached {
-					fmt.Fprintln(c.stdout, t.Id)
-				}
-			})
+			if c.format == formatJSON {
+				return c.print(detached, nil)
+			}
+			ids := make([]string, 0, len(detached))
+			for _, t := range detached {
+				ids = append(ids, t.Id)
+			}
+			return c.detached(ids)
 		},
 	}
 	cmd.Flags().BoolVar(&all, "all", false, "every target, and what is left of any")
 	cmd.Flags().StringVar(&configFile, "config", "", "the daemon's configuration, for --all without a daemon")
 	cmd.Flags().StringVar(&stateDir, "state-dir", "", "the daemon's state, for --all without a daemon")
 	return cmd
+}
+
+// detached names targets that are no more. Without a daemon nothing else is known of them.
+func (c *cli) detached(ids []string) error {
+	gone := make([]map[string]string, 0, len(ids))
+	for _, id := range ids {
+		gone = append(gone, map[string]string{"id": id})
+	}
+	return c.print(gone, func() {
+		for _, id := range ids {
+			fmt.Fprintln(c.stdout, id)
+		}
+	})
 }
 
 func notFound(err error) bool {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"os"
+	"slices"
 	"time"
 
 	"golang.org/x/term"
@@ -39,12 +40,16 @@ type cli struct {
 	env
 	socket string
 	format string
+	colour string
 }
 
 // check holds the global flags against what they may be.
 func (c *cli) check() error {
 	if c.format != formatTable && c.format != formatJSON {
 		return usageError{"-o " + c.format + ": there is only table and json"}
+	}
+	if !slices.Contains(colours, c.colour) {
+		return usageError{"--color " + c.colour + ": there is only auto, always and never"}
 	}
 	return nil
 }

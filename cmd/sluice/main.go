@@ -84,6 +84,7 @@ configured, and holds no real secret.
 	root.PersistentFlags().StringVar(&c.socket, "socket", "",
 		"the daemon's unix socket (default $SLUICE_SOCKET, else "+defaultSocket+")")
 	root.PersistentFlags().StringVarP(&c.format, "output", "o", formatTable, "how to print: table or json")
+	root.PersistentFlags().StringVar(&c.colour, "color", colourAuto, "when to colour states: auto (on a terminal), always or never")
 	root.PersistentPreRunE = func(*cobra.Command, []string) error { return c.check() }
 	if err := root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(
 		[]string{formatTable, formatJSON}, cobra.ShellCompDirectiveNoFileComp)); err != nil {

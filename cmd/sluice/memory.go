@@ -138,24 +138,26 @@ func (d *sluiced) agents(name string) []reset.Agent {
 	return agents
 }
 
-// forgetTargets forgets what a daemon that does not run would attach again.
-func forgetTargets(ctx context.Context, stateDir string) (err error) {
+// forgetTargets forgets what a daemon that does not run would attach again, and says
+// which targets those were.
+func forgetTargets(ctx context.Context, stateDir string) (forgotten []string, err error) {
 	if _, err := os.Stat(filepath.Join(stateDir, store.FileName)); errors.Is(err, fs.ErrNotExist) {
-		return nil
+		return nil, nil
 	}
 	db, err := store.Open(ctx, stateDir)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
 	targets, err := db.Targets(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for _, t := range targets {
 		if err := db.DeleteTarget(ctx, t.ID); err != nil {
-			return err
+			return forgotten, err
 		}
+		forgotten = append(forgotten, t.ID)
 	}
-	return nil
+	return forgotten, nil
 }

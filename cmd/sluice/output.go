@@ -5,7 +5,7 @@ package main
 //   - What was asked for goes to standard output; everything else to standard error.
 //   - -o json prints the REST body: an object, or an array for a list (never null).
 //   - A table is aligned. On a terminal states have a colour, unless NO_COLOR is set (https://no-color.org) or
-//     TERM is dumb. Nothing is cut off to fit a width.
+//     TERM is dumb; --color says otherwise. Nothing is cut off to fit a width.
 //   - An error is one line, "sluice: what: why; what to do", lower case, no full stop.
 //   - A command that changes something prints the name or id of it, so that scripts can go on with that.
 
@@ -15,6 +15,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/fatih/color"
 	"github.com/jedib0t/go-pretty/v6/table"
 	"github.com/jedib0t/go-pretty/v6/text"
 )
@@ -23,6 +24,15 @@ const (
 	formatTable = "table"
 	formatJSON  = "json"
 )
+
+// What --color may be.
+const (
+	colourAuto   = "auto"
+	colourAlways = "always"
+	colourNever  = "never"
+)
+
+var colours = []string{colourAuto, colourAlways, colourNever}
 
 // print writes value as JSON, or calls show for people.
 func (c *cli) print(value any, show func()) error {
@@ -39,6 +49,11 @@ func (c *cli) print(value any, show func()) error {
 // done says that a change was made: its name for people, the object for programs.
 func (c *cli) done(value any, name string) error {
 	return c.print(value, func() { fmt.Fprintln(c.stdout, name) })
+}
+
+// removed names what is gone: a line for people, and for programs an object of which that is the only key.
+func (c *cli) removed(key, name string) error {
+	return c.done(map[string]string{key: name}, name)
 }
 
 // table prints rows under a heading, or the words for "there is none".
@@ -76,6 +91,9 @@ func (c *cli) fields(pairs ...string) {
 
 // coloured says whether standard output is to have colours.
 func (c *cli) coloured() bool {
+	if c.colour == colourAlways || c.colour == colourNever {
+		return c.colour == colourAlways
+	}
 	return terminal(c.stdout) && c.getenv("NO_COLOR") == "" && c.getenv("TERM") != "dumb"
 }
 
@@ -84,16 +102,18 @@ func (c *cli) state(word string) string {
 	if !c.coloured() {
 		return word
 	}
-	colour := text.FgGreen
+	light := color.FgGreen
 	switch word {
 	case "degraded", "cooldown", "parked", "waiting", "WARN":
-		colour = text.FgYellow
+		light = color.FgYellow
 	case "exhausted", "failed", "FAIL":
-		colour = text.FgRed
+		light = color.FgRed
 	case "standby":
 		return word
 	}
-	return colour.Sprint(word)
+	paint := color.New(light)
+	paint.EnableColor() // coloured has looked at the terminal and the environment; the library would once more
+	return paint.Sprint(word)
 }
 
 // list joins words, or says that there is none.

@@ -221,7 +221,10 @@ func (c *cli) poolRemoveCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return client.RemovePool(cmd.Context(), args[0])
+			if err := client.RemovePool(cmd.Context(), args[0]); err != nil {
+				return err
+			}
+			return c.removed("name", args[0])
 		},
 	}
 }

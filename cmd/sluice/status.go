@@ -23,21 +23,22 @@ func (c *cli) statusCommand() *cobra.Command {
 				return err
 			}
 			return c.print(s, func() {
-				c.fields(
+				pairs := []string{
 					"version", s.Build.Version,
-					"up", span(time.Duration(s.UptimeSeconds)*time.Second),
+					"up", span(time.Duration(s.UptimeSeconds) * time.Second),
 					"state dir", s.StateDir,
 					"pin dir", s.PinDir,
 					"pools", fmt.Sprintf("%d (%d healthy, %d degraded, %d exhausted)",
 						s.Pools.Total, s.Pools.Healthy, s.Pools.Degraded, s.Pools.Exhausted),
 					"targets", strconv.Itoa(s.Targets),
 					"connections", strconv.Itoa(s.Connections),
-				)
+				}
 				for _, name := range slices.Sorted(maps.Keys(s.Counters)) {
 					if s.Counters[name] > 0 {
-						c.fields(name, strconv.FormatUint(s.Counters[name], 10))
+						pairs = append(pairs, name, strconv.FormatUint(s.Counters[name], 10))
 					}
 				}
+				c.fields(pairs...)
 			})
 		},
 	}
