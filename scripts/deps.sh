@@ -40,12 +40,15 @@ if [ ${#missing[@]} -gt 0 ]; then
 	apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 fi
 
-# The SDKs that the client tests use, at the versions of the lock file.
-clients=$(dirname "$0")/clients
-if [ "${1:-}" != --demo ] && [ -f "$clients/package-lock.json" ]; then
-	if [ ! -f "$clients/node_modules/.package-lock.json" ] ||
-		[ "$clients/package-lock.json" -nt "$clients/node_modules/.package-lock.json" ]; then
-		echo "deps: installing the npm clients of scripts/clients"
-		npm ci --prefix "$clients" --no-audit --no-fund --silent
+# What the tests drive through sluice, at the versions of the lock files.
+npm_install() { # folder, what is in it
+	if [ ! -f "$1/node_modules/.package-lock.json" ] ||
+		[ "$1/package-lock.json" -nt "$1/node_modules/.package-lock.json" ]; then
+		echo "deps: installing $2 of $1"
+		npm ci --prefix "$1" --no-audit --no-fund --silent
 	fi
+}
+if [ "${1:-}" != --demo ]; then
+	npm_install "$(dirname "$0")/clients" "the npm clients"
+	npm_install "$(dirname "$0")/agents" "the agents (Codex, Claude Code)"
 fi
