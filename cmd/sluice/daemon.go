@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -57,20 +58,23 @@ type sluiced struct {
 	exchange *exchange.Exchanger
 	finder   *container.Finder
 	resets   *reset.Resetter
-	watch    *monitor.Monitor
+	audit    *audit.Log
+	watch    atomic.Pointer[monitor.Monitor] // another one after a reload of [notify]
 	ops      *control.Operations
 	api      *api.Server
 	sock     net.Listener
 	tcp      *tcpAPI // nil: not over TCP
 	bots     []*telegram.Bot
 	notes    chan pool.Event
+	again    reloads
 }
 
 // waitingNotes is how many events may wait to be written.
 const waitingNotes = 64
 
 // serve runs a daemon until SIGTERM or SIGINT; a second one kills it.
-func serve(ctx context.Context, cfg config, e env) error {
+// SIGHUP has the configuration read again.
+func serve(ctx context.Context, cfg config, read func() (config, error), e env) error {
 	if os.Geteuid() != 0 {
 		return errors.New("serve: programs have to be put into the kernel, which needs root: use 'sudo sluice serve'")
 	}
@@ -78,7 +82,15 @@ func serve(ctx context.Context, cfg config, e env) error {
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	defer context.AfterFunc(ctx, stop)()
-	d := &sluiced{cfg: cfg, log: newLog(cfg, e), notes: make(chan pool.Event, waitingNotes)}
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	defer signal.Stop(hangup)
+	level := new(slog.LevelVar)
+	level.Set(logLevel(cfg))
+	d := &sluiced{
+		cfg: cfg, log: newLog(cfg, level, e), notes: make(chan pool.Event, waitingNotes),
+		again: reloads{read: read, signal: hangup, level: level},
+	}
 	err := d.open(ctx)
 	if err == nil {
 		err = d.run(ctx)
@@ -87,18 +99,6 @@ func serve(ctx context.Context, cfg config, e env) error {
 		return fmt.Errorf("serve: %w", err)
 	}
 	return nil
-}
-
-// newLog writes to standard error: for people as text, for the journal as JSON.
-func newLog(cfg config, e env) *slog.Logger {
-	var level slog.Level
-	// The configuration has been checked: its words are slog's.
-	_ = level.UnmarshalText([]byte(cfg.LogLevel))
-	options := &slog.HandlerOptions{Level: level}
-	if cfg.LogFormat == "json" || (cfg.LogFormat == "auto" && e.getenv("JOURNAL_STREAM") != "") {
-		return slog.New(slog.NewJSONHandler(e.stderr, options))
-	}
-	return slog.New(slog.NewTextHandler(e.stderr, options))
 }
 
 // open acquires everything, and first of all what a second daemon would
@@ -218,26 +218,6 @@ func (d *sluiced) openPools(ctx context.Context) error {
 	}
 	d.acquired(func() error { d.keep.Close(); return nil })
 	return nil
-}
-
-func (d *sluiced) openMonitor(ctx context.Context) error {
-	record, err := audit.Open(audit.Options{
-		Dir: auditDir(d.cfg.StateDir), KeyFile: auditKey(d.cfg.StateDir), Log: d.log,
-	})
-	if err != nil {
-		return err
-	}
-	d.acquired(record.Close)
-	channels, err := d.cfg.notices(d.log, d.keep)
-	if err != nil {
-		return err
-	}
-	watch, err := monitor.New(ctx, monitor.Options{
-		Pools: d.keep, Events: d.keep, Cursors: d.store, Log: d.log,
-		Readers: []monitor.Reader{record, d.resets}, Channels: channels,
-	})
-	d.watch = watch
-	return err
 }
 
 func (d *sluiced) openAuthority(context.Context) error {
@@ -381,7 +361,7 @@ func (d *sluiced) openAPI(context.Context) error {
 	})
 	registry := prometheus.NewPedanticRegistry()
 	registry.MustRegister(
-		control.NewCollector(d.ops), newTraffic(d.keep, d.through, d.watch.Backlog), collectors.NewGoCollector(),
+		control.NewCollector(d.ops), newTraffic(d.keep, d.through, d.backlog), collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)
 	var metrics http.Handler = promhttp.HandlerFor(registry, promhttp.HandlerOpts{})
@@ -396,7 +376,7 @@ func (d *sluiced) run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return d.in.Run(ctx) })
 	group.Go(func() error { return d.writeNotes(ctx) })
-	group.Go(func() error { return d.watch.Run(ctx) })
+	group.Go(func() error { return d.runNotices(ctx) })
 	group.Go(func() error {
 		select {
 		case <-d.in.Ready(): // agents are reset in what is attached, and the remembered targets are by now
@@ -407,9 +387,6 @@ func (d *sluiced) run(ctx context.Context) error {
 	})
 	group.Go(func() error { return d.renewAuthority(ctx) })
 	group.Go(func() error { return d.serveTCP(ctx) })
-	for _, bot := range d.bots {
-		group.Go(func() error { return bot.Run(ctx) })
-	}
 	group.Go(func() error {
 		select {
 		case <-d.in.Ready():
@@ -421,19 +398,20 @@ func (d *sluiced) run(ctx context.Context) error {
 		return d.api.Serve(ctx, d.sock, apiGrace)
 	})
 	group.Go(func() error {
+		select {
+		case <-d.in.Ready():
+			return d.watchdog(ctx)
+		case <-ctx.Done():
+			return nil
+		}
+	})
+	group.Go(func() error {
 		<-ctx.Done()
 		d.log.Info("stopping", "drain_time", d.cfg.DrainTime)
 		d.notify(daemon.SdNotifyStopping)
 		return nil
 	})
 	return group.Wait()
-}
-
-// notify tells systemd, if it is that who started the daemon.
-func (d *sluiced) notify(state string) {
-	if _, err := daemon.SdNotify(false, state); err != nil {
-		d.log.Warn("systemd not told", "state", state, "error", err)
-	}
 }
 
 // counted adds what happened to connections in user space to what the kernel counts.

@@ -48,7 +48,7 @@ func TestADaemonLeavesNoGoroutine(t *testing.T) {
 		e.stderr = &log
 		ctx, stop := context.WithCancel(t.Context())
 		done := make(chan error, 1)
-		go func() { done <- serve(ctx, cfg, e) }()
+		go func() { done <- serve(ctx, cfg, func() (config, error) { return cfg, nil }, e) }()
 		for !strings.Contains(log.String(), "listening") && t.Context().Err() == nil && len(done) == 0 {
 			time.Sleep(10 * time.Millisecond)
 		}

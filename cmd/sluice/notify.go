@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -11,6 +13,7 @@ import (
 
 	"github.com/sluice-proxy/sluice/control/telegram"
 	"github.com/sluice-proxy/sluice/monitor"
+	"github.com/sluice-proxy/sluice/monitor/audit"
 	"github.com/sluice-proxy/sluice/monitor/notice"
 	"github.com/sluice-proxy/sluice/pool"
 )
@@ -50,6 +53,8 @@ type rawTelegram struct {
 type notifyConfig struct {
 	Channels []monitor.Channel // but for chats, which need to know the pools
 	Chats    []chatConfig
+	// Sum tells one [notify] from another, the files that it names included; empty: no channel.
+	Sum string
 }
 
 // chatConfig is a chat that a bot writes to, and may take commands from.
@@ -60,7 +65,7 @@ type chatConfig struct {
 
 // check makes the channels and checks them. An error names the key.
 func (raw rawNotify) check() (notifyConfig, error) {
-	var all notifyConfig
+	all := notifyConfig{Sum: raw.sum()}
 	seen := make(map[string]bool)
 	add := func(key string, index int, name string, open func() (monitor.Channel, error)) error {
 		where := fmt.Sprintf("notify.%s %d", key, index+1)
@@ -104,6 +109,32 @@ func (raw rawNotify) check() (notifyConfig, error) {
 		}
 	}
 	return all, nil
+}
+
+// sum is of all that is written and of the files that it names. One that cannot be
+// read is an error of its channel's.
+func (raw rawNotify) sum() string {
+	if len(raw.Webhook)+len(raw.Service)+len(raw.Telegram) == 0 {
+		return ""
+	}
+	hash := sha256.New()
+	fmt.Fprintf(hash, "%+v", raw)
+	add := func(files ...string) {
+		for _, file := range files {
+			text, _ := os.ReadFile(file)
+			fmt.Fprintf(hash, "%d:%s", len(text), text)
+		}
+	}
+	for _, w := range raw.Webhook {
+		add(w.URLFile, w.SecretFile)
+	}
+	for _, s := range raw.Service {
+		add(s.URLFile)
+	}
+	for _, t := range raw.Telegram {
+		add(t.TokenFile)
+	}
+	return hex.EncodeToString(hash.Sum(nil))
 }
 
 func (w rawWebhook) channel() (monitor.Channel, error) {
@@ -186,13 +217,48 @@ func (c config) notices(log *slog.Logger, pools telegram.Pools) ([]monitor.Chann
 	return all, nil
 }
 
-// openBots makes a bot of each token that commands are taken by: the Bot API gives
-// the updates of one to one listener.
+func (d *sluiced) openMonitor(ctx context.Context) error {
+	var err error
+	d.audit, err = audit.Open(audit.Options{
+		Dir: auditDir(d.cfg.StateDir), KeyFile: auditKey(d.cfg.StateDir), Log: d.log,
+	})
+	if err != nil {
+		return err
+	}
+	d.acquired(d.audit.Close)
+	channels, err := d.cfg.notices(d.log, d.keep)
+	if err != nil {
+		return err
+	}
+	return d.newMonitor(ctx, channels)
+}
+
+// newMonitor takes the place of the monitor before, which must have ended.
+func (d *sluiced) newMonitor(ctx context.Context, channels []monitor.Channel) error {
+	watch, err := monitor.New(ctx, monitor.Options{
+		Pools: d.keep, Events: d.keep, Cursors: d.store, Log: d.log,
+		Readers: []monitor.Reader{d.audit, d.resets}, Channels: channels,
+	})
+	if err != nil {
+		return err
+	}
+	d.watch.Store(watch)
+	return nil
+}
+
 func (d *sluiced) openBots(context.Context) error {
+	var err error
+	d.bots, err = d.newBots(d.cfg.Notify.Chats)
+	return err
+}
+
+// newBots makes a bot of each token that commands are taken by: the Bot API gives
+// the updates of one to one listener.
+func (d *sluiced) newBots(configured []chatConfig) ([]*telegram.Bot, error) {
 	type account struct{ server, token string }
 	chats := make(map[account][]int64)
 	var order []account
-	for _, chat := range d.cfg.Notify.Chats {
+	for _, chat := range configured {
 		if !chat.Commands {
 			continue
 		}
@@ -202,14 +268,15 @@ func (d *sluiced) openBots(context.Context) error {
 		}
 		chats[a] = append(chats[a], chat.Chat)
 	}
+	var bots []*telegram.Bot
 	for _, a := range order {
 		bot, err := telegram.NewBot(telegram.BotOptions{
 			Token: a.token, Server: a.server, Chats: chats[a], Operations: d.ops, Log: d.log,
 		})
 		if err != nil {
-			return err
+			return nil, err
 		}
-		d.bots = append(d.bots, bot)
+		bots = append(bots, bot)
 	}
-	return nil
+	return bots, nil
 }

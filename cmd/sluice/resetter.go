@@ -38,7 +38,7 @@ func (d *sluiced) openResetter(context.Context) error {
 	d.resets = reset.New(reset.Options{
 		Pools: d.keep, Ledger: d.keep, Agents: d.agents, Profiles: d.cfg.Profiles, Always: d.cfg.ResetAlways, Log: d.log,
 		Runtimes: map[reset.Kind]reset.Runtime{reset.InContainer: containers, reset.InCgroup: beside.Runtime{}},
-		Noticed:  func(ctx context.Context, seq int64) error { return d.watch.Noticed(ctx, seq) },
+		Noticed:  func(ctx context.Context, seq int64) error { return d.watch.Load().Noticed(ctx, seq) },
 	})
 	return nil
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"strconv"
+	"sync/atomic"
 
 	"github.com/sluice-proxy/sluice/control/api"
 )
@@ -61,6 +62,7 @@ func (raw rawAPI) check() (apiConfig, error) {
 type tcpAPI struct {
 	listener net.Listener
 	options  api.TCPOptions
+	pair     atomic.Pointer[tls.Certificate] // what is shown from now on; unused without TLS
 }
 
 // openTCP listens, if that is configured. What would keep anybody out is said now.
@@ -79,7 +81,11 @@ func (d *sluiced) openTCP(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("api.tls_cert: %w", err)
 		}
-		t.options.TLS = &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}
+		t.pair.Store(&pair)
+		t.options.TLS = &tls.Config{
+			GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return t.pair.Load(), nil },
+			MinVersion:     tls.VersionTLS12,
+		}
 	}
 	if t.listener, err = new(net.ListenConfig).Listen(ctx, "tcp", c.Listen); err != nil {
 		return fmt.Errorf("api.listen: %w", err)
