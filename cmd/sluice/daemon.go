@@ -140,15 +140,6 @@ func (d *sluiced) openStore(ctx context.Context) error {
 	return nil
 }
 
-func (d *sluiced) openVault(ctx context.Context) error {
-	sealed, err := d.store.Sealed(ctx)
-	if err != nil {
-		return err
-	}
-	d.secrets, err = vault.Open(vault.Options{File: identityFile(d.cfg.StateDir), CredentialDir: d.cfg.CredentialDir, Sealed: sealed})
-	return err
-}
-
 func (d *sluiced) openSocket(ctx context.Context) error {
 	sock, err := api.Listen(ctx, d.cfg.Socket)
 	if errors.Is(err, api.ErrInUse) {

@@ -161,3 +161,11 @@ func forgetTargets(ctx context.Context, stateDir string) (forgotten []string, er
 	}
 	return forgotten, nil
 }
+
+// openState opens the store of a daemon that does not run. Error: [fs.ErrNotExist].
+func openState(ctx context.Context, stateDir string) (*store.DB, error) {
+	if _, err := os.Stat(filepath.Join(stateDir, store.FileName)); err != nil {
+		return nil, err
+	}
+	return store.Open(ctx, stateDir)
+}

@@ -64,6 +64,7 @@ var local = map[string]string{
 	"command cred import":  "reads a file of the caller's and adds what is in it",
 	"command man":          "for the package: the manual, made of the help texts",
 	"command token":        "prints a secret, and has to work before anybody can reach the daemon",
+	"command vault rekey":  "works on the state directory of a daemon that is stopped",
 	"command version":      "of the command itself",
 	"command completion":   "for the shell",
 	"chat-only help":       "what can be typed",

@@ -8,7 +8,6 @@ import (
 	"fmt"
 
 	"github.com/sluice-proxy/sluice/pool"
-	"github.com/sluice-proxy/sluice/pool/vault"
 )
 
 // AddCredential stores a credential.
@@ -116,24 +115,6 @@ func credentials(ctx context.Context, tx *sql.Tx) ([]pool.CredentialRecord, erro
 		}
 		c.ExpiresAt, c.RefreshFailed = instant(expires), instant(failed)
 		all = append(all, r)
-	}
-	return all, rows.Err()
-}
-
-// Sealed is every secret as it is stored.
-func (db *DB) Sealed(ctx context.Context) ([]vault.Sealed, error) {
-	rows, err := db.read.QueryContext(ctx, `SELECT name, sealed FROM credentials ORDER BY id`)
-	if err != nil {
-		return nil, fmt.Errorf("read what is sealed: %w", err)
-	}
-	defer func() { _ = rows.Close() }()
-	var all []vault.Sealed
-	for rows.Next() {
-		var s vault.Sealed
-		if err := rows.Scan(&s.Name, &s.Data); err != nil {
-			return nil, fmt.Errorf("read what is sealed: %w", err)
-		}
-		all = append(all, s)
 	}
 	return all, rows.Err()
 }

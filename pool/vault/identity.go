@@ -35,6 +35,9 @@ type Options struct {
 	// CredentialDir is where systemd puts what it hands over, $CREDENTIALS_DIRECTORY.
 	// An identity in it wins over File. Default: none.
 	CredentialDir string
+	// Given says that the identity is systemd's, although CredentialDir is not at hand:
+	// that directory is seen by the unit alone. Default: it is not.
+	Given bool
 	// Sealed is everything that was encrypted: an identity that does not open all of it
 	// is refused.
 	Sealed []Sealed
@@ -58,9 +61,6 @@ func Open(opts Options) (*Vault, error) {
 		}
 		return nil, missing(opts)
 	}
-	if err == nil {
-		err = v.opens(opts.Sealed)
-	}
 	if err != nil {
 		return nil, err
 	}
@@ -78,23 +78,20 @@ func missing(opts Options) error {
 		"if it is lost, move the state directory away and add the credentials again", ErrNoIdentity, where, len(opts.Sealed))
 }
 
-// find reads the identity. Error: [fs.ErrNotExist].
+// find reads the identity, which must open everything. Error: [fs.ErrNotExist].
 func find(opts Options) (*Vault, error) {
 	if opts.CredentialDir != "" {
 		path := filepath.Join(opts.CredentialDir, CredentialName)
 		identity, err := read(path, false)
 		if err == nil {
-			return &Vault{identity: identity, path: path, given: true}, nil
+			v := &Vault{identity: identity, path: path, given: true}
+			return v, v.opens(opts.Sealed)
 		}
 		if !errors.Is(err, fs.ErrNotExist) {
 			return nil, err
 		}
 	}
-	identity, err := read(opts.File, true)
-	if err != nil {
-		return nil, err
-	}
-	return &Vault{identity: identity, path: opts.File}, nil
+	return fromFile(opts)
 }
 
 // read parses the identity at path. A private file must be its reader's alone; what

@@ -229,3 +229,22 @@ func TestADirectoryOfSystemdsWithoutAnIdentity(t *testing.T) {
 		t.Fatalf("got %v", err)
 	}
 }
+
+// What systemd keeps cannot be replaced from here: the way out is said, nothing is done.
+func TestAnIdentityOfSystemdsIsNotRekeyed(t *testing.T) {
+	t.Parallel()
+	dir, credentials := t.TempDir(), t.TempDir()
+	sealed := sealedFor(t, filepath.Join(credentials, CredentialName))
+	before := listing(t, credentials)
+	opts := Options{File: filepath.Join(dir, "identity"), CredentialDir: credentials, Sealed: sealed}
+	err := Rekey(opts, func(func([]byte) ([]byte, error)) error {
+		t.Error("something was encrypted anew")
+		return nil
+	})
+	if !errors.Is(err, ErrGiven) || !strings.Contains(err.Error(), "take LoadCredential= out of the unit") {
+		t.Errorf("error is %v, want the way out", err)
+	}
+	if listing(t, dir) != "" || listing(t, credentials) != before {
+		t.Error("something was touched")
+	}
+}

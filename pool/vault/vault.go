@@ -20,6 +20,9 @@ type Vault struct {
 // Path is the file that the identity was read from.
 func (v *Vault) Path() string { return v.path }
 
+// Given says whether the identity is one that systemd handed over.
+func (v *Vault) Given() bool { return v.given }
+
 // opens says whether everything that is sealed is sealed for this identity.
 func (v *Vault) opens(sealed []Sealed) error {
 	for _, s := range sealed {
