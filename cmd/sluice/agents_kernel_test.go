@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/sluice-proxy/sluice/scripts/simulator"
 )
 
 // saying is what the simulator's models say.
@@ -54,7 +56,16 @@ func (h *house) works(env, command, spent string) {
 // TestCodex runs OpenAI's Codex with an API key.
 func TestCodex(t *testing.T) {
 	codex := realAgent(t, "codex")
-	h := newHouse(t, nil)
+	const third = "sk-third-57721566"
+	h := newEmptyHouse(t, nil, []simulator.Credential{
+		{Name: "first", Secret: openaiFirst}, {Name: "second", Secret: openaiSecond}, {Name: "third", Secret: third},
+	})
+	for name, secret := range map[string]string{"a1": openaiFirst, "a2": openaiSecond, "a3": third} {
+		h.sluice(secret, "cred", "add", name)
+	}
+	h.sluice("", "pool", "create", "openai", "--members", "a1,a2", "--provider", "openai")
+	// Codex asks chatgpt.com for models, too, and tries for long if it cannot.
+	h.sluice("", "pool", "create", "chatgpt", "--members", "a3", "--provider", "codex")
 	h.works(`CODEX_API_KEY="$OPENAI_API_KEY"`, codex+` exec --skip-git-repo-check "say hi"`, "first")
 }
 
