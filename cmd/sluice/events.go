@@ -19,7 +19,7 @@ func (c *cli) eventsCommand() *cobra.Command {
 		Use:   "events [--follow] [-n N]",
 		Short: "Show what happened, oldest first",
 		Long: `Shows the last events: failovers, exhausted and recovered pools, targets that came and went. With --follow it goes
-on with each further one until Ctrl-C; -o json is one object a line then.`,
+on with each further one until Ctrl-C, and across restarts of the daemon; -o json is one object a line then.`,
 		Args: arguments(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if n < 1 || n > 1000 {
@@ -32,7 +32,7 @@ on with each further one until Ctrl-C; -o json is one object a line then.`,
 			if follow {
 				ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
 				defer stop()
-				return client.Follow(ctx, n, c.printEvent)
+				return c.follow(ctx, client, n)
 			}
 			events, err := client.Events(cmd.Context(), n)
 			if err != nil {

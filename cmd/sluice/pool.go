@@ -3,8 +3,10 @@ package main
 import (
 	"fmt"
 	"net"
+	"os/signal"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -154,15 +156,24 @@ func hostsOf(bindings []api.Binding) []string {
 }
 
 func (c *cli) poolStatusCommand() *cobra.Command {
-	return &cobra.Command{
-		Use: "status NAME", Short: "Show a pool and the state of each member",
+	var watch bool
+	cmd := &cobra.Command{
+		Use: "status NAME [--watch]", Short: "Show a pool and the state of each member",
 		Long: `Shows a pool. Each member is active (the one in use), standby (eligible, not in use), in cooldown (until the
-instant that is shown) or parked (rotated away by a person, until it is chosen again).`,
+instant that is shown) or parked (rotated away by a person, until it is chosen again).
+
+With --watch it goes on until Ctrl-C: on a terminal in one place, on a pipe and with -o json with one line for what
+is, and one for each change. It outlives a restart of the daemon, and ends when the pool is removed.`,
 		Args: arguments("NAME"), ValidArgsFunction: c.complete(c.poolNames),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			client, err := c.client()
 			if err != nil {
 				return err
+			}
+			if watch {
+				ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
+				defer stop()
+				return c.watchPool(ctx, client, args[0])
 			}
 			status, err := client.Pool(cmd.Context(), args[0])
 			if err != nil {
@@ -171,6 +182,8 @@ instant that is shown) or parked (rotated away by a person, until it is chosen a
 			return c.printPool(status)
 		},
 	}
+	cmd.Flags().BoolVarP(&watch, "watch", "w", false, "go on until Ctrl-C")
+	return cmd
 }
 
 func (c *cli) printPool(p api.PoolStatus) error {

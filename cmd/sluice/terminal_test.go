@@ -12,6 +12,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/creack/pty"
 )
@@ -78,6 +79,21 @@ func (s *screen) shown() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return string(s.text)
+}
+
+// until waits for words to come after what had been shown when the mark was made, and makes
+// the next mark.
+func (s *screen) until(mark int, words string) int {
+	s.t.Helper()
+	for deadline := time.Now().Add(commandLimit); ; time.Sleep(10 * time.Millisecond) {
+		text := s.shown()
+		if i := strings.Index(text[mark:], words); i >= 0 {
+			return mark + i + len(words)
+		}
+		if time.Now().After(deadline) {
+			s.t.Fatalf("no %q comes after %q", words, text[mark:min(len(text), mark+2000)])
+		}
+	}
 }
 
 // status waits for the end of the command.

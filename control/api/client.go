@@ -260,10 +260,11 @@ func (c *Client) Events(ctx context.Context, n int) ([]Event, error) {
 	return receive[[]Event](c.raw.ListEvents(ctx, &ListEventsParams{Limit: &n}))
 }
 
-// Follow calls each with the last n events and then with every further one,
-// until ctx ends (which is no error), each fails or the daemon stops.
-func (c *Client) Follow(ctx context.Context, n int, each func(Event) error) error {
-	answer, err := c.raw.ListEvents(ctx, &ListEventsParams{Limit: &n},
+// Follow calls each with every event that has a seq above after, those that were and those
+// that come, until ctx ends (which is no error), each fails or the daemon stops. Before
+// that it calls opened, once the daemon has begun to answer.
+func (c *Client) Follow(ctx context.Context, after int64, opened func(), each func(Event) error) error {
+	answer, err := c.raw.ListEvents(ctx, &ListEventsParams{After: &after},
 		func(_ context.Context, r *http.Request) error {
 			r.Header.Set("Accept", "text/event-stream")
 			return nil
@@ -276,6 +277,7 @@ func (c *Client) Follow(ctx context.Context, n int, each func(Event) error) erro
 		_, err := received(answer, nil)
 		return err
 	}
+	opened()
 	lines := bufio.NewScanner(answer.Body)
 	lines.Buffer(nil, 1<<20)
 	for lines.Scan() {

@@ -10,6 +10,7 @@ import (
 	"os/user"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -102,10 +103,15 @@ func TestFollow(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer client.Close()
+	all, err := client.Events(t.Context(), 10)
+	if err != nil || len(all) != 2 {
+		t.Fatalf("%+v, %v", all, err)
+	}
+	var opened atomic.Int64
 	got := make(chan Event)
 	ended := make(chan error, 1)
 	go func() {
-		ended <- client.Follow(context.Background(), 1, func(e Event) error {
+		ended <- client.Follow(context.Background(), all[0].Seq, func() { opened.Add(1) }, func(e Event) error {
 			got <- e
 			return nil
 		})
@@ -135,8 +141,8 @@ func TestFollow(t *testing.T) {
 	record("5")
 	expect("5")
 	s.stop()
-	if err := <-ended; err == nil {
-		t.Error("the end of the daemon is no error")
+	if err := <-ended; err == nil || opened.Load() != 1 {
+		t.Errorf("the end of the daemon: %v; opened %d times", err, opened.Load())
 	}
 }
 
