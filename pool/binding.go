@@ -7,6 +7,8 @@ import (
 
 	"golang.org/x/net/http/httpguts"
 	"golang.org/x/net/idna"
+
+	"github.com/sluice-proxy/sluice/pool/vault"
 )
 
 // DefaultPort is the port of a binding that names none.
@@ -117,7 +119,7 @@ func parseTemplate(s string) (template, error) {
 func (t template) render(secret []byte) Field {
 	v := make([]byte, 0, len(t.before)+len(secret)+len(t.after))
 	v = append(append(append(v, t.before...), secret...), t.after...)
-	return Field{Name: t.name, Value: v}
+	return Field{Name: t.name, Value: vault.Keep(v)}
 }
 
 func (b *Binding) validate() error {

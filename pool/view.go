@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
+	"log/slog"
 	"slices"
 	"sort"
 	"sync"
@@ -88,6 +90,24 @@ type material struct {
 	Former  [][]byte          `json:"former,omitempty"` // digests of spent refresh tokens, oldest first
 }
 
+// Format implements [fmt.Formatter]: whatever the verb, nothing is shown.
+func (material) Format(s fmt.State, _ rune) { _, _ = io.WriteString(s, "REDACTED") }
+
+// LogValue implements [slog.LogValuer]. JSON is what it is sealed as.
+func (material) LogValue() slog.Value { return slog.StringValue("REDACTED") }
+
+// keep has what a keeper holds overwritten once no view and no lease has it any more.
+func (m *material) keep() {
+	for _, secret := range []*[]byte{&m.Secret, &m.Access, &m.Refresh} {
+		if *secret != nil {
+			*secret = vault.Keep(*secret)
+		}
+	}
+	for name, value := range m.Extra {
+		m.Extra[name] = vault.Keep(value)
+	}
+}
+
 func (m *material) token() []byte {
 	if m.Access != nil {
 		return m.Access
@@ -115,6 +135,7 @@ func (k *Keeper) open(r *CredentialRecord) (*material, error) {
 	if err := json.Unmarshal(plain.Bytes(), &m); err != nil {
 		return nil, fmt.Errorf("credential %s: decode: %w", r.Credential.Name, err)
 	}
+	m.keep()
 	return &m, nil
 }
 

@@ -78,6 +78,9 @@ func serve(ctx context.Context, cfg config, read func() (config, error), e env) 
 	if os.Geteuid() != 0 {
 		return errors.New("serve: programs have to be put into the kernel, which needs root: use 'sudo sluice serve'")
 	}
+	if err := seclude(); err != nil {
+		return fmt.Errorf("serve: %w", err)
+	}
 	cfg.CredentialDir = e.getenv("CREDENTIALS_DIRECTORY")
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
 	defer stop()

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
 
 	"github.com/sluice-proxy/sluice/bpf/kerneltest"
 )
@@ -63,4 +64,12 @@ func TestADaemonLeavesNoGoroutine(t *testing.T) {
 		}
 	}
 	goleak.VerifyNone(t, before)
+	t.Cleanup(func() { _ = unix.Prctl(unix.PR_SET_DUMPABLE, 1, 0, 0, 0) })
+	var core unix.Rlimit
+	if dumpable, err := unix.PrctlRetInt(unix.PR_GET_DUMPABLE, 0, 0, 0, 0); err != nil || dumpable != 0 {
+		t.Errorf("a daemon is dumpable: %d, %v", dumpable, err)
+	}
+	if err := unix.Getrlimit(unix.RLIMIT_CORE, &core); err != nil || core != (unix.Rlimit{}) {
+		t.Errorf("a daemon may dump core: %+v, %v", core, err)
+	}
 }

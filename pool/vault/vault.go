@@ -61,9 +61,18 @@ func (v *Vault) Decrypt(data []byte) (Secret, error) {
 		}
 		return Secret{}, fmt.Errorf("decrypt: %w", err)
 	}
-	plain, err := io.ReadAll(r)
-	if err != nil {
-		return Secret{}, fmt.Errorf("decrypt: %w", err)
+	// One buffer, which has room to spare: growing ones would leave pieces behind that
+	// nobody overwrites.
+	plain := make([]byte, len(data))
+	n := 0
+	for err == nil && n < len(plain) {
+		var got int
+		got, err = r.Read(plain[n:])
+		n += got
 	}
-	return NewSecret(plain), nil
+	if !errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		clear(plain)
+		return Secret{}, fmt.Errorf("decrypt: the sealed secret is not whole: %v", err)
+	}
+	return NewSecret(plain[:n]), nil
 }
