@@ -32,6 +32,7 @@ const (
 type Error struct {
 	Code    Code
 	Message string
+	missing missing
 }
 
 func (e *Error) Error() string { return e.Message }
@@ -40,7 +41,8 @@ func invalid(format string, args ...any) error {
 	return &Error{Code: CodeInvalid, Message: fmt.Sprintf(format, args...)}
 }
 
-// NotFound says that a name stands for nothing: stores return it.
+// NotFound says that something is not there: stores return it. For names of pools and
+// credentials there are [NoPool], [NoCredential] and [NoMember].
 func NotFound(format string, args ...any) error {
 	return &Error{Code: CodeNotFound, Message: fmt.Sprintf(format, args...)}
 }

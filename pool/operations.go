@@ -23,7 +23,7 @@ func (k *Keeper) configure(ctx context.Context, e Event, change func(context.Con
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if err := change(k.noting(ctx, e)); err != nil {
-		return err
+		return k.view.Load().near(err)
 	}
 	k.events.raise()
 	// The change is durable: finish it even if the caller has given up.
@@ -50,7 +50,7 @@ func (k *Keeper) find(name string) (*poolView, error) {
 	if p := k.view.Load().pools[name]; p != nil {
 		return p, nil
 	}
-	return nil, NotFound("there is no pool %q", name)
+	return nil, k.view.Load().near(NoPool(name))
 }
 
 // PoolStatus is a pool as it is now: its active member is the one that the next
@@ -153,7 +153,7 @@ func (k *Keeper) Clear(ctx context.Context, name, member string) error {
 		}
 	}
 	if back == "" {
-		return NotFound("pool %q has no member %q", name, member)
+		return k.view.Load().near(NoMember(name, member))
 	}
 	if p.state.Load() == StateExhausted {
 		change.To, change.EdgeEvent = StateHealthy, recoveredEvent(p, back)
@@ -243,7 +243,7 @@ func (k *Keeper) UpdateCredential(ctx context.Context, name string, ch Credentia
 	}
 	i := slices.IndexFunc(cfg.Credentials, func(r CredentialRecord) bool { return r.Credential.Name == name })
 	if i < 0 {
-		return Credential{}, NotFound("there is no credential %q", name)
+		return Credential{}, k.view.Load().near(NoCredential(name))
 	}
 	r := cfg.Credentials[i]
 	m, err := k.open(&r)

@@ -149,7 +149,7 @@ func (k *Keeper) agentTokensOf(p *poolView) *AgentTokens {
 func (k *Keeper) AgentTokens(name string) (AgentTokens, error) {
 	p := k.view.Load().pools[name]
 	if p == nil {
-		return AgentTokens{}, NotFound("there is no pool %q", name)
+		return AgentTokens{}, k.view.Load().near(NoPool(name))
 	}
 	return agentTokens(k.key, p.pool), nil
 }

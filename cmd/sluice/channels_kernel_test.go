@@ -179,6 +179,7 @@ func TestEveryChannel(t *testing.T) {
 		{"POST", "/api/pools", `{"name":"a","members":["b"],"provider":"openai"}`, []string{"pool", "create", "a", "--members", "b", "--provider", "openai"}, "/pool_create a members=b provider=openai"},
 		{"POST", "/api/pools", `{"name":"q","members":["b"],"provider":"nonesuch"}`, []string{"pool", "create", "q", "--members", "b", "--provider", "nonesuch"}, "/pool_create q members=b provider=nonesuch"},
 		{"PATCH", "/api/credentials/a", `{"token_url":"https://x.example/t"}`, []string{"cred", "update", "a", "--keep-secret", "--token-url", "https://x.example/t"}, "/cred_update a token_url=https://x.example/t"},
+		{"DELETE", "/api/credentials/spaer", "", []string{"cred", "remove", "spaer"}, "/cred_remove spaer"}, // did you mean "spare"?
 		{"DELETE", "/api/credentials/nobody", "", []string{"cred", "remove", "nobody"}, "/cred_remove nobody"},
 		{"POST", "/api/targets", `{"cgroup":"/nowhere"}`, []string{"attach", "--cgroup", "/nowhere"}, "/attach cgroup=/nowhere"},
 		{"POST", "/api/targets", `{"unit":"nonesuch-71ac.service"}`, []string{"attach", "--unit", "nonesuch-71ac.service"}, "/attach unit=nonesuch-71ac.service"},
@@ -204,6 +205,9 @@ func TestEveryChannel(t *testing.T) {
 			}
 			if !strings.HasSuffix(why, want[i].why) || (why == "") != (want[i].why == "") {
 				t.Errorf("%v, way %d: refused with %q, and over REST with %q", step.line, way, why, want[i].why)
+			}
+			if strings.Contains(step.path, "spaer") && !strings.HasSuffix(why, `did you mean "spare"?`) {
+				t.Errorf("%v, way %d: refused with %q", step.line, way, why)
 			}
 			if (why == "") != (what != "") || what != "" && !strings.HasPrefix(who, []string{"unix:0/root", "unix:0/root", "telegram:-100200/42@kim"}[way]) {
 				t.Errorf("%v, way %d: %q by %q, refused with %q", step.line, way, what, who, why)

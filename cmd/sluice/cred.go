@@ -15,6 +15,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/sluice-proxy/sluice/control/api"
+	"github.com/sluice-proxy/sluice/pool"
 )
 
 // maxSecret is the longest secret that is read, in bytes: what the daemon takes.
@@ -161,11 +162,7 @@ func typeOf(cmd *cobra.Command, client *api.Client, name string) (api.Credential
 		}
 		known = append(known, credential.Name)
 	}
-	message := fmt.Sprintf("update credential %q: there is none of that name", name)
-	if near := nearest(name, known); near != "" {
-		message += fmt.Sprintf("; did you mean %q?", near)
-	}
-	return "", errors.New(message)
+	return "", pool.NoCredential(name).Near(known)
 }
 
 func (c *cli) credListCommand() *cobra.Command {

@@ -35,6 +35,7 @@ func (e statusError) Error() string { return fmt.Sprintf("exit status %d", e.sta
 func sluice(e env, args []string) int {
 	root := newRoot(e)
 	root.SetArgs(args)
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return flagError(cmd, args, err) })
 	err := root.ExecuteContext(e.ctx)
 	var status statusError
 	var usage usageError
@@ -80,7 +81,7 @@ configured, and holds no real secret.
 	root.SetIn(e.stdin)
 	root.SetOut(e.stdout)
 	root.SetErr(e.stderr)
-	root.SetFlagErrorFunc(flagError)
+	root.SetHelpCommand(c.helpCommand())
 	root.PersistentFlags().StringVar(&c.socket, "socket", "",
 		"the daemon's unix socket (default $SLUICE_SOCKET, else "+defaultSocket+")")
 	root.PersistentFlags().StringVarP(&c.format, "output", "o", formatTable, "how to print: table or json")
@@ -91,37 +92,6 @@ configured, and holds no real secret.
 		panic(err) // the flag is defined six lines above
 	}
 	return root
-}
-
-// group makes a command that does nothing but hold others.
-func group(parent *cobra.Command, children ...*cobra.Command) *cobra.Command {
-	parent.AddCommand(children...)
-	parent.Args = func(cmd *cobra.Command, args []string) error {
-		if len(args) == 0 {
-			return nil
-		}
-		message := fmt.Sprintf("%s has no command %q", cmd.CommandPath(), args[0])
-		cmd.SuggestionsMinimumDistance = 2
-		if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
-			message += fmt.Sprintf("; did you mean %q?", near[0])
-		} else {
-			message += fmt.Sprintf("; '%s --help' lists them", cmd.CommandPath())
-		}
-		return usageError{message}
-	}
-	parent.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
-	return parent
-}
-
-// flagError says which flag was meant, if it can tell.
-func flagError(cmd *cobra.Command, err error) error {
-	message := strings.TrimPrefix(err.Error(), "pflag: ")
-	if name, ok := strings.CutPrefix(message, "unknown flag: --"); ok {
-		if near := nearest(name, flagNames(cmd)); near != "" {
-			return usageError{message + "; did you mean --" + near + "?"}
-		}
-	}
-	return usageError{message + fmt.Sprintf("; see '%s --help'", cmd.CommandPath())}
 }
 
 // arguments demands as many arguments as there are names, and names the one

@@ -1,24 +1,40 @@
 package main
 
 import (
+	"strings"
 	"testing"
 	"time"
+
+	"github.com/spf13/cobra"
 )
 
-func TestNearest(t *testing.T) {
+// The word that is no command is found between flags and their values.
+func TestFirstWord(t *testing.T) {
 	t.Parallel()
-	names := []string{"members", "member", "provider", "host", "header"}
-	for _, tc := range []struct{ typed, want string }{
-		{"membres", "members"},
-		{"memberz", "members"},
-		{"hots", "host"},
-		{"hesder", "header"},
-		{"provide", "provider"},
-		{"xyzzy", ""},
-		{"", ""},
+	root := newRoot(env{getenv: func(string) string { return "" }})
+	pools, _, err := root.Find([]string{"pool"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tc := range []struct {
+		cmd  *cobra.Command
+		args string
+		want string
+	}{
+		{root, "poool list", "poool"},
+		{root, "--socket poool list", "list"},
+		{root, "--socket=x poool", "poool"},
+		{root, "-o json poool", "poool"},
+		{root, "-ojson poool", "poool"},
+		{root, "--nonesuch poool", "poool"},
+		{root, "--nonesuch", ""},
+		{root, "-- poool", ""},
+		{pools, "pool creat main --members x", "creat"},
+		{pools, "-o json pool -o table creat", "creat"},
+		{pools, "pool --nonesuch", ""},
 	} {
-		if got := nearest(tc.typed, names); got != tc.want {
-			t.Errorf("%q: %q, want %q", tc.typed, got, tc.want)
+		if got := firstWord(tc.cmd, strings.Fields(tc.args)); got != tc.want {
+			t.Errorf("%s: %q, want %q", tc.args, got, tc.want)
 		}
 	}
 }

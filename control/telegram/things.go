@@ -91,12 +91,14 @@ func askRemoveCredential(ctx context.Context, c call) (reply, error) {
 	if err != nil {
 		return reply{}, err
 	}
+	var known []string
 	for _, x := range credentials {
 		if x.Name == c.arg(0) {
 			return confirm(fmt.Sprintf("Forget credential %q for good?", x.Name), mark(verbRemoveCredential, x.Name)), nil
 		}
+		known = append(known, x.Name)
 	}
-	return reply{}, pool.NotFound("there is no credential %q", c.arg(0))
+	return reply{}, pool.NoCredential(c.arg(0)).Near(known)
 }
 
 func listTargets(_ context.Context, c call) (reply, error) {

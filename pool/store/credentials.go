@@ -54,12 +54,12 @@ func (db *DB) UpdateCredential(ctx context.Context, r pool.CredentialRecord) err
 	return db.change(ctx, func(tx *sql.Tx) error {
 		res, err := tx.ExecContext(ctx, `UPDATE credentials SET sealed = ?, token_url = ?, client_id = ?, extra_headers = ?, expires_at = ?, refresh_failed = ?
 			WHERE name = ?`, r.Sealed, c.TokenURL, c.ClientID, string(extra), nanos(c.ExpiresAt), nanos(c.RefreshFailed), c.Name)
-		return oneRow(res, err, "there is no credential %q", c.Name)
+		return oneRow(res, err, pool.NoCredential(c.Name))
 	})
 }
 
-// oneRow turns a statement that met no row into a not-found error.
-func oneRow(res sql.Result, err error, format string, args ...any) error {
+// oneRow turns a statement that met no row into the error that something is missing.
+func oneRow(res sql.Result, err, missing error) error {
 	if err != nil {
 		return fmt.Errorf("write: %w", err)
 	}
@@ -68,7 +68,7 @@ func oneRow(res sql.Result, err error, format string, args ...any) error {
 		return fmt.Errorf("write: %w", err)
 	}
 	if n == 0 {
-		return pool.NotFound(format, args...)
+		return missing
 	}
 	return nil
 }
@@ -86,7 +86,7 @@ func (db *DB) RemoveCredential(ctx context.Context, name string) error {
 			return fmt.Errorf("look for members: %w", err)
 		}
 		res, err := tx.ExecContext(ctx, `DELETE FROM credentials WHERE name = ?`, name)
-		return oneRow(res, err, "there is no credential %q", name)
+		return oneRow(res, err, pool.NoCredential(name))
 	})
 }
 

@@ -51,7 +51,9 @@ func addMember(ctx context.Context, tx *sql.Tx, id int64, credential string, pos
 		Scan(&credentialID, &holder)
 	switch {
 	case errors.Is(err, sql.ErrNoRows):
-		return pool.NotFound("members: there is no credential %q: add it first with 'sluice cred add %s'", credential, credential)
+		missing := pool.NoCredential(credential)
+		missing.Message = fmt.Sprintf("members: %s: add it first with 'sluice cred add %s'", missing.Message, credential)
+		return missing
 	case err != nil:
 		return fmt.Errorf("look for credential: %w", err)
 	case holder != "":
@@ -66,7 +68,7 @@ func addMember(ctx context.Context, tx *sql.Tx, id int64, credential string, pos
 func poolID(ctx context.Context, tx *sql.Tx, name string) (id int64, err error) {
 	err = tx.QueryRowContext(ctx, `SELECT id FROM pools WHERE name = ?`, name).Scan(&id)
 	if errors.Is(err, sql.ErrNoRows) {
-		return 0, pool.NotFound("there is no pool %q", name)
+		return 0, pool.NoPool(name)
 	}
 	if err != nil {
 		return 0, fmt.Errorf("look for pool: %w", err)
@@ -78,7 +80,7 @@ func poolID(ctx context.Context, tx *sql.Tx, name string) (id int64, err error) 
 func (db *DB) RemovePool(ctx context.Context, name string) error {
 	return db.change(ctx, func(tx *sql.Tx) error {
 		res, err := tx.ExecContext(ctx, `DELETE FROM pools WHERE name = ?`, name)
-		return oneRow(res, err, "there is no pool %q", name)
+		return oneRow(res, err, pool.NoPool(name))
 	})
 }
 
@@ -115,7 +117,7 @@ func (db *DB) RemoveMember(ctx context.Context, name, credential string) error {
 			Scan(&member, &position, &others)
 		switch {
 		case errors.Is(err, sql.ErrNoRows):
-			return pool.NotFound("pool %q has no member %q", name, credential)
+			return pool.NoMember(name, credential)
 		case err != nil:
 			return fmt.Errorf("look for member: %w", err)
 		case others == 0:
@@ -137,7 +139,7 @@ func (db *DB) RemoveMember(ctx context.Context, name, credential string) error {
 func (db *DB) SetAuthResetTarget(ctx context.Context, name, target string) error {
 	return db.change(ctx, func(tx *sql.Tx) error {
 		res, err := tx.ExecContext(ctx, `UPDATE pools SET auth_reset_target = ? WHERE name = ?`, target, name)
-		return oneRow(res, err, "there is no pool %q", name)
+		return oneRow(res, err, pool.NoPool(name))
 	})
 }
 

@@ -60,7 +60,7 @@ func (db *DB) DueResets(ctx context.Context) ([]pool.DueReset, error) {
 // BeginReset counts one more start.
 func (db *DB) BeginReset(ctx context.Context, id int64) error {
 	res, err := db.exec(ctx, `UPDATE auth_resets SET starts = starts + 1 WHERE pool_id = ?`, id)
-	return oneRow(res, err, "the reset is not due any more: its pool was removed")
+	return oneRow(res, err, pool.NotFound("the reset is not due any more: its pool was removed"))
 }
 
 // EndReset forgets a reset and adds what became of it to the log. If the agent may
