@@ -9,7 +9,7 @@ demo=(ip:iproute2 nsenter:util-linux curl:curl)
 all=("${demo[@]}" clang-14:clang-14 llvm-strip-14:llvm-14 clang-format-14:clang-format-14 nft:nftables
      nginx:nginx-light python3:python3 openssl:openssl git:git node:nodejs npm:npm strace:strace
      containerd:containerd runc:runc busybox:busybox-static dockerd:docker.io
-     dbus-daemon:dbus-daemon)
+     dbus-daemon:dbus-daemon mandoc:mandoc)
 want=("${all[@]}")
 [ "${1:-}" = --demo ] && want=("${demo[@]}")
 
@@ -18,6 +18,7 @@ for pair in "${want[@]}"; do
 	command -v "${pair%%:*}" >/dev/null 2>&1 || [ -x "/usr/sbin/${pair%%:*}" ] || missing+=("${pair#*:}")
 done
 [ -s /etc/ssl/certs/ca-certificates.crt ] || missing+=(ca-certificates)
+[ "${1:-}" = --demo ] || [ -s /usr/share/bash-completion/bash_completion ] || missing+=(bash-completion)
 
 if [ ${#missing[@]} -gt 0 ]; then
 	if ! command -v apt-get >/dev/null 2>&1; then

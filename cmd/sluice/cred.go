@@ -99,6 +99,7 @@ For --type oauth the secret is a JSON object with "access_token", "refresh_token
 		},
 	}
 	cmd.Flags().StringVar(&flags.kind, "type", string(api.Static), "static or oauth")
+	oneOf(cmd, "type", string(api.Static), string(api.Oauth))
 	flags.register(cmd)
 	return cmd
 }

@@ -87,10 +87,9 @@ configured, and holds no real secret.
 	root.PersistentFlags().StringVarP(&c.format, "output", "o", formatTable, "how to print: table or json")
 	root.PersistentFlags().StringVar(&c.colour, "color", colourAuto, "when to colour states: auto (on a terminal), always or never")
 	root.PersistentPreRunE = func(*cobra.Command, []string) error { return c.check() }
-	if err := root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(
-		[]string{formatTable, formatJSON}, cobra.ShellCompDirectiveNoFileComp)); err != nil {
-		panic(err) // the flag is defined six lines above
-	}
+	oneOf(root, "output", formatTable, formatJSON)
+	oneOf(root, "color", colours...)
+	offerNoFiles(root)
 	return root
 }
 

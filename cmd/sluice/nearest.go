@@ -122,12 +122,12 @@ func flagNames(cmd *cobra.Command) []string {
 func (c *cli) helpCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "help [COMMAND]...", Short: "Show what a command takes, as --help does",
-		ValidArgsFunction: func(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+		ValidArgsFunction: func(cmd *cobra.Command, args []string, typed string) ([]string, cobra.ShellCompDirective) {
 			var found []string
 			parent, rest, err := cmd.Root().Find(args)
 			if err == nil && len(rest) == 0 {
 				for _, child := range parent.Commands() {
-					if child.IsAvailableCommand() {
+					if child.IsAvailableCommand() && strings.HasPrefix(child.Name(), typed) {
 						found = append(found, child.Name()+"\t"+child.Short)
 					}
 				}

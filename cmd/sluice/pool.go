@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/sluice-proxy/sluice/control/api"
+	"github.com/sluice-proxy/sluice/pool"
 )
 
 func (c *cli) poolCommand() *cobra.Command {
@@ -31,7 +32,7 @@ next member in the order is active from then on.`,
 func (c *cli) poolCreateCommand() *cobra.Command {
 	var spec api.PoolSpec
 	var provider, header string
-	var members, hosts []string
+	var members, hosts, providers []string
 	var hold time.Duration
 	var agent agentFlags
 	cmd := &cobra.Command{
@@ -86,7 +87,11 @@ within that time: for agents that take one 429 for the end.`,
 	cmd.Flags().StringVar(&header, "header", "", "header that carries the credential, `'Name: value with {token}'`")
 	cmd.Flags().DurationVar(&hold, "hold", 0, "how long a request may wait for a member to come back, at most 10m")
 	agent.add(cmd)
-	c.completeFlag(cmd, "members", c.credentialNames)
+	c.completeList(cmd, "members", c.freeCredentials)
+	for _, p := range pool.Providers() {
+		providers = append(providers, p.Name)
+	}
+	oneOf(cmd, "provider", providers...)
 	return cmd
 }
 
@@ -245,7 +250,7 @@ func (c *cli) poolRemoveCommand() *cobra.Command {
 func (c *cli) poolAddMemberCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "add-member NAME CRED", Short: "Add a credential as the pool's last member",
-		Args: arguments("NAME", "CRED"), ValidArgsFunction: c.complete(c.poolNames, c.credentialNames),
+		Args: arguments("NAME", "CRED"), ValidArgsFunction: c.complete(c.poolNames, c.freeCredentials),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			client, err := c.client()
 			if err != nil {
@@ -263,7 +268,7 @@ func (c *cli) poolAddMemberCommand() *cobra.Command {
 func (c *cli) poolRemoveMemberCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "remove-member NAME CRED", Short: "Take a credential out of the pool; the credential stays",
-		Args: arguments("NAME", "CRED"), ValidArgsFunction: c.complete(c.poolNames, c.credentialNames),
+		Args: arguments("NAME", "CRED"), ValidArgsFunction: c.complete(c.poolNames, c.membersOf),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			client, err := c.client()
 			if err != nil {
@@ -283,7 +288,7 @@ func (c *cli) poolClearCommand() *cobra.Command {
 		Use: "clear NAME [MEMBER]", Short: "Lift the cooldown of a member, or of all",
 		Long: `Lifts cooldowns by hand, for instance after credit was topped up. If the upstream still refuses, the next
 request finds that out and the member cools down again.`,
-		Args: arguments("NAME", "[MEMBER]"), ValidArgsFunction: c.complete(c.poolNames, c.credentialNames),
+		Args: arguments("NAME", "[MEMBER]"), ValidArgsFunction: c.complete(c.poolNames, c.membersOf),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			client, err := c.client()
 			if err != nil {

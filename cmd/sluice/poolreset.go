@@ -16,6 +16,7 @@ type agentFlags struct{ target, profile, container string }
 func (a *agentFlags) add(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&a.target, "auth-reset-target", "", "what the agent's auth is reset for when the pool recovers, such as openai-codex")
 	cmd.Flags().StringVar(&a.profile, "agent-profile", "", "how the agent is reset: hermes (also if not given) or a profile of the configuration")
+	oneOf(cmd, "agent-profile", reset.DefaultProfile)
 	cmd.Flags().StringVar(&a.container, "container", "", "container in which the agent is reset, else whatever is attached for the pool")
 }
 
