@@ -27,7 +27,7 @@ func (c *cli) credCommand() *cobra.Command {
 		Short: "Credentials: the secrets that pools are made of",
 		Long: `A credential is a static key, or an OAuth account. Its secret is read from standard input, never from the
 command line, is kept encrypted, and is never shown again.`,
-	}, c.credAddCommand(), c.credListCommand(), c.credUpdateCommand(), c.credRemoveCommand())
+	}, c.credAddCommand(), c.credImportCommand(), c.credListCommand(), c.credUpdateCommand(), c.credRemoveCommand())
 }
 
 // credFlags are what `cred add` and `cred update` have in common.
