@@ -19,17 +19,60 @@ COMMIT    ?= $(or $(shell $(GIT) rev-parse HEAD 2>/dev/null),unknown)
 DATE      ?= $(or $(shell TZ=UTC $(GIT) log -1 --date=format-local:%Y-%m-%dT%H:%M:%SZ --format=%cd 2>/dev/null),unknown)
 LDFLAGS    = -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT) -X main.date=$(DATE)
 BIN       ?= bin/sluice
+GOARCH    ?= $(shell $(GO) env GOARCH)
+export GOARCH
+PREFIX    ?= /usr
+# A version of Debian's begins with a digit; a commit without a tag is before all that have one.
+DEBVERSION = $(patsubst v%,%,$(if $(filter v%,$(VERSION)),$(VERSION),$(if $(findstring .,$(VERSION)),$(VERSION),0.0.0~git.$(VERSION))))
+# The host's own sluice, built to be asked for what is generated from it.
+HOSTBIN    = bin/host/sluice
 TESTFLAGS ?=
 PKG       ?= ./...
 
 .DEFAULT_GOAL := help
-.PHONY: help build deps generate drift fmt lint unit kernel test allocs soak demo bench fuzz clean
+.PHONY: help build install uninstall package deps generate drift fmt lint unit kernel test allocs soak demo bench fuzz clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## bin/sluice, or BIN; GOARCH=arm64 for another processor
 	CGO_ENABLED=0 GOOS=linux $(GO) build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o '$(BIN)' ./cmd/sluice
+
+# what is installed besides the binary, as FROM:TO below PREFIX
+FILES = scripts/packaging/systemd/sluice.service:lib/systemd/system/sluice.service \
+        scripts/packaging/systemd/sluice.sysusers:lib/sysusers.d/sluice.conf \
+        scripts/packaging/systemd/sluice.tmpfiles:lib/tmpfiles.d/sluice.conf \
+        scripts/packaging/systemd/examples/agents.slice:share/doc/sluice/examples/agents.slice \
+        scripts/packaging/systemd/examples/in-agents-slice.conf:share/doc/sluice/examples/in-agents-slice.conf \
+        scripts/packaging/config.toml:share/doc/sluice/config.toml \
+        LICENSE:share/doc/sluice/copyright
+COMPLETIONS = bash:share/bash-completion/completions/sluice zsh:share/zsh/vendor-completions/_sluice \
+              fish:share/fish/vendor_completions.d/sluice.fish
+
+install: build ## into PREFIX (default /usr) below DESTDIR; a configuration that is there is kept
+	@GOARCH= CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -o $(HOSTBIN) ./cmd/sluice
+	@install -D -m 755 '$(BIN)' '$(DESTDIR)$(PREFIX)/bin/sluice'
+	@for pair in $(FILES); do install -D -m 644 "$${pair%%:*}" "$(DESTDIR)$(PREFIX)/$${pair#*:}"; done
+	@[ '$(PREFIX)' = /usr ] || sed -i 's|/usr/bin/sluice|$(PREFIX)/bin/sluice|' '$(DESTDIR)$(PREFIX)/lib/systemd/system/sluice.service'
+	@set -e; for pair in $(COMPLETIONS); do to="$(DESTDIR)$(PREFIX)/$${pair#*:}"; mkdir -p "$${to%/*}"; \
+		$(HOSTBIN) completion "$${pair%%:*}" >"$$to"; chmod 644 "$$to"; done
+	@install -d -m 750 '$(DESTDIR)/etc/sluice'
+	@[ -e '$(DESTDIR)/etc/sluice/config.toml' ] || install -m 640 scripts/packaging/config.toml '$(DESTDIR)/etc/sluice/config.toml'
+
+uninstall: ## take away what install put there, but for /etc/sluice and /var/lib/sluice
+	@rm -f '$(DESTDIR)$(PREFIX)/bin/sluice'
+	@for pair in $(FILES) $(COMPLETIONS); do rm -f "$(DESTDIR)$(PREFIX)/$${pair#*:}"; done
+	@rm -rf '$(DESTDIR)$(PREFIX)/share/doc/sluice'
+
+DIST ?= dist
+package: ## DIST/sluice_VERSION_ARCH.deb; GOARCH=arm64 for another processor
+	@rm -rf dist/root-$(GOARCH)
+	@$(MAKE) --no-print-directory install BIN=dist/bin/$(GOARCH)/sluice DESTDIR='$(CURDIR)/dist/root-$(GOARCH)' PREFIX=/usr
+	@mkdir -p '$(DIST)'
+	@find dist/root-$(GOARCH) -exec touch -h -d '$(DATE)' {} +
+	@GOARCH= $(GO) build -modfile=scripts/tools/go.mod -o bin/host/nfpm github.com/goreleaser/nfpm/v2/cmd/nfpm
+	@VERSION='$(DEBVERSION)' SOURCE_DATE_EPOCH="$$(date -d '$(DATE)' +%s)" bin/host/nfpm package --config scripts/packaging/nfpm.yaml --packager deb \
+		--target '$(DIST)/sluice_$(DEBVERSION)_$(GOARCH).deb'
 
 deps: ## install what tests, demo and bench need (Debian, Ubuntu; as root)
 	./scripts/deps.sh
