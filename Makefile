@@ -30,7 +30,7 @@ TESTFLAGS ?=
 PKG       ?= ./...
 
 .DEFAULT_GOAL := help
-.PHONY: help build install uninstall package deps generate drift fmt lint unit kernel test allocs soak demo bench fuzz clean
+.PHONY: help build install uninstall package release deps generate drift fmt lint unit kernel test allocs soak demo bench fuzz clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -73,6 +73,20 @@ package: ## DIST/sluice_VERSION_ARCH.deb; GOARCH=arm64 for another processor
 	@GOARCH= $(GO) build -modfile=scripts/tools/go.mod -o bin/host/nfpm github.com/goreleaser/nfpm/v2/cmd/nfpm
 	@VERSION='$(DEBVERSION)' SOURCE_DATE_EPOCH="$$(date -d '$(DATE)' +%s)" bin/host/nfpm package --config scripts/packaging/nfpm.yaml --packager deb \
 		--target '$(DIST)/sluice_$(DEBVERSION)_$(GOARCH).deb'
+
+ARCHES = amd64 arm64
+release: ## DIST: packages and archives for every processor, what is in them (SBOM), checksums
+	@GOARCH= $(GO) build -modfile=scripts/tools/go.mod -o bin/host/cyclonedx-gomod github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod
+	@mkdir -p '$(DIST)'
+	@set -e; for arch in $(ARCHES); do \
+		name=sluice_$(DEBVERSION)_linux_$$arch; stage=dist/archive/$$name; rm -rf $$stage; mkdir -p $$stage; \
+		$(MAKE) --no-print-directory package GOARCH=$$arch; \
+		$(MAKE) --no-print-directory install GOARCH=$$arch BIN=dist/bin/$$arch/sluice DESTDIR="$(CURDIR)/$$stage/root" PREFIX=/usr/local; \
+		cp scripts/install.sh README.md LICENSE $$stage/; \
+		tar -C dist/archive --sort=name --owner=0 --group=0 --numeric-owner --mtime='$(DATE)' -c $$name | gzip -9n >"$(DIST)/$$name.tar.gz"; \
+		bin/host/cyclonedx-gomod bin -json -noserial -notimestamp -version '$(VERSION)' -output "$(DIST)/$$name.cdx.json" dist/bin/$$arch/sluice 2>/dev/null; \
+	done
+	@cd '$(DIST)' && sha256sum sluice_$(DEBVERSION)_* >SHA256SUMS
 
 deps: ## install what tests, demo and bench need (Debian, Ubuntu; as root)
 	./scripts/deps.sh
