@@ -81,18 +81,18 @@ func TestMetrics(t *testing.T) {
 		got = h.scrape()
 	}
 	for name, want := range map[string]float64{
-		"requests_total member=a1 outcome=ok pool=openai":      1,
+		"requests_total member=a1 outcome=ok pool=openai":           1,
 		"requests_total member=a1 outcome=rate_limited pool=openai": 1,
-		"requests_total member=a2 outcome=ok pool=openai":      1,
+		"requests_total member=a2 outcome=ok pool=openai":           1,
 		"requests_total member=a2 outcome=rate_limited pool=openai": 1,
-		"failovers_total member=a1 pool=openai":                1,
-		"replays_total":                                        1,
-		"pool_state pool=openai state=exhausted":               1,
-		"pool_state pool=openai state=healthy":                 0,
-		"member_state member=a1 pool=openai state=cooldown":    1,
-		"connections":                                          1,
-		"unsaved_changes":                                      0,
-		"added_latency_seconds":                                2,
+		"failovers_total member=a1 pool=openai":                     1,
+		"replays_total":                                             1,
+		"pool_state pool=openai state=exhausted":                    1,
+		"pool_state pool=openai state=healthy":                      0,
+		"member_state member=a1 pool=openai state=cooldown":         1,
+		"connections":           1,
+		"unsaved_changes":       0,
+		"added_latency_seconds": 2,
 	} {
 		fields := strings.Fields(name)
 		if v := read(got, fields[0], fields[1:]...); v != want {
