@@ -242,7 +242,8 @@ func (d *sluiced) openInterceptor(context.Context) error {
 	dialer := intercept.NewDialer()
 	repeats := &echoes{note: d.note, log: d.log}
 	d.exchange, err = exchange.New(exchange.Options{
-		Pools: d.keep, Ties: d.keep, Tokens: d.keep, Dialer: dialer, Leaves: d.ca, RootCAs: roots, Log: d.log, Denied: d.denied, Echoed: repeats.seen,
+		Pools: d.keep, Ties: d.keep, Tokens: d.keep, Dialer: dialer, Leaves: d.ca, RootCAs: roots, Log: d.log, Denied: d.denied,
+		Echoed:              func(x exchange.Echoed) { repeats.seen(x.Pool, x.Member, x.Host, x.Cut) },
 		RefuseUnknownTokens: d.cfg.RefuseTokens, MaxReplayBody: d.cfg.Replay.MaxBody, ReplayBudget: d.cfg.Replay.Budget,
 	})
 	if err != nil {

@@ -5,7 +5,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/sluice-proxy/sluice/intercept/exchange"
 	"github.com/sluice-proxy/sluice/pool"
 )
 
@@ -22,25 +21,27 @@ type echoes struct {
 	said map[string]time.Time // by member
 }
 
-func (e *echoes) seen(x exchange.Echoed) {
+// seen is told of an answer by host that repeated a member's secret; cut says that it was
+// cut off.
+func (e *echoes) seen(poolName, member, host string, cut bool) {
 	now := time.Now()
 	e.mu.Lock()
-	last, before := e.said[x.Member]
+	last, before := e.said[member]
 	again := before && now.Sub(last) < echoPause
 	if !again {
 		if e.said == nil {
 			e.said = make(map[string]time.Time)
 		}
-		e.said[x.Member] = now
+		e.said[member] = now
 	}
 	e.mu.Unlock()
 	if again {
 		return
 	}
 	detail := "the agent got a placeholder in its place"
-	if x.Cut {
+	if cut {
 		detail = "the answer was compressed and was cut off"
 	}
-	e.log.Warn("an upstream repeats a secret", "pool", x.Pool, "member", x.Member, "host", x.Host, "cut", x.Cut)
-	e.note(pool.Event{Kind: pool.EventEchoed, Pool: x.Pool, Member: x.Member, Reason: x.Host + " repeats the secret in its answers", Detail: detail})
+	e.log.Warn("an upstream repeats a secret", "pool", poolName, "member", member, "host", host, "cut", cut)
+	e.note(pool.Event{Kind: pool.EventEchoed, Pool: poolName, Member: member, Reason: host + " repeats the secret in its answers", Detail: detail})
 }
