@@ -269,6 +269,23 @@ func (in *Interceptor) confide(ctx context.Context, t *target, pid int) {
 	}
 }
 
+// Confide has what is attached trust our CA, after that has changed.
+func (in *Interceptor) Confide(ctx context.Context) {
+	in.ops.Lock()
+	defer in.ops.Unlock()
+	if in.stopped || in.opts.Trust == nil {
+		return
+	}
+	for _, t := range in.allTargets() {
+		if t.Kind == KindSelector || t.Kind == KindRun || t.Cgroup == "" {
+			continue
+		}
+		if pids, err := cgroup.Processes(t.Cgroup); err == nil && len(pids) > 0 {
+			in.confide(ctx, t, pids[0])
+		}
+	}
+}
+
 // confideAny is confide with any of a target's processes. A run's command is told by what starts it.
 func (in *Interceptor) confideAny(ctx context.Context, t *target) {
 	if in.opts.Trust == nil || t.Kind == KindRun || t.Kind == KindContainer {

@@ -1,0 +1,238 @@
+package trust
+
+import (
+	"bytes"
+	"errors"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/moby/sys/mountinfo"
+	"golang.org/x/sys/unix"
+
+	"github.com/sluice-proxy/sluice/bpf/kerneltest"
+)
+
+// apartProcess runs a shell in a mount namespace of its own until the test is over.
+func apartProcess(t *testing.T, propagation string, argv ...string) int {
+	t.Helper()
+	cmd := exec.Command("unshare", append([]string{"--mount", "--propagation", propagation}, argv...)...)
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = stdin.Close()
+		_ = cmd.Wait()
+	})
+	ready := make([]byte, 1)
+	if _, err := stdout.Read(ready); err != nil {
+		t.Fatal(err)
+	}
+	return cmd.Process.Pid
+}
+
+// seen is a file as a process sees it.
+func seen(t *testing.T, pid int, name string) []byte {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "root", name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
+}
+
+func mountsOf(t *testing.T, pid int) int {
+	t.Helper()
+	mounts, err := mountinfo.PidMountInfo(pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(mounts)
+}
+
+func TestCoverInARunningNamespace(t *testing.T) {
+	kerneltest.Require(t)
+	first, second := newSite(t, "one.example").pem, newSite(t, "two.example").pem
+	bundle := System()
+	original, err := os.ReadFile(bundle)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pid := apartProcess(t, "private", "sh", "-c", "mount -o remount,bind,ro / 2>/dev/null; echo; read end")
+	before, ours := mountsOf(t, pid), mountsOf(t, os.Getpid())
+
+	bundles, err := Cover(pid, first)
+	if err != nil || !slices.Contains(bundles, bundle) {
+		t.Fatalf("%q, %v", bundles, err)
+	}
+	if got := seen(t, pid, bundle); !bytes.Equal(got, Merge(original, first)) {
+		t.Errorf("%d bytes are seen, %d are expected", len(got), len(Merge(original, first)))
+	}
+	if now, err := os.ReadFile(bundle); err != nil || !bytes.Equal(now, original) || mountsOf(t, os.Getpid()) != ours {
+		t.Errorf("the host's own are changed: %v", err)
+	}
+	if err := os.WriteFile(filepath.Join("/proc", strconv.Itoa(pid), "root", bundle), nil, 0o644); !errors.Is(err, unix.EROFS) {
+		t.Errorf("it can be written: %v", err)
+	}
+	after := mountsOf(t, pid)
+	if again, err := Cover(pid, first); err != nil || !slices.Equal(again, bundles) || mountsOf(t, pid) != after {
+		t.Errorf("twice: %q, %v, %d mounts, want %d", again, err, mountsOf(t, pid), after)
+	}
+	if again, err := Cover(pid, second); err != nil || !slices.Equal(again, bundles) || mountsOf(t, pid) != after || !bytes.Equal(seen(t, pid, bundle), Merge(original, second)) {
+		t.Errorf("another CA: %q, %v, %d mounts, want %d", again, err, mountsOf(t, pid), after)
+	}
+	if none, err := Cover(pid, nil); err != nil || none != nil {
+		t.Errorf("without a CA: %q, %v", none, err)
+	}
+	if err := Uncover(pid); err != nil || mountsOf(t, pid) != before || !bytes.Equal(seen(t, pid, bundle), original) {
+		t.Errorf("uncovered: %v, %d mounts, want %d", err, mountsOf(t, pid), before)
+	}
+	if err := Uncover(pid); err != nil {
+		t.Errorf("uncovered twice: %v", err)
+	}
+}
+
+// TestCoverOnOlderKernels takes the way on which a file system has to be mounted somewhere.
+func TestCoverOnOlderKernels(t *testing.T) {
+	kerneltest.Require(t)
+	bundle := System()
+	pid := apartProcess(t, "private", "sh", "-c", "echo; read end")
+	ns, err := enterable(pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ns.Close()
+	files, remove, err := hostFiles(coverName+"0123", [][]byte{[]byte("certificates")})
+	if err != nil || len(files) != 1 {
+		t.Fatal(files, err)
+	}
+	defer func() { _ = unix.Close(files[0]) }()
+	if err := within(ns, func() error {
+		return unix.MoveMount(files[0], "", unix.AT_FDCWD, bundle, unix.MOVE_MOUNT_F_EMPTY_PATH)
+	}); err != nil {
+		t.Fatal(err)
+	}
+	remove()
+	if got := seen(t, pid, bundle); string(got) != "certificates" {
+		t.Errorf("%q", got)
+	}
+	if left, _ := filepath.Glob("/run/sluice-trust-*"); left != nil {
+		t.Errorf("left behind: %q", left)
+	}
+	if covers, err := covered(pid); err != nil || len(covers) != 1 || covers[0].at != bundle {
+		t.Errorf("%+v, %v", covers, err)
+	}
+	if err := Uncover(pid); err != nil {
+		t.Error(err)
+	}
+	if covers, err := covered(pid); err != nil || len(covers) != 0 {
+		t.Errorf("%+v, %v", covers, err)
+	}
+}
+
+func TestWhatIsNotCovered(t *testing.T) {
+	kerneltest.Require(t)
+	ca := newSite(t, "one.example").pem
+	if _, err := Cover(os.Getpid(), ca); !errors.Is(err, ErrHost) {
+		t.Errorf("the host itself: %v", err)
+	}
+	if err := Uncover(os.Getpid()); err != nil {
+		t.Error(err)
+	}
+	ended := exec.Command("true")
+	if err := ended.Run(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Cover(ended.Process.Pid, ca); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a process that has ended: %v", err)
+	}
+	if err := Uncover(ended.Process.Pid); err != nil {
+		t.Error(err)
+	}
+
+	dir := t.TempDir()
+	if err := unix.Mount(dir, dir, "", unix.MS_BIND, ""); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+	if err := unix.Mount("", dir, "", unix.MS_SHARED, ""); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(dir, "bundle.pem")
+	shared := apartProcess(t, "unchanged", "sh", "-c", "echo; read end")
+	if err := apart(shared, []string{file}); !errors.Is(err, ErrShared) {
+		t.Errorf("shared with the host: %v", err)
+	}
+	private := apartProcess(t, "private", "sh", "-c", "echo; read end")
+	if err := apart(private, []string{file}); err != nil {
+		t.Errorf("not shared: %v", err)
+	}
+
+	// A pipe in a bundle's place keeps nobody waiting, and nothing is covered.
+	odd := apartProcess(t, "private", "sh", "-c", "mkfifo "+dir+"/pipe && mount --bind "+dir+"/pipe "+System()+"; echo; read end")
+	before := mountsOf(t, odd)
+	done := make(chan error, 1)
+	go func() { _, err := Cover(odd, ca); done <- err }()
+	select {
+	case err := <-done:
+		if err == nil || mountsOf(t, odd) != before {
+			t.Errorf("%v, %d mounts, want %d", err, mountsOf(t, odd), before)
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("waits for a pipe")
+	}
+}
+
+func TestLacking(t *testing.T) {
+	kerneltest.Require(t)
+	node, err := exec.LookPath("node")
+	if err != nil {
+		t.Fatal("node is not installed, scripts/deps.sh does it")
+	}
+	start := func(env string, argv ...string) int {
+		cmd := exec.Command(argv[0], argv[1:]...)
+		cmd.Env = []string{env}
+		stdin, _ := cmd.StdinPipe()
+		stdout, _ := cmd.StdoutPipe()
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			_ = stdin.Close()
+			_ = cmd.Wait()
+		})
+		if _, err := stdout.Read(make([]byte, 1)); err != nil {
+			t.Fatal(err)
+		}
+		return cmd.Process.Pid
+	}
+	const wait = "console.log(1); process.stdin.resume()"
+	if got := Lacking(start("A=b", node, "-e", wait)); !strings.HasPrefix(got, "node (pid ") || !strings.Contains(got, nodeExtra) {
+		t.Errorf("node: %q", got)
+	}
+	for _, env := range []string{nodeExtra + "=/x.pem", "NODE_OPTIONS=--use-openssl-ca"} {
+		if got := Lacking(start(env, node, "-e", wait)); got != "" {
+			t.Errorf("node with %s: %q", env, got)
+		}
+	}
+	if got := Lacking(start("A=b", "sh", "-c", "echo; read end")); got != "" {
+		t.Errorf("a shell: %q", got)
+	}
+	if got := Lacking(1 << 22); got != "" {
+		t.Errorf("nobody: %q", got)
+	}
+}
