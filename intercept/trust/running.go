@@ -174,9 +174,9 @@ type laid struct {
 
 // covered finds covers in a process's mounts: they outlive whoever made them.
 func covered(pid int) ([]laid, error) {
-	mounts, err := mountinfo.PidMountInfo(pid)
+	mounts, err := mountsOf(pid)
 	if err != nil {
-		return nil, fmt.Errorf("read the mounts of process %d: %w", pid, err)
+		return nil, err
 	}
 	var all []laid
 	for _, m := range mounts {
@@ -187,12 +187,26 @@ func covered(pid int) ([]laid, error) {
 	return all, nil
 }
 
+// mountsOf are the mounts that a process sees (proc_pid_mountinfo(5)).
+func mountsOf(pid int) ([]*mountinfo.Info, error) {
+	f, err := os.Open(fmt.Sprintf("/proc/%d/mountinfo", pid))
+	if err != nil {
+		return nil, fmt.Errorf("read the mounts of process %d: %w", pid, err)
+	}
+	defer f.Close()
+	mounts, err := mountinfo.GetMountsFromReader(f, nil)
+	if err != nil {
+		return nil, fmt.Errorf("read the mounts of process %d: %w", pid, err)
+	}
+	return mounts, nil
+}
+
 // apart makes sure that what is mounted on paths in a process's namespace is not mounted on
 // the host as well: mount_namespaces(7), on shared subtrees.
 func apart(pid int, paths []string) error {
-	theirs, err := mountinfo.PidMountInfo(pid)
+	theirs, err := mountsOf(pid)
 	if err != nil {
-		return fmt.Errorf("read the mounts of process %d: %w", pid, err)
+		return err
 	}
 	ours, err := mountinfo.GetMounts(nil)
 	if err != nil {

@@ -13,7 +13,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 
 	"github.com/sluice-proxy/sluice/bpf/kerneltest"
@@ -55,9 +54,9 @@ func seen(t *testing.T, pid int, name string) []byte {
 	return text
 }
 
-func mountsOf(t *testing.T, pid int) int {
+func count(t *testing.T, pid int) int {
 	t.Helper()
-	mounts, err := mountinfo.PidMountInfo(pid)
+	mounts, err := mountsOf(pid)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -73,7 +72,7 @@ func TestCoverInARunningNamespace(t *testing.T) {
 		t.Fatal(err)
 	}
 	pid := apartProcess(t, "private", "sh", "-c", "mount -o remount,bind,ro / 2>/dev/null; echo; read end")
-	before, ours := mountsOf(t, pid), mountsOf(t, os.Getpid())
+	before, ours := count(t, pid), count(t, os.Getpid())
 
 	bundles, err := Cover(pid, first)
 	if err != nil || !slices.Contains(bundles, bundle) {
@@ -82,24 +81,24 @@ func TestCoverInARunningNamespace(t *testing.T) {
 	if got := seen(t, pid, bundle); !bytes.Equal(got, Merge(original, first)) {
 		t.Errorf("%d bytes are seen, %d are expected", len(got), len(Merge(original, first)))
 	}
-	if now, err := os.ReadFile(bundle); err != nil || !bytes.Equal(now, original) || mountsOf(t, os.Getpid()) != ours {
+	if now, err := os.ReadFile(bundle); err != nil || !bytes.Equal(now, original) || count(t, os.Getpid()) != ours {
 		t.Errorf("the host's own are changed: %v", err)
 	}
 	if err := os.WriteFile(filepath.Join("/proc", strconv.Itoa(pid), "root", bundle), nil, 0o644); !errors.Is(err, unix.EROFS) {
 		t.Errorf("it can be written: %v", err)
 	}
-	after := mountsOf(t, pid)
-	if again, err := Cover(pid, first); err != nil || !slices.Equal(again, bundles) || mountsOf(t, pid) != after {
-		t.Errorf("twice: %q, %v, %d mounts, want %d", again, err, mountsOf(t, pid), after)
+	after := count(t, pid)
+	if again, err := Cover(pid, first); err != nil || !slices.Equal(again, bundles) || count(t, pid) != after {
+		t.Errorf("twice: %q, %v, %d mounts, want %d", again, err, count(t, pid), after)
 	}
-	if again, err := Cover(pid, second); err != nil || !slices.Equal(again, bundles) || mountsOf(t, pid) != after || !bytes.Equal(seen(t, pid, bundle), Merge(original, second)) {
-		t.Errorf("another CA: %q, %v, %d mounts, want %d", again, err, mountsOf(t, pid), after)
+	if again, err := Cover(pid, second); err != nil || !slices.Equal(again, bundles) || count(t, pid) != after || !bytes.Equal(seen(t, pid, bundle), Merge(original, second)) {
+		t.Errorf("another CA: %q, %v, %d mounts, want %d", again, err, count(t, pid), after)
 	}
 	if none, err := Cover(pid, nil); err != nil || none != nil {
 		t.Errorf("without a CA: %q, %v", none, err)
 	}
-	if err := Uncover(pid); err != nil || mountsOf(t, pid) != before || !bytes.Equal(seen(t, pid, bundle), original) {
-		t.Errorf("uncovered: %v, %d mounts, want %d", err, mountsOf(t, pid), before)
+	if err := Uncover(pid); err != nil || count(t, pid) != before || !bytes.Equal(seen(t, pid, bundle), original) {
+		t.Errorf("uncovered: %v, %d mounts, want %d", err, count(t, pid), before)
 	}
 	if err := Uncover(pid); err != nil {
 		t.Errorf("uncovered twice: %v", err)
@@ -184,13 +183,13 @@ func TestWhatIsNotCovered(t *testing.T) {
 
 	// A pipe in a bundle's place keeps nobody waiting, and nothing is covered.
 	odd := apartProcess(t, "private", "sh", "-c", "mkfifo "+dir+"/pipe && mount --bind "+dir+"/pipe "+System()+"; echo; read end")
-	before := mountsOf(t, odd)
+	before := count(t, odd)
 	done := make(chan error, 1)
 	go func() { _, err := Cover(odd, ca); done <- err }()
 	select {
 	case err := <-done:
-		if err == nil || mountsOf(t, odd) != before {
-			t.Errorf("%v, %d mounts, want %d", err, mountsOf(t, odd), before)
+		if err == nil || count(t, odd) != before {
+			t.Errorf("%v, %d mounts, want %d", err, count(t, odd), before)
 		}
 	case <-time.After(10 * time.Second):
 		t.Fatal("waits for a pipe")
