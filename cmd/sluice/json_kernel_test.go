@@ -28,6 +28,7 @@ func TestEveryCommandSpeaksJSON(t *testing.T) {
 	h := newEmptyHouse(t, nil, nil)
 	cgroup := kerneltest.Cgroup(t)
 	h.sluice("s", "cred", "add", "spare")
+	h.write("auth.json", `{"OPENAI_API_KEY":"sk-of-codex-16180339"}`)
 	state := filepath.Join(h.dir, "state")
 	steps := []struct {
 		command string
@@ -39,6 +40,7 @@ func TestEveryCommandSpeaksJSON(t *testing.T) {
 		{"doctor", []string{"--config", filepath.Join(h.dir, "config.toml"), "--state-dir", state}},
 		{"token", []string{"laptop", "--file", filepath.Join(h.dir, "tokens")}},
 		{"cred add", []string{"a"}},
+		{"cred import", []string{"codex", filepath.Join(h.dir, "auth.json"), "--name", "imported"}},
 		{"cred list", nil},
 		{"cred update", []string{"a"}},
 		{"pool create", []string{"p", "--members", "a", "--provider", "openai"}},
@@ -78,7 +80,7 @@ func TestEveryCommandSpeaksJSON(t *testing.T) {
 		if !json.Valid(out) || err != nil && !report {
 			t.Errorf("%s: %v: %s%s", step.command, err, out, stderr.String())
 		}
-		if list := slices.Contains([]string{"cred list", "pool list", "targets", "detach", "events", "doctor"}, step.command); list != bytes.HasPrefix(out, []byte("[")) {
+		if list := slices.Contains([]string{"cred import", "cred list", "pool list", "targets", "detach", "events", "doctor"}, step.command); list != bytes.HasPrefix(out, []byte("[")) {
 			t.Errorf("%s: that it is a list is %v: %s", step.command, list, out)
 		}
 		if step.command == "detach" && !bytes.Contains(out, []byte(`"id": "`)) {
