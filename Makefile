@@ -56,12 +56,14 @@ install: build ## into PREFIX (default /usr) below DESTDIR; a configuration that
 	@[ '$(PREFIX)' = /usr ] || sed -i 's|/usr/bin/sluice|$(PREFIX)/bin/sluice|' '$(DESTDIR)$(PREFIX)/lib/systemd/system/sluice.service'
 	@set -e; for pair in $(COMPLETIONS); do to="$(DESTDIR)$(PREFIX)/$${pair#*:}"; mkdir -p "$${to%/*}"; \
 		$(HOSTBIN) completion "$${pair%%:*}" >"$$to"; chmod 644 "$$to"; done
+	@$(HOSTBIN) __man '$(DESTDIR)$(PREFIX)/share/man/man1'
 	@install -d -m 750 '$(DESTDIR)/etc/sluice'
 	@[ -e '$(DESTDIR)/etc/sluice/config.toml' ] || install -m 640 scripts/packaging/config.toml '$(DESTDIR)/etc/sluice/config.toml'
 
 uninstall: ## take away what install put there, but for /etc/sluice and /var/lib/sluice
 	@rm -f '$(DESTDIR)$(PREFIX)/bin/sluice'
 	@for pair in $(FILES) $(COMPLETIONS); do rm -f "$(DESTDIR)$(PREFIX)/$${pair#*:}"; done
+	@rm -f '$(DESTDIR)$(PREFIX)'/share/man/man1/sluice.1 '$(DESTDIR)$(PREFIX)'/share/man/man1/sluice-*.1
 	@rm -rf '$(DESTDIR)$(PREFIX)/share/doc/sluice'
 
 DIST ?= dist

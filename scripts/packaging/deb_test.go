@@ -102,7 +102,7 @@ func TestPackage(t *testing.T) {
 	for _, line := range []string{
 		"-rwxr-xr-x root/root", "./usr/bin/sluice\n", "./usr/lib/systemd/system/sluice.service\n", "./usr/lib/sysusers.d/sluice.conf\n",
 		"./usr/lib/tmpfiles.d/sluice.conf\n", "./usr/share/bash-completion/completions/sluice\n", "./usr/share/zsh/vendor-completions/_sluice\n",
-		"./usr/share/fish/vendor_completions.d/sluice.fish\n", "./usr/share/doc/sluice/copyright\n",
+		"./usr/share/fish/vendor_completions.d/sluice.fish\n", "./usr/share/doc/sluice/copyright\n", "./usr/share/man/man1/sluice-pool-create.1\n",
 	} {
 		if !strings.Contains(listed, line) {
 			t.Errorf("the package has no %q:\n%s", line, listed)
