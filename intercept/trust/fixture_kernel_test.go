@@ -30,7 +30,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	kerneltest.Main(map[string]kerneltest.Child{"host": hostChild, "inside": insideChild, "fetch": fetchChild})
+	kerneltest.Main(map[string]kerneltest.Child{"host": hostChild, "inside": insideChild, "fetch": fetchChild, "service": serviceChild})
 	os.Exit(m.Run())
 }
 

@@ -152,18 +152,37 @@ func enterable(pid int) (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the mount namespace of process %d: %w", pid, err)
 	}
-	theirs, err := ns.Stat()
-	if err == nil {
-		var ours os.FileInfo
-		if ours, err = os.Stat("/proc/self/ns/mnt"); err == nil && os.SameFile(ours, theirs) {
-			err = fmt.Errorf("process %d: %w", pid, ErrHost)
-		}
+	onHost, err := seesHost(pid)
+	if err == nil && onHost {
+		err = fmt.Errorf("process %d: %w", pid, ErrHost)
 	}
 	if err != nil {
 		_ = ns.Close()
 		return nil, err
 	}
 	return ns, nil
+}
+
+// seesHost tells whether a process is in the host's mount namespace, which is that of its first process, or
+// in ours: we may be in one of our own, as services are (PrivateMounts= in systemd.exec(5)). A mount is
+// in one namespace, so it is enough to have one in common; and to see none, which takes a chroot(2), is
+// to be left alone. mountinfo may be read of processes whose namespace files may not (ptrace(2), access mode checking).
+func seesHost(pid int) (bool, error) {
+	theirs, err := mountsOf(pid)
+	if err != nil {
+		return false, err
+	}
+	hosts := make(map[int]bool)
+	for _, host := range []int{1, os.Getpid()} {
+		mounts, err := mountsOf(host)
+		if err != nil {
+			return false, err
+		}
+		for _, m := range mounts {
+			hosts[m.ID] = true
+		}
+	}
+	return len(theirs) == 0 || slices.ContainsFunc(theirs, func(m *mountinfo.Info) bool { return hosts[m.ID] }), nil
 }
 
 // laid is a cover that Cover has mounted.
@@ -208,14 +227,16 @@ func apart(pid int, paths []string) error {
 	if err != nil {
 		return err
 	}
-	ours, err := mountinfo.GetMounts(nil)
-	if err != nil {
-		return fmt.Errorf("read the mounts: %w", err)
-	}
 	hosts := make(map[string]bool)
-	for _, m := range ours {
-		if group := peers(m); group != "" {
-			hosts[group] = true
+	for _, host := range []int{1, os.Getpid()} {
+		mounts, err := mountsOf(host)
+		if err != nil {
+			return err
+		}
+		for _, m := range mounts {
+			if group := peers(m); group != "" {
+				hosts[group] = true
+			}
 		}
 	}
 	for _, p := range paths {

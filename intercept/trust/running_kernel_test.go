@@ -2,7 +2,9 @@ package trust
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -233,5 +235,47 @@ func TestLacking(t *testing.T) {
 	}
 	if got := Lacking(1 << 22); got != "" {
 		t.Errorf("nobody: %q", got)
+	}
+}
+
+// serviceChild covers as a daemon does that is in a mount namespace of its own.
+func serviceChild(in json.RawMessage) (any, error) {
+	var what struct {
+		PID int
+		CA  []byte
+	}
+	if err := json.Unmarshal(in, &what); err != nil {
+		return nil, err
+	}
+	if os.Getenv("SLUICE_TRUST_SERVICE") == "" {
+		return reexec("service", in, "SLUICE_TRUST_SERVICE=1")
+	}
+	_, err := Cover(what.PID, what.CA)
+	said := fmt.Sprint(err)
+	if !errors.Is(err, ErrHost) {
+		said = "not the host: " + said
+	}
+	return said, Uncover(what.PID)
+}
+
+// The host's files are left alone by a daemon that has mounts of its own, too.
+func TestHostIsNotCoveredByAService(t *testing.T) {
+	kerneltest.Require(t)
+	host := exec.Command("sleep", "1000")
+	if err := host.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = host.Process.Kill()
+		_ = host.Wait()
+	})
+	before := count(t, host.Process.Pid)
+	var said string
+	what := map[string]any{"PID": host.Process.Pid, "CA": newSite(t, "one.example").pem}
+	if err := kerneltest.Call(t, "", "", "service", what, &said); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(said, ErrHost.Error()) || strings.HasPrefix(said, "not") || count(t, host.Process.Pid) != before {
+		t.Errorf("%s, %d mounts, want %d", said, count(t, host.Process.Pid), before)
 	}
 }
