@@ -23,6 +23,8 @@ type Options struct {
 	Build            Build
 	StateDir         string
 	PinDir           string
+	// Trust is asked about targets. Nil: nobody is.
+	Trust Trust
 	// Note adds an event to the log at some time soon, and never waits. Nil: not at all.
 	Note func(pool.Event)
 	Log  *slog.Logger     // nil discards

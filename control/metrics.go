@@ -73,7 +73,7 @@ func (c *Collector) Collect(out chan<- prometheus.Metric) {
 	for cause, n := range status.Counters {
 		out <- prometheus.MustNewConstMetric(c.counters, prometheus.CounterValue, float64(n), cause)
 	}
-	for _, t := range c.ops.ListTargets() {
+	for _, t := range c.ops.o.Targets.Targets() {
 		gauge(c.target, float64(t.Connections), t.ID, t.Cgroup, string(t.State))
 	}
 	pools, err := c.ops.ListPools(ctx)

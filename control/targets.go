@@ -22,6 +22,12 @@ type Targets interface {
 	Connections() int
 }
 
+// Trust tells who does not trust the CA.
+type Trust interface {
+	// Untrusting looks at the processes that a target has now.
+	Untrusting(t intercept.Target) []intercept.Untrusting
+}
+
 // Placeholders gives what an agent may hold instead of a secret; *pool.Keeper does.
 type Placeholders interface {
 	// Placeholders maps the providers' environment variables to placeholders.
@@ -41,8 +47,21 @@ type TargetSpec struct {
 	Transient bool     // ends with its cgroup; PID is the process that fills it
 }
 
-// ListTargets lists the targets, oldest first.
-func (o *Operations) ListTargets() []intercept.Target { return o.o.Targets.Targets() }
+// ListTargets lists the targets, oldest first, and who in them does not trust the CA.
+func (o *Operations) ListTargets() []intercept.Target {
+	all := o.o.Targets.Targets()
+	for i := range all {
+		all[i].Untrusting = o.untrusting(all[i])
+	}
+	return all
+}
+
+func (o *Operations) untrusting(t intercept.Target) []intercept.Untrusting {
+	if o.o.Trust == nil || t.State != intercept.StateAttached {
+		return nil
+	}
+	return o.o.Trust.Untrusting(t)
+}
 
 // Attach attaches a cgroup and says which placeholders its processes may hold.
 func (o *Operations) Attach(ctx context.Context, by Actor, s TargetSpec) (intercept.Target, map[string]string, error) {
@@ -63,6 +82,7 @@ func (o *Operations) Attach(ctx context.Context, by Actor, s TargetSpec) (interc
 	if err != nil {
 		return intercept.Target{}, nil, err
 	}
+	target.Untrusting = o.untrusting(target)
 	return target, o.o.Placeholders.Placeholders(s.Pools), nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -80,6 +81,21 @@ type Target struct {
 	Connections int      `json:"connections"`      // open now
 	Namespaces  []uint64 `json:"namespaces"`       // cookies of the namespaces its processes are in
 	Destroyed   int      `json:"destroyed"`        // connections older than the attach that it closed
+	// Untrusting are its processes that do not trust our CA. Whoever asks the one who knows fills it in.
+	Untrusting []Untrusting `json:"untrusting,omitempty"`
+}
+
+// Untrusting is a process that runs and does not trust our CA, as far as can be known from outside.
+type Untrusting struct {
+	PID     int    `json:"pid"`
+	Process string `json:"process"` // the name of its program
+	Reason  string `json:"reason"`  // goes on from the name: "has its roots built in"
+	WayOut  string `json:"way_out"` // what a person can do
+}
+
+// String is a sentence about it.
+func (u Untrusting) String() string {
+	return fmt.Sprintf("%s (pid %d) %s: %s", u.Process, u.PID, u.Reason, u.WayOut)
 }
 
 // Memory keeps targets over a restart. It is called by one goroutine at a time.

@@ -33,8 +33,9 @@ the selector's target is detached. --namespace keeps both to one of containerd's
 With --unit it is a running systemd unit's. With --pid it is the cgroup that the process is in: everything else in there
 is attached with it.
 
-Connections to bound ports that were open before are closed, so that they are opened anew through sluice. A process that
-has already loaded its CA certificates goes on with those: 'sluice ca show' prints what it has to trust.`,
+Connections to bound ports that were open before are closed, so that they are opened anew through sluice. Processes that
+run and do not trust sluice's CA, such as Node without NODE_EXTRA_CA_CERTS and what has already loaded its certificates,
+are named with the way out; 'sluice targets' and 'sluice doctor' name them later.`,
 		Example: `  sudo sluice attach --container hermes
   sudo sluice attach --selector app=agent --pool main
   sudo sluice attach --unit agent.service
@@ -54,7 +55,10 @@ has already loaded its CA certificates goes on with those: 'sluice ca show' prin
 			if err != nil {
 				return fmt.Errorf("attach: %w", err)
 			}
-			return c.done(target, target.Id)
+			return c.print(target, func() {
+				fmt.Fprintln(c.stdout, target.Id)
+				c.warnUntrusting(target.Id, target.Untrusting)
+			})
 		},
 	}
 	cmd.Flags().StringVar(&f.cgroup, "cgroup", "", "directory of a cgroup v2 group")

@@ -31,7 +31,6 @@ import (
 	"github.com/sluice-proxy/sluice/intercept/cgroup"
 	"github.com/sluice-proxy/sluice/intercept/container"
 	"github.com/sluice-proxy/sluice/intercept/exchange"
-	"github.com/sluice-proxy/sluice/intercept/trust"
 	"github.com/sluice-proxy/sluice/monitor"
 	"github.com/sluice-proxy/sluice/monitor/audit"
 	"github.com/sluice-proxy/sluice/pool"
@@ -252,57 +251,12 @@ func (d *sluiced) openInterceptor(context.Context) error {
 	d.in, err = intercept.New(intercept.Options{
 		Hooks: d.hooks, Listeners: d.hooks, Flows: d.hooks, Events: events, Routes: d.keep, Exchange: d.exchange, Dialer: dialer,
 		Memory: newTargetMemory(d.store, d.record, scopes), Containers: d.finder, Vigils: d.hooks, Log: d.log, Drain: d.cfg.DrainTime, Denied: d.denied,
-		Trust: confidant{d.ca},
+		Trust: confidant{d.ca, d.log},
 	})
 	if err != nil {
 		return errors.Join(err, events.Close(), d.exchange.Shutdown(context.Background()))
 	}
 	return nil
-}
-
-// confidant has programs in containers trust the CA.
-type confidant struct{ ca *ca.Authority }
-
-// Install implements [intercept.Trust].
-func (c confidant) Install(_ context.Context, t intercept.Target, pid int) error {
-	_, err := trust.Cover(pid, c.ca.Bundle())
-	if errors.Is(err, trust.ErrHost) {
-		return fmt.Errorf("%w, which are left alone: start it through 'sluice run', or give it what 'sluice ca show' prints", err)
-	}
-	running, _ := cgroup.Processes(t.Cgroup) // none if it has just ended
-	for _, pid := range running {
-		if lacking := trust.Lacking(pid); lacking != "" {
-			err = errors.Join(err, errors.New(lacking))
-		}
-	}
-	return err
-}
-
-// Remove implements [intercept.Trust].
-func (confidant) Remove(_ context.Context, t intercept.Target) error {
-	pids, err := cgroup.Processes(t.Cgroup)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	for _, pid := range pids {
-		err = errors.Join(err, trust.Uncover(pid))
-	}
-	return err
-}
-
-// permitting has what is attached trust a CA for newly bound hosts, too.
-type permitting struct {
-	*ca.Authority
-	in *intercept.Interceptor
-}
-
-// Permit implements [control.Authority].
-func (p permitting) Permit(hosts []string) (bool, error) {
-	changed, err := p.Authority.Permit(hosts)
-	if changed {
-		p.in.Confide(context.Background())
-	}
-	return changed, err
 }
 
 // authorityCheck is how often it is looked whether a CA is near its end.
@@ -381,7 +335,7 @@ func (d *sluiced) openAPI(context.Context) error {
 	d.ops = control.New(control.Options{
 		Pools: d.keep, Members: d.keep, Credentials: d.keep, Events: d.keep, Placeholders: d.keep,
 		AuthResetTargets: d.keep, Resets: d.resets,
-		Targets: d.in, Kernel: counted{d.hooks, d.in}, Authority: permitting{d.ca, d.in},
+		Targets: d.in, Trust: confidant{d.ca, d.log}, Kernel: counted{d.hooks, d.in}, Authority: permitting{d.ca, d.in},
 		Build:    control.Build{Version: b.Version, Commit: b.Commit, Date: b.Date, Go: b.Go},
 		StateDir: d.cfg.StateDir, PinDir: d.cfg.PinDir, Note: d.note, Log: d.log,
 	})

@@ -281,5 +281,5 @@ func checkTargets(targets []api.Target, err error) []finding {
 	if len(findings) == 0 {
 		findings = append(findings, ok(check, "%d, all attached", len(targets)))
 	}
-	return findings
+	return append(findings, checkTrust(targets)...)
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"strconv"
 	"strings"
 
@@ -32,9 +33,30 @@ func (c *cli) targetsCommand() *cobra.Command {
 				}
 				c.table("nothing is attached: 'sluice run' and 'sluice attach' do that",
 					[]any{"id", "state", "what", "cgroup", "namespaces", "pools", "connections"}, rows)
+				for _, t := range targets {
+					c.warnUntrusting(t.Id, t.Untrusting)
+				}
 			})
 		},
 	}
+}
+
+// mostUntrusting is how many of a target's processes are named to people; programs get all.
+const mostUntrusting = 10
+
+// warnUntrusting says, a line each, which processes of a target do not trust the CA, and the way out.
+func (c *cli) warnUntrusting(id string, all []api.Untrusting) {
+	for i, u := range all {
+		if i == mostUntrusting {
+			fmt.Fprintf(c.stderr, "target %s: and %d more that do not trust the CA\n", id, len(all)-i)
+			return
+		}
+		fmt.Fprintf(c.stderr, "target %s: does not trust the CA: %s; %s\n", id, untrusting(u), u.WayOut)
+	}
+}
+
+func untrusting(u api.Untrusting) string {
+	return fmt.Sprintf("%s (pid %d) %s", u.Process, u.Pid, u.Reason)
 }
 
 // about is what a target stands for.

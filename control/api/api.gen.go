@@ -366,6 +366,9 @@ type AttachedTarget struct {
 
 	// Unit The unit of systemd's. It and the six that follow are empty where they do not apply.
 	Unit string `json:"unit"`
+
+	// Untrusting Its processes that do not trust sluice's CA, as far as can be known from outside. They are looked for at each request.
+	Untrusting []Untrusting `json:"untrusting"`
 }
 
 // AttachedTargetKind How it was named when it was attached.
@@ -717,6 +720,9 @@ type Target struct {
 
 	// Unit The unit of systemd's. It and the six that follow are empty where they do not apply.
 	Unit string `json:"unit"`
+
+	// Untrusting Its processes that do not trust sluice's CA, as far as can be known from outside. They are looked for at each request.
+	Untrusting []Untrusting `json:"untrusting"`
 }
 
 // TargetKind How it was named when it was attached.
@@ -754,6 +760,21 @@ type TargetSpec struct {
 
 	// Unit A unit of systemd's that runs; without a suffix it is a service.
 	Unit *string `json:"unit,omitempty"`
+}
+
+// Untrusting defines model for Untrusting.
+type Untrusting struct {
+	// Pid On the host.
+	Pid int `json:"pid"`
+
+	// Process The name of its program.
+	Process string `json:"process"`
+
+	// Reason Goes on from the name: `has its roots built in`.
+	Reason string `json:"reason"`
+
+	// WayOut What a person can do.
+	WayOut string `json:"way_out"`
 }
 
 // CredentialName defines model for CredentialName.

@@ -51,8 +51,16 @@ func newTarget(t intercept.Target) Target {
 		Cgroup: t.Cgroup, CgroupId: t.CgroupID, Namespaces: array(t.Namespaces), Pools: array(t.Pools),
 		Connections: t.Connections, CreatedAt: t.Created.UTC(),
 		Unit: t.Unit, Container: t.Container, ContainerId: t.ContainerID, Runtime: t.Runtime,
-		Namespace: t.Namespace, Selector: t.Selector, Parent: t.Parent,
+		Namespace: t.Namespace, Selector: t.Selector, Parent: t.Parent, Untrusting: newUntrusting(t.Untrusting),
 	}
+}
+
+func newUntrusting(all []intercept.Untrusting) []Untrusting {
+	list := make([]Untrusting, 0, len(all))
+	for _, u := range all {
+		list = append(list, Untrusting{Pid: u.PID, Process: u.Process, Reason: u.Reason, WayOut: u.WayOut})
+	}
+	return list
 }
 
 func newAttachedTarget(t intercept.Target, environment map[string]string) AttachedTarget {
@@ -63,6 +71,7 @@ func newAttachedTarget(t intercept.Target, environment map[string]string) Attach
 		Pools: plain.Pools, Connections: plain.Connections, CreatedAt: plain.CreatedAt, Environment: environment,
 		Unit: plain.Unit, Container: plain.Container, ContainerId: plain.ContainerId, Runtime: plain.Runtime,
 		Namespace: plain.Namespace, Selector: plain.Selector, Parent: plain.Parent,
+		Untrusting: plain.Untrusting,
 	}
 }
 

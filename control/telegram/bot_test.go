@@ -101,6 +101,13 @@ type talk struct {
 	stop   func()
 }
 
+// distrust has one process in each target that does not trust the CA.
+type distrust struct{}
+
+func (distrust) Untrusting(intercept.Target) []intercept.Untrusting {
+	return []intercept.Untrusting{{PID: 7, Process: "node", Reason: "has its roots built in", WayOut: "start it again"}}
+}
+
 func newTalk(t *testing.T, api *botapi.Server) *talk {
 	t.Helper()
 	server := httptest.NewServer(api)
@@ -129,7 +136,7 @@ func newTalk(t *testing.T, api *botapi.Server) *talk {
 	ops := control.New(control.Options{
 		Pools: k.keeper, Members: k.keeper, Credentials: k.keeper, Events: k.keeper, Placeholders: k.keeper,
 		Resets: resets{}, AuthResetTargets: k.keeper,
-		Targets: new(cgroups), Kernel: kernel{}, Authority: authority{}, Log: log, Note: func(e pool.Event) { k.noted <- e },
+		Targets: new(cgroups), Trust: distrust{}, Kernel: kernel{}, Authority: authority{}, Log: log, Note: func(e pool.Event) { k.noted <- e },
 	})
 	k.bot, err = NewBot(BotOptions{Token: token, Chats: []int64{ours}, Server: server.URL, Operations: ops, Log: log, Poll: 2 * time.Second})
 	must(err)
@@ -238,6 +245,7 @@ func TestCommands(t *testing.T) {
 	k.expect("/credentials", "a: static, in pool p", "c: static, in pool q")
 	k.expect("/attach cgroup=/agents/one pools=p", "Attached: target t0")
 	k.expect("/targets", "t0: attached")
+	k.expect("/targets", "does not trust the CA: node (pid 7) has its roots built in: start it again")
 	k.expect("/events 3", "pool_created", "by=telegram:-100200/42@kim")
 	k.expect("/ca", "BEGIN CERTIFICATE")
 	// Errors are those of every other channel.

@@ -108,9 +108,23 @@ func listTargets(_ context.Context, c call) (reply, error) {
 		if t.Reason != "" {
 			line += " (" + t.Reason + ")"
 		}
-		lines = append(lines, line)
+		lines = append(lines, line+untrusting(t.Untrusting))
 	}
 	return orNone(lines, "Nothing is attached."), nil
+}
+
+// untrusting says, a line each, who in a target does not trust the CA.
+func untrusting[T fmt.Stringer](all []T) string {
+	const most = 10
+	var text strings.Builder
+	for i, u := range all {
+		if i == most {
+			fmt.Fprintf(&text, "\nand %d more that do not trust the CA", len(all)-most)
+			break
+		}
+		fmt.Fprintf(&text, "\ndoes not trust the CA: %s", u)
+	}
+	return text.String()
 }
 
 func attach(ctx context.Context, c call) (reply, error) {
@@ -132,7 +146,7 @@ func attach(ctx context.Context, c call) (reply, error) {
 	if err != nil {
 		return reply{}, err
 	}
-	return reply{text: fmt.Sprintf("Attached: target %s, %s.", target.ID, target.Ref)}, nil
+	return reply{text: fmt.Sprintf("Attached: target %s, %s.%s", target.ID, target.Ref, untrusting(target.Untrusting))}, nil
 }
 
 func askDetach(_ context.Context, c call) (reply, error) {

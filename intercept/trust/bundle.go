@@ -7,6 +7,7 @@ import (
 	"encoding/pem"
 	"path/filepath"
 	"slices"
+	"strings"
 )
 
 // systemBundles are where distributions keep all roots in one file.
@@ -31,28 +32,43 @@ var sitePackages = []string{
 	"/opt/*/lib/python3*/site-packages", "/opt/*/*/lib/python3*/site-packages",
 }
 
+// moreSitePackages are where images put virtual environments and homes.
+var moreSitePackages = []string{
+	"/app/.venv/lib/python3*/site-packages", "/app/venv/lib/python3*/site-packages", "/venv/lib/python3*/site-packages",
+	"/.venv/lib/python3*/site-packages", "/home/*/.local/lib/python3*/site-packages", "/home/*/.pyenv/versions/*/lib/python3*/site-packages",
+}
+
+// Places are where bundles may be besides the usual paths. Each is absolute.
+type Places struct {
+	Homes       []string // home directories
+	VirtualEnvs []string // of Python's
+	Files       []string // bundles that an environment names; what holds no certificate is none
+}
+
 // Bundles returns the certificate bundles that exist, links resolved, each once.
-// home is the user's home directory, venv their virtual environment; either may be "".
-func Bundles(home, venv string) []string {
+func Bundles(p Places) []string {
 	patterns := slices.Clone(systemBundles)
-	sites := slices.Clone(sitePackages)
-	if home != "" {
-		sites = append(sites, filepath.Join(home, ".local/lib/python3*/site-packages"),
-			filepath.Join(home, ".pyenv/versions/*/lib/python3*/site-packages"))
+	sites := slices.Concat(sitePackages, moreSitePackages)
+	for _, home := range p.Homes {
+		sites = append(sites, filepath.Join(plain(home), ".local/lib/python3*/site-packages"),
+			filepath.Join(plain(home), ".pyenv/versions/*/lib/python3*/site-packages"))
 	}
-	if venv != "" {
-		sites = append(sites, filepath.Join(venv, "lib/python3*/site-packages"))
+	for _, venv := range p.VirtualEnvs {
+		sites = append(sites, filepath.Join(plain(venv), "lib/python3*/site-packages"))
 	}
 	for _, site := range sites {
 		for _, file := range packagedBundles {
 			patterns = append(patterns, filepath.Join(site, file))
 		}
 	}
+	for _, file := range p.Files {
+		patterns = append(patterns, plain(file))
+	}
 	var found []string
 	for _, pattern := range patterns {
 		matches, err := filepath.Glob(pattern)
 		if err != nil {
-			continue // a home directory with brackets in its name
+			continue
 		}
 		for _, m := range matches {
 			// The file itself is what is mounted over, so that every link to it leads to the merged one.
@@ -62,6 +78,11 @@ func Bundles(home, venv string) []string {
 		}
 	}
 	return found
+}
+
+// plain makes a pattern of a path that matches nothing else.
+func plain(path string) string {
+	return strings.NewReplacer(`\`, `\\`, "*", `\*`, "?", `\?`, "[", `\[`).Replace(path)
 }
 
 // System returns the first of the system's own bundles, or "".

@@ -52,7 +52,7 @@ func Install(ca []byte, environ []string, home string) ([]string, error) {
 	if err := made.write(Dir); err != nil {
 		return nil, err
 	}
-	if err := cover(Bundles(home, value(environ, "VIRTUAL_ENV")), ca); err != nil {
+	if err := cover(Bundles(places(environ, home)), ca); err != nil {
 		return nil, err
 	}
 	// The whole file system, and with it every file that was mounted from it.

@@ -49,12 +49,14 @@ func apartProcess(t *testing.T, propagation string, argv ...string) int {
 // seen is a file as a process sees it.
 func seen(t *testing.T, pid int, name string) []byte {
 	t.Helper()
-	text, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "root", name))
+	text, err := os.ReadFile(filepath.Join("/proc", itoa(pid), "root", name))
 	if err != nil {
 		t.Fatal(err)
 	}
 	return text
 }
+
+func itoa(pid int) string { return strconv.Itoa(pid) }
 
 func count(t *testing.T, pid int) int {
 	t.Helper()
@@ -76,7 +78,7 @@ func TestCoverInARunningNamespace(t *testing.T) {
 	pid := apartProcess(t, "private", "sh", "-c", "mount -o remount,bind,ro / 2>/dev/null; echo; read end")
 	before, ours := count(t, pid), count(t, os.Getpid())
 
-	bundles, err := Cover(pid, first)
+	bundles, err := Cover(pid, nil, first)
 	if err != nil || !slices.Contains(bundles, bundle) {
 		t.Fatalf("%q, %v", bundles, err)
 	}
@@ -86,17 +88,17 @@ func TestCoverInARunningNamespace(t *testing.T) {
 	if now, err := os.ReadFile(bundle); err != nil || !bytes.Equal(now, original) || count(t, os.Getpid()) != ours {
 		t.Errorf("the host's own are changed: %v", err)
 	}
-	if err := os.WriteFile(filepath.Join("/proc", strconv.Itoa(pid), "root", bundle), nil, 0o644); !errors.Is(err, unix.EROFS) {
+	if err := os.WriteFile(filepath.Join("/proc", itoa(pid), "root", bundle), nil, 0o644); !errors.Is(err, unix.EROFS) {
 		t.Errorf("it can be written: %v", err)
 	}
 	after := count(t, pid)
-	if again, err := Cover(pid, first); err != nil || !slices.Equal(again, bundles) || count(t, pid) != after {
+	if again, err := Cover(pid, nil, first); err != nil || !slices.Equal(again, bundles) || count(t, pid) != after {
 		t.Errorf("twice: %q, %v, %d mounts, want %d", again, err, count(t, pid), after)
 	}
-	if again, err := Cover(pid, second); err != nil || !slices.Equal(again, bundles) || count(t, pid) != after || !bytes.Equal(seen(t, pid, bundle), Merge(original, second)) {
+	if again, err := Cover(pid, nil, second); err != nil || !slices.Equal(again, bundles) || count(t, pid) != after || !bytes.Equal(seen(t, pid, bundle), Merge(original, second)) {
 		t.Errorf("another CA: %q, %v, %d mounts, want %d", again, err, count(t, pid), after)
 	}
-	if none, err := Cover(pid, nil); err != nil || none != nil {
+	if none, err := Cover(pid, nil, nil); err != nil || none != nil {
 		t.Errorf("without a CA: %q, %v", none, err)
 	}
 	if err := Uncover(pid); err != nil || count(t, pid) != before || !bytes.Equal(seen(t, pid, bundle), original) {
@@ -117,7 +119,7 @@ func TestCoverOnOlderKernels(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer ns.Close()
-	files, remove, err := hostFiles(coverName+"0123", [][]byte{[]byte("certificates")})
+	files, remove, err := hostFiles(coverName+"0123", []sheet{{text: []byte("certificates"), mode: 0o644}}, "1 2 3 4")
 	if err != nil || len(files) != 1 {
 		t.Fatal(files, err)
 	}
@@ -148,7 +150,7 @@ func TestCoverOnOlderKernels(t *testing.T) {
 func TestWhatIsNotCovered(t *testing.T) {
 	kerneltest.Require(t)
 	ca := newSite(t, "one.example").pem
-	if _, err := Cover(os.Getpid(), ca); !errors.Is(err, ErrHost) {
+	if _, err := Cover(os.Getpid(), nil, ca); !errors.Is(err, ErrHost) {
 		t.Errorf("the host itself: %v", err)
 	}
 	if err := Uncover(os.Getpid()); err != nil {
@@ -158,7 +160,7 @@ func TestWhatIsNotCovered(t *testing.T) {
 	if err := ended.Run(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Cover(ended.Process.Pid, ca); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := Cover(ended.Process.Pid, nil, ca); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("a process that has ended: %v", err)
 	}
 	if err := Uncover(ended.Process.Pid); err != nil {
@@ -175,66 +177,34 @@ func TestWhatIsNotCovered(t *testing.T) {
 	}
 	file := filepath.Join(dir, "bundle.pem")
 	shared := apartProcess(t, "unchanged", "sh", "-c", "echo; read end")
-	if err := apart(shared, []string{file}); !errors.Is(err, ErrShared) {
+	if err := apart(shared, []spot{{at: file}}); !errors.Is(err, ErrShared) {
 		t.Errorf("shared with the host: %v", err)
 	}
 	private := apartProcess(t, "private", "sh", "-c", "echo; read end")
-	if err := apart(private, []string{file}); err != nil {
+	if err := apart(private, []spot{{at: file}}); err != nil {
 		t.Errorf("not shared: %v", err)
 	}
 
-	// A pipe in a bundle's place keeps nobody waiting, and nothing is covered.
+	// A pipe in a bundle's place keeps nobody waiting, and does not keep the others from being covered.
 	odd := apartProcess(t, "private", "sh", "-c", "mkfifo "+dir+"/pipe && mount --bind "+dir+"/pipe "+System()+"; echo; read end")
 	before := count(t, odd)
 	done := make(chan error, 1)
-	go func() { _, err := Cover(odd, ca); done <- err }()
+	go func() {
+		bundles, err := Cover(odd, nil, ca)
+		if err == nil || !strings.Contains(err.Error(), System()) || slices.Contains(bundles, System()) || count(t, odd) != before+len(bundles) {
+			err = fmt.Errorf("%q, %w, %d mounts, %d before", bundles, err, count(t, odd), before)
+		} else {
+			err = Uncover(odd)
+		}
+		done <- err
+	}()
 	select {
 	case err := <-done:
-		if err == nil || count(t, odd) != before {
+		if err != nil || count(t, odd) != before {
 			t.Errorf("%v, %d mounts, want %d", err, count(t, odd), before)
 		}
 	case <-time.After(10 * time.Second):
 		t.Fatal("waits for a pipe")
-	}
-}
-
-func TestLacking(t *testing.T) {
-	kerneltest.Require(t)
-	node, err := exec.LookPath("node")
-	if err != nil {
-		t.Fatal("node is not installed, scripts/deps.sh does it")
-	}
-	start := func(env string, argv ...string) int {
-		cmd := exec.Command(argv[0], argv[1:]...)
-		cmd.Env = []string{env}
-		stdin, _ := cmd.StdinPipe()
-		stdout, _ := cmd.StdoutPipe()
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() {
-			_ = stdin.Close()
-			_ = cmd.Wait()
-		})
-		if _, err := stdout.Read(make([]byte, 1)); err != nil {
-			t.Fatal(err)
-		}
-		return cmd.Process.Pid
-	}
-	const wait = "console.log(1); process.stdin.resume()"
-	if got := Lacking(start("A=b", node, "-e", wait)); !strings.HasPrefix(got, "node (pid ") || !strings.Contains(got, nodeExtra) {
-		t.Errorf("node: %q", got)
-	}
-	for _, env := range []string{nodeExtra + "=/x.pem", "NODE_OPTIONS=--use-openssl-ca"} {
-		if got := Lacking(start(env, node, "-e", wait)); got != "" {
-			t.Errorf("node with %s: %q", env, got)
-		}
-	}
-	if got := Lacking(start("A=b", "sh", "-c", "echo; read end")); got != "" {
-		t.Errorf("a shell: %q", got)
-	}
-	if got := Lacking(1 << 22); got != "" {
-		t.Errorf("nobody: %q", got)
 	}
 }
 
@@ -250,7 +220,7 @@ func serviceChild(in json.RawMessage) (any, error) {
 	if os.Getenv("SLUICE_TRUST_SERVICE") == "" {
 		return reexec("service", in, "SLUICE_TRUST_SERVICE=1")
 	}
-	_, err := Cover(what.PID, what.CA)
+	_, err := Cover(what.PID, nil, what.CA)
 	said := fmt.Sprint(err)
 	if !errors.Is(err, ErrHost) {
 		said = "not the host: " + said
@@ -277,5 +247,27 @@ func TestHostIsNotCoveredByAService(t *testing.T) {
 	}
 	if !strings.Contains(said, ErrHost.Error()) || strings.HasPrefix(said, "not") || count(t, host.Process.Pid) != before {
 		t.Errorf("%s, %d mounts, want %d", said, count(t, host.Process.Pid), before)
+	}
+}
+
+// A sandbox that was made in covered mounts has them locked: they go with it.
+func TestUncoverOfASandbox(t *testing.T) {
+	kerneltest.Require(t)
+	outer := running(t, 0, nil, idleShell...)
+	bundles, err := Cover(outer, nil, newSite(t, "one.example").pem)
+	if err != nil {
+		t.Fatal(err)
+	}
+	inner := running(t, outer, nil, "unshare", "--user", "--map-root-user", "--mount", "sh", "-c", "echo; read end")
+	if covers, err := covered(inner); err != nil || len(covers) != len(bundles) {
+		t.Errorf("the sandbox: %+v, %v", covers, err)
+	}
+	for _, pid := range []int{inner, outer} {
+		if err := Uncover(pid); err != nil {
+			t.Error(err)
+		}
+	}
+	if covers, err := covered(outer); err != nil || len(covers) != 0 {
+		t.Errorf("%+v, %v", covers, err)
 	}
 }
