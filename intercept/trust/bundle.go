@@ -32,23 +32,43 @@ var sitePackages = []string{
 	"/opt/*/lib/python3*/site-packages", "/opt/*/*/lib/python3*/site-packages",
 }
 
-// moreSitePackages are where images put virtual environments and homes.
-var moreSitePackages = []string{
+// imageSitePackages are where images put virtual environments, and their users' homes.
+var imageSitePackages = []string{
 	"/app/.venv/lib/python3*/site-packages", "/app/venv/lib/python3*/site-packages", "/venv/lib/python3*/site-packages",
 	"/.venv/lib/python3*/site-packages", "/home/*/.local/lib/python3*/site-packages", "/home/*/.pyenv/versions/*/lib/python3*/site-packages",
 }
 
 // Places are where bundles may be besides the usual paths. Each is absolute.
 type Places struct {
+	Image       bool     // where images have them, other users' homes included
 	Homes       []string // home directories
 	VirtualEnvs []string // of Python's
+	JavaHomes   []string // directories of Java's releases
 	Files       []string // bundles that an environment names; what holds no certificate is none
 }
 
-// Bundles returns the certificate bundles that exist, links resolved, each once.
+// Bundles returns the certificate bundles and Java's key stores that exist, links resolved, each once.
 func Bundles(p Places) []string {
-	patterns := slices.Clone(systemBundles)
-	sites := slices.Concat(sitePackages, moreSitePackages)
+	patterns := slices.Concat(systemBundles, systemKeyStores)
+	homes := slices.Clone(javaHomes)
+	for _, home := range p.Homes {
+		homes = append(homes, filepath.Join(plain(home), ".sdkman/candidates/java/*"))
+	}
+	if p.Image {
+		homes = append(homes, "/home/*/.sdkman/candidates/java/*")
+	}
+	for _, home := range p.JavaHomes {
+		homes = append(homes, plain(home))
+	}
+	for _, home := range homes {
+		for _, store := range homeKeyStores {
+			patterns = append(patterns, filepath.Join(home, store))
+		}
+	}
+	sites := slices.Clone(sitePackages)
+	if p.Image {
+		sites = append(sites, imageSitePackages...)
+	}
 	for _, home := range p.Homes {
 		sites = append(sites, filepath.Join(plain(home), ".local/lib/python3*/site-packages"),
 			filepath.Join(plain(home), ".pyenv/versions/*/lib/python3*/site-packages"))

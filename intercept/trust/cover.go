@@ -104,7 +104,7 @@ func closeSpots(spots []spot) {
 // find opens the bundles in a mount namespace that are not covered.
 func find(ns *os.File, p Places, covers []laid) (spots []spot, err error) {
 	err = within(ns, func() error {
-		known := Bundles(Places{Homes: p.Homes, VirtualEnvs: p.VirtualEnvs})
+		known := Bundles(Places{Image: p.Image, Homes: p.Homes, VirtualEnvs: p.VirtualEnvs, JavaHomes: p.JavaHomes})
 		for i, bundle := range Bundles(p) {
 			if slices.ContainsFunc(covers, func(c laid) bool { return c.at == bundle }) {
 				continue
@@ -129,14 +129,18 @@ const maxBundle = 16 << 20
 func read(spots []spot, ca []byte) (good []spot, odd []error) {
 	for _, s := range spots {
 		text, err := s.read()
-		if err == nil && s.named && len(certificates(text)) == 0 {
+		if s.named && (err != nil || len(certificates(text)) == 0 && !isKeyStore(text)) {
 			continue // a variable may name anything
+		}
+		if err == nil {
+			if s.sheet.text, err = MergeAny(text, ca); err != nil {
+				err = fmt.Errorf("%s is not covered: %w", s.at, err)
+			}
 		}
 		if err != nil {
 			odd = append(odd, err)
 			continue
 		}
-		s.sheet.text = Merge(text, ca)
 		good = append(good, s)
 	}
 	return good, odd

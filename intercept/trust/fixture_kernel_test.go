@@ -74,6 +74,12 @@ func newSite(t *testing.T, name string) site {
 			fmt.Fprintf(w, "%s\trefs/heads/main\n", strings.Repeat("a", 40))
 		case "/repo.git/HEAD":
 			fmt.Fprint(w, "ref: refs/heads/main\n")
+		case "/revoked.crl":
+			list, err := revoked()
+			if err != nil {
+				panic(err)
+			}
+			_, _ = w.Write(list)
 		}
 	}))
 	s.Config.ErrorLog = log.New(io.Discard, "", 0) // refusals are what some of the tests are for

@@ -62,15 +62,20 @@ func Install(ca []byte, environ []string, home string) ([]string, error) {
 	return environ, nil
 }
 
-// cover mounts a merged copy over each bundle.
+// cover mounts a merged copy over each bundle. A key store that cannot be added to is left as it is: what the
+// command starts may well be no Java.
 func cover(bundles []string, ca []byte) error {
 	for i, path := range bundles {
 		original, err := os.ReadFile(path)
 		if err != nil {
 			return fmt.Errorf("read %s: %w", path, err)
 		}
+		both, err := MergeAny(original, ca)
+		if err != nil {
+			continue
+		}
 		merged := filepath.Join(Dir, "over-"+strconv.Itoa(i)+".pem")
-		if err := os.WriteFile(merged, Merge(original, ca), 0o644); err != nil {
+		if err := os.WriteFile(merged, both, 0o644); err != nil {
 			return fmt.Errorf("merge %s: %w", path, err)
 		}
 		if err := unix.Mount(merged, path, "", unix.MS_BIND, ""); err != nil {

@@ -87,13 +87,16 @@ const maxPlaces = 64
 
 // placesOf are the places that the environments and command lines of processes tell of.
 func placesOf(pids []int) Places {
-	p := Places{Homes: []string{"/root"}}
+	p := Places{Image: true, Homes: []string{"/root"}}
 	for _, pid := range pids {
 		one, err := processOf(pid)
 		if err != nil {
 			continue
 		}
 		p.add(places(one.environ, one.says("HOME")))
+		if home := one.javaHome(); home != "" {
+			p.add(Places{JavaHomes: []string{home}, Files: []string{one.absolute(one.javaOption("javax.net.ssl.trustStore"))}})
+		}
 		if name := path.Base(one.argv[0]); strings.HasPrefix(name, "python") && path.Base(path.Dir(one.argv[0])) == "bin" {
 			p.add(Places{VirtualEnvs: []string{path.Dir(path.Dir(one.argv[0]))}}) // or a prefix, where it is looked already
 		}
@@ -103,7 +106,9 @@ func placesOf(pids []int) Places {
 
 // places are those that an environment tells of.
 func places(environ []string, home string) Places {
-	p := Places{Homes: []string{home}, VirtualEnvs: []string{value(environ, "VIRTUAL_ENV")}}
+	p := Places{
+		Homes: []string{home}, VirtualEnvs: []string{value(environ, "VIRTUAL_ENV")}, JavaHomes: []string{value(environ, "JAVA_HOME")},
+	}
 	for _, name := range append([]string{nodeExtra, certFile}, replaced...) {
 		p.Files = append(p.Files, value(environ, name))
 	}
@@ -117,7 +122,7 @@ func (p *Places) add(o Places) {
 	for _, x := range []struct {
 		into *[]string
 		from []string
-	}{{&p.Homes, o.Homes}, {&p.VirtualEnvs, o.VirtualEnvs}, {&p.Files, o.Files}} {
+	}{{&p.Homes, o.Homes}, {&p.VirtualEnvs, o.VirtualEnvs}, {&p.JavaHomes, o.JavaHomes}, {&p.Files, o.Files}} {
 		for _, name := range x.from {
 			if path.IsAbs(name) && !slices.Contains(*x.into, name) && len(*x.into) < maxPlaces {
 				*x.into = append(*x.into, name)
@@ -204,7 +209,7 @@ func (p process) speaksTLS() bool {
 	if info, err := os.Stat(filepath.Join(dir, "exe")); err == nil && info.Size() >= builtIn && !slices.ContainsFunc(interpreters, is) {
 		return true
 	}
-	if name == "java" { // a small program, which loads a large library
+	if p.javaHome() != "" { // a small program, which loads a large library
 		return true
 	}
 	maps, err := os.ReadFile(filepath.Join(dir, "maps"))

@@ -91,7 +91,7 @@ func viewOf(pid int, ca []byte) view {
 
 // ownRoots tells of the programs that read no bundle unless they are told to.
 func ownRoots(command string) bool {
-	return isNode(command) || command == "deno" || command == "java" || isBrowser(command)
+	return isNode(command) || command == "deno" || isBrowser(command)
 }
 
 func isNode(command string) bool {
@@ -118,8 +118,10 @@ func (v view) lacks(p process, ca []byte) (reason, wayOut string) {
 		}
 		return "start it again with " + variable + "=" + value
 	}
-	command := p.command()
+	command, home := p.command(), p.javaHome()
 	switch {
+	case home != "":
+		reason, wayOut = v.java(p, home, ca)
 	case isNode(command):
 		reason, wayOut = v.node(p, reads, again(nodeExtra, bundle))
 	case command == "deno":
@@ -129,8 +131,6 @@ func (v view) lacks(p process, ca []byte) (reason, wayOut string) {
 		default:
 			reason, wayOut = "has its roots built in", again("DENO_CERT", bundle)
 		}
-	case command == "java":
-		return "reads a key store of its own", "import " + tellBy + " into it, with keytool"
 	case isBrowser(command):
 		return "has a store of its own", "add " + tellBy + " in its settings"
 	default:
@@ -191,7 +191,7 @@ func (v view) named(p process, reads func(string) bool) (reason, wayOut string) 
 
 // absolute is a file's path, which may have been given as one below the working directory.
 func (p process) absolute(file string) string {
-	if path.IsAbs(file) {
+	if file == "" || path.IsAbs(file) {
 		return file
 	}
 	dir, err := os.Readlink(fmt.Sprintf("/proc/%d/cwd", p.pid))
