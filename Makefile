@@ -133,10 +133,10 @@ demo: ## see it work: two keys, one running out, then both, then recovery (as ro
 	@./scripts/deps.sh --demo
 	@$(GO) run ./scripts/demo
 
-bench: ## sluice, nginx and net/http side by side (as root)
+bench: ## sluice beside nginx, HAProxy, net/http and mitmproxy; writes the pages. BENCH=small,streams: only those (as root)
 	@[ "$$(id -u)" = 0 ] || { echo "make bench: it attaches BPF programs and makes network namespaces: run 'sudo make bench'" >&2; exit 1; }
-	@./scripts/deps.sh
-	@$(GO) run ./scripts/bench
+	@./scripts/deps.sh --bench
+	@$(GO) run ./scripts/bench $(if $(BENCH),-work '$(BENCH)',-write .) $(BENCHFLAGS)
 
 fuzz: ## every fuzz target for FUZZTIME each (default 20s)
 	./scripts/fuzz.sh $(FUZZTIME)

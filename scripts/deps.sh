@@ -3,6 +3,7 @@
 # Prints nothing when everything is there already.
 #   deps.sh         everything
 #   deps.sh --demo  what `make demo` needs
+#   deps.sh --bench what `make bench` needs: the proxies that sluice is measured beside, too
 set -euo pipefail
 
 demo=(ip:iproute2 nsenter:util-linux curl:curl)
@@ -10,15 +11,19 @@ all=("${demo[@]}" clang-14:clang-14 llvm-strip-14:llvm-14 clang-format-14:clang-
      nginx:nginx-light python3:python3 openssl:openssl git:git node:nodejs npm:npm keytool:default-jre-headless strace:strace
      containerd:containerd runc:runc busybox:busybox-static dockerd:docker.io
      dbus-daemon:dbus-daemon groff:groff-base mandoc:mandoc systemd-analyze:systemd setpriv:util-linux)
+bench=("${demo[@]}" nft:nftables nginx:nginx-light haproxy:haproxy mitmdump:mitmproxy)
 want=("${all[@]}")
-[ "${1:-}" = --demo ] && want=("${demo[@]}")
+case "${1:-}" in
+--demo) want=("${demo[@]}") ;;
+--bench) want=("${bench[@]}") ;;
+esac
 
 missing=()
 for pair in "${want[@]}"; do
 	command -v "${pair%%:*}" >/dev/null 2>&1 || [ -x "/usr/sbin/${pair%%:*}" ] || missing+=("${pair#*:}")
 done
 [ -s /etc/ssl/certs/ca-certificates.crt ] || missing+=(ca-certificates)
-[ "${1:-}" = --demo ] || [ -s /usr/share/bash-completion/bash_completion ] || missing+=(bash-completion)
+[ -n "${1:-}" ] || [ -s /usr/share/bash-completion/bash_completion ] || missing+=(bash-completion)
 
 if [ ${#missing[@]} -gt 0 ]; then
 	if ! command -v apt-get >/dev/null 2>&1; then
@@ -49,7 +54,7 @@ npm_install() { # folder, what is in it
 		npm ci --prefix "$1" --no-audit --no-fund --silent
 	fi
 }
-if [ "${1:-}" != --demo ]; then
+if [ -z "${1:-}" ]; then
 	npm_install "$(dirname "$0")/clients" "the npm clients"
 	npm_install "$(dirname "$0")/agents" "the agents (Codex, Claude Code)"
 fi

@@ -1,8 +1,6 @@
 package main
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -12,28 +10,24 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"net/http"
 	"os"
 	"slices"
-	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/sluice-proxy/sluice/scripts/simulator"
 )
 
 // loadRole makes this program the clients. It prints "go" when the measurement
 // begins, "end" when it is over, and then the sample as JSON.
 const loadRole = "load"
 
-// warmUp is how long requests are sent before they count.
+// warmUp is how long there is load before it counts.
 const warmUp = 400 * time.Millisecond
 
 // sample is what one measurement of the clients gave.
 type sample struct {
-	Count   int     `json:"count"`   // requests answered, or events read
+	Count   int     `json:"count"`   // requests answered, events read, connections made
+	Bytes   int64   `json:"bytes"`   // of bodies, passed on within the measurement
 	Seconds float64 `json:"seconds"` // the time that took
 	P50     float64 `json:"p50_us"`  // of the latencies, in microseconds
 	P99     float64 `json:"p99_us"`
@@ -41,22 +35,42 @@ type sample struct {
 
 // clients is what the load is made with.
 type clients struct {
-	addr    string
-	tls     *tls.Config
-	key     string
-	seconds time.Duration
-	say     io.Writer
+	addr, host, key string
+	first, hosts    int // the host's name has a number: of the first one, and how many there are
+	connections     int
+	up, down        int // bytes of a request's body and of its answer's
+	tls             *tls.Config
+	length          time.Duration
+	interval        time.Duration // of events
+	say             io.Writer
+
+	phase atomic.Int32
+	moved atomic.Int64 // bytes of bodies, while it counts
+	asked atomic.Int64 // hosts
 }
 
+// The phases of a measurement.
+const (
+	phaseWarm = iota
+	phaseCounts
+	phaseOver
+)
+
 func load(args []string) error {
+	c := &clients{say: os.Stdout}
 	flags := flag.NewFlagSet(loadRole, flag.ContinueOnError)
-	addr := flags.String("addr", "", "address to connect to")
+	flags.StringVar(&c.addr, "addr", "", "address to connect to")
 	roots := flags.String("roots", "", "CA that is trusted (PEM)")
-	key := flags.String("key", "", "key to send")
+	flags.StringVar(&c.key, "key", "", "key to send")
+	flags.StringVar(&c.host, "host", "", "host to ask for")
+	flags.IntVar(&c.first, "first", 0, "number of the first host")
+	flags.IntVar(&c.hosts, "hosts", 0, "how many hosts are asked, once each")
 	seconds := flags.Float64("seconds", 1, "length of the measurement")
-	connections := flags.Int("connections", 0, "connections with small requests")
-	streams := flags.Int("streams", 0, "event streams, instead")
-	interval := flags.Duration("interval", 0, "of their events")
+	do := flags.String("do", "", "h1, h2, new, streams, connect")
+	flags.IntVar(&c.connections, "connections", 1, "connections at a time; with connect: in all")
+	flags.IntVar(&c.up, "up", 0, "bytes of a request's body; 0 = a short chat")
+	flags.IntVar(&c.down, "down", 0, "bytes of an answer's body; 0 = a short completion")
+	flags.DurationVar(&c.interval, "interval", 0, "time between two events of a stream")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -68,222 +82,123 @@ func load(args []string) error {
 	if !pool.AppendCertsFromPEM(pem) {
 		return fmt.Errorf("%s: no certificate", *roots)
 	}
-	c := &clients{
-		addr: *addr, key: *key, seconds: time.Duration(*seconds * float64(time.Second)), say: os.Stdout,
-		tls: &tls.Config{RootCAs: pool, ServerName: upstreamHost, NextProtos: []string{"http/1.1"}},
+	c.length = time.Duration(*seconds * float64(time.Second))
+	c.tls = &tls.Config{RootCAs: pool, NextProtos: []string{"http/1.1"}, DynamicRecordSizingDisabled: true}
+	work, ok := map[string]func() (sample, error){
+		"h1":      func() (sample, error) { return c.repeat(c.openH1) },
+		"h2":      func() (sample, error) { return c.repeat(c.openH2) },
+		"new":     func() (sample, error) { return c.repeat(c.openNew) },
+		"streams": c.readStreams,
+		"connect": c.connect,
+	}[*do]
+	if !ok {
+		return fmt.Errorf("there is no -do %q", *do)
 	}
-	var s sample
-	if *streams > 0 {
-		s, err = c.readStreams(*streams, *interval)
-	} else {
-		s, err = c.sendRequests(*connections)
-	}
+	s, err := work()
 	if err != nil {
 		return err
 	}
 	return json.NewEncoder(os.Stdout).Encode(s)
 }
 
-func (c *clients) dial() (*tls.Conn, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+// dial opens a connection to the host that has a number, or to the only one.
+func (c *clients) dial(proto, host string) (*tls.Conn, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	raw, err := new(net.Dialer).DialContext(ctx, "tcp", c.addr)
 	if err != nil {
 		return nil, err
 	}
-	conn := tls.Client(raw, c.tls)
+	config := c.tls.Clone()
+	config.ServerName, config.NextProtos = host, []string{proto}
+	conn := tls.Client(raw, config)
 	if err := conn.HandshakeContext(ctx); err != nil {
 		_ = raw.Close()
 		return nil, err
 	}
+	if got := conn.ConnectionState().NegotiatedProtocol; got != proto && proto != "http/1.1" {
+		_ = raw.Close()
+		return nil, fmt.Errorf("the server chose %q, not %s", got, proto)
+	}
 	return conn, nil
 }
 
-// sendRequests keeps n connections busy, each with one request after the other.
-func (c *clients) sendRequests(n int) (sample, error) {
-	const body = `{"model":"gpt-4o","stream":false,"messages":[{"role":"system","content":"You are a helpful assistant."},` +
-		`{"role":"user","content":"Say something."}]}`
-	request := fmt.Appendf(nil, "POST /v1/chat/completions HTTP/1.1\r\nHost: %s\r\nUser-Agent: bench\r\nAccept: application/json\r\n"+
-		"Authorization: Bearer %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", upstreamHost, c.key, len(body), body)
-	var phase atomic.Int32 // 0 warming up, 1 counting, 2 over
+// exchanger does one request and its answer after the other.
+type exchanger interface {
+	exchange() error
+	Close() error
+}
+
+// repeat keeps the connections busy, each with one exchange after the other, for as long
+// as the measurement is to be; where hosts are counted until each was asked once.
+func (c *clients) repeat(open func(i int) (exchanger, error)) (sample, error) {
 	var group sync.WaitGroup
+	n := c.connections
 	latencies, errs := make([][]time.Duration, n), make([]error, n)
+	if c.hosts > 0 {
+		c.phase.Store(phaseCounts)
+		fmt.Fprintln(c.say, "go")
+	}
+	start := time.Now()
 	for i := range n {
-		conn, err := c.dial()
+		e, err := open(i)
 		if err != nil {
-			phase.Store(2)
+			c.phase.Store(phaseOver)
 			group.Wait()
 			return sample{}, fmt.Errorf("connection %d: %w", i, err)
 		}
 		group.Go(func() {
-			defer conn.Close()
-			latencies[i], errs[i] = requests(conn, request, &phase)
+			defer e.Close()
+			latencies[i], errs[i] = c.exchanges(e)
 		})
 	}
-	time.Sleep(warmUp)
-	phase.Store(1)
-	fmt.Fprintln(c.say, "go")
-	start := time.Now()
-	time.Sleep(c.seconds)
-	phase.Store(2)
-	took := time.Since(start)
+	if c.hosts == 0 {
+		time.Sleep(warmUp)
+		c.phase.Store(phaseCounts)
+		fmt.Fprintln(c.say, "go")
+		start = time.Now()
+		time.Sleep(c.length)
+		c.phase.Store(phaseOver)
+	} else {
+		group.Wait()
+	}
+	took, moved := time.Since(start), c.moved.Load()
 	fmt.Fprintln(c.say, "end")
 	group.Wait()
 	if err := errors.Join(errs...); err != nil {
 		return sample{}, err
 	}
-	return newSample(slices.Concat(latencies...), took)
+	return newSample(slices.Concat(latencies...), took, moved)
 }
 
-// requests sends on one connection until the phase is over.
-func requests(conn net.Conn, request []byte, phase *atomic.Int32) ([]time.Duration, error) {
-	latencies := make([]time.Duration, 0, 1<<16)
-	in := bufio.NewReaderSize(conn, 16<<10)
+// exchanges does them on one connection until the phase is over.
+func (c *clients) exchanges(e exchanger) ([]time.Duration, error) {
+	latencies := make([]time.Duration, 0, 1<<14)
 	for {
-		counts := phase.Load()
-		if counts == 2 {
+		counts := c.phase.Load()
+		if counts == phaseOver {
 			return latencies, nil
 		}
 		start := time.Now()
-		if _, err := conn.Write(request); err != nil {
-			return nil, fmt.Errorf("send: %w", err)
+		if err := e.exchange(); err == io.EOF {
+			return latencies, nil // every host was asked
+		} else if err != nil {
+			return nil, err
 		}
-		if err := readAnswer(in); err != nil {
-			return nil, fmt.Errorf("answer: %w", err)
-		}
-		if counts == 1 && phase.Load() == 1 {
+		if counts == phaseCounts && c.phase.Load() == phaseCounts {
 			latencies = append(latencies, time.Since(start))
 		}
 	}
 }
 
-// readAnswer reads one answer with a Content-Length and insists on status 200.
-func readAnswer(in *bufio.Reader) error {
-	line, err := in.ReadSlice('\n')
-	if err != nil {
-		return err
-	}
-	if !bytes.HasPrefix(line, []byte("HTTP/1.1 200 ")) {
-		return fmt.Errorf("status line %q", line)
-	}
-	length := -1
-	for {
-		if line, err = in.ReadSlice('\n'); err != nil {
-			return err
-		}
-		name, value, found := bytes.Cut(line, []byte(":"))
-		if !found {
-			break
-		}
-		if bytes.EqualFold(name, []byte("content-length")) {
-			if length, err = strconv.Atoi(string(bytes.TrimSpace(value))); err != nil {
-				return err
-			}
-		}
-	}
-	if length != len(answerBody) {
-		return fmt.Errorf("content-length %d, not %d", length, len(answerBody))
-	}
-	_, err = in.Discard(length)
-	return err
-}
-
-// readStreams opens n streams, spread over an interval, and measures how late
-// each event is read after it was sent.
-func (c *clients) readStreams(n int, interval time.Duration) (sample, error) {
-	var phase atomic.Int32
-	var group, flowing sync.WaitGroup
-	lateness, errs := make([][]time.Duration, n), make([]error, n)
-	conns := make([]net.Conn, 0, n)
-	defer func() {
-		for _, conn := range conns {
-			_ = conn.Close()
-		}
-		group.Wait()
-	}()
-	failed := make(chan error, n)
-	flowing.Add(n)
-	for i := range n {
-		conn, err := c.dial()
-		if err != nil {
-			phase.Store(2)
-			return sample{}, fmt.Errorf("stream %d: %w", i, err)
-		}
-		conns = append(conns, conn)
-		group.Go(func() {
-			lateness[i], errs[i] = events(conn, c.key, &phase, sync.OnceFunc(flowing.Done))
-			if errs[i] != nil {
-				failed <- errs[i]
-			}
-		})
-		time.Sleep(interval / time.Duration(n))
-	}
-	all := make(chan struct{})
-	go func() { flowing.Wait(); close(all) }()
-	select {
-	case <-all:
-	case err := <-failed:
-		phase.Store(2)
-		return sample{}, err
-	case <-time.After(20 * time.Second):
-		phase.Store(2)
-		return sample{}, errors.New("not every stream's first event came within 20 s")
-	}
-	time.Sleep(warmUp)
-	phase.Store(1)
-	fmt.Fprintln(c.say, "go")
-	start := time.Now()
-	time.Sleep(c.seconds)
-	phase.Store(2)
-	took := time.Since(start)
-	fmt.Fprintln(c.say, "end")
-	group.Wait()
-	if err := errors.Join(errs...); err != nil {
-		return sample{}, err
-	}
-	return newSample(slices.Concat(lateness...), took)
-}
-
-// events reads one stream until the phase is over.
-func events(conn net.Conn, key string, phase *atomic.Int32, first func()) ([]time.Duration, error) {
-	_, err := fmt.Fprintf(conn, "GET /stream HTTP/1.1\r\nHost: %s\r\nAccept: text/event-stream\r\nAuthorization: Bearer %s\r\n\r\n", upstreamHost, key)
-	if err != nil {
-		return nil, fmt.Errorf("send: %w", err)
-	}
-	answer, err := http.ReadResponse(bufio.NewReaderSize(conn, 16<<10), nil)
-	if err != nil {
-		return nil, fmt.Errorf("answer: %w", err)
-	}
-	if answer.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("answer: %s", answer.Status)
-	}
-	var lateness []time.Duration
-	lines := bufio.NewReader(answer.Body)
-	for {
-		line, err := lines.ReadString('\n')
-		if err != nil {
-			return nil, fmt.Errorf("event: %w", err)
-		}
-		data, found := strings.CutPrefix(line, "data: ")
-		if !found {
-			continue
-		}
-		stamp, _, _ := strings.Cut(data, " ")
-		sent, err := strconv.ParseInt(stamp, 10, 64)
-		if err != nil {
-			return nil, fmt.Errorf("event: %w", err)
-		}
-		first()
-		switch phase.Load() {
-		case 1:
-			lateness = append(lateness, time.Duration(simulator.Monotonic()-sent))
-		case 2:
-			return lateness, nil
-		}
+// move counts bytes of a body.
+func (c *clients) move(n int) {
+	if c.phase.Load() == phaseCounts {
+		c.moved.Add(int64(n))
 	}
 }
 
-func newSample(all []time.Duration, took time.Duration) (sample, error) {
+func newSample(all []time.Duration, took time.Duration, moved int64) (sample, error) {
 	if len(all) == 0 {
 		return sample{}, errors.New("nothing was answered")
 	}
@@ -291,5 +206,5 @@ func newSample(all []time.Duration, took time.Duration) (sample, error) {
 	at := func(share float64) float64 {
 		return float64(all[min(len(all)-1, int(share*float64(len(all))))]) / float64(time.Microsecond)
 	}
-	return sample{Count: len(all), Seconds: took.Seconds(), P50: at(0.50), P99: at(0.99)}, nil
+	return sample{Count: len(all), Bytes: moved, Seconds: took.Seconds(), P50: at(0.50), P99: at(0.99)}, nil
 }

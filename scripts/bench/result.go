@@ -1,59 +1,72 @@
 package main
 
 import (
-	"context"
+	"encoding/json"
 	"fmt"
-	"io"
 	"os"
 	"runtime"
 	"slices"
+	"strings"
 	"time"
-
-	"github.com/jedib0t/go-pretty/v6/table"
-	"github.com/jedib0t/go-pretty/v6/text"
 )
 
-// result is one measurement of one contestant.
-type result struct {
-	Contestant string `json:"contestant"`
-	Round      int    `json:"round"`
-	Streams    bool   `json:"streams"`
-	sample
-	CPU float64 `json:"cpu_us"` // of the proxy, in microseconds a request or event
+// outcome is what a run gave.
+type outcome struct {
+	Machine string    `json:"machine"`
+	Time    time.Time `json:"time"`
+	Rounds  int       `json:"rounds"`
+	Seconds float64   `json:"seconds"`
+	Results []result  `json:"results"`
+	// Unable says who could not do which work, and why.
+	Unable map[string]map[string]string `json:"unable"`
+
+	works []work
+	among []string
 }
 
-// measureAll does the rounds, the order rotating by one each time.
-func (a *arena) measureAll(ctx context.Context, p plan) ([]result, error) {
-	var all []result
-	for _, streams := range []bool{false, true} {
-		if (streams && p.streams == 0) || (!streams && p.connections == 0) {
-			continue
-		}
-		for round := range p.rounds {
-			what := "small requests"
-			if streams {
-				what = "event streams"
-			}
-			fmt.Fprintf(os.Stderr, "%s, round %d of %d\n", what, round+1, p.rounds)
-			for i := range a.all {
-				c := a.all[(i+round)%len(a.all)]
-				r, err := a.measure(ctx, c, p, streams)
-				if err != nil {
-					return nil, err
-				}
-				r.Round, r.Streams = round, streams
-				all = append(all, r)
-			}
+func newOutcome(p plan) *outcome {
+	return &outcome{
+		Machine: machine(), Time: time.Now().UTC(), Rounds: p.rounds, Seconds: p.seconds,
+		Unable: make(map[string]map[string]string), works: p.works, among: p.among,
+	}
+}
+
+// machine is what the figures depend on most.
+func machine() string {
+	model := runtime.GOARCH
+	info, _ := os.ReadFile("/proc/cpuinfo") // none: the architecture has to do
+	for line := range strings.Lines(string(info)) {
+		if name, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(name) == "model name" {
+			model = strings.TrimSpace(value)
+			break
 		}
 	}
-	return all, nil
+	release, _ := os.ReadFile("/proc/sys/kernel/osrelease")
+	return fmt.Sprintf("%d processors (%s), Linux %s, %s", runtime.NumCPU(), model, strings.TrimSpace(string(release)), runtime.Version())
 }
 
-// of picks one contestant's measurements, by round.
-func of(all []result, contestant string, streams bool, pick func(result) float64) []float64 {
+func (o *outcome) unable(contestant, work string, err error) {
+	if o.Unable[contestant] == nil {
+		o.Unable[contestant] = make(map[string]string)
+	}
+	why, _, _ := strings.Cut(err.Error(), "\n")
+	o.Unable[contestant][work] = why
+}
+
+func (o *outcome) save(file string) error {
+	text, err := json.MarshalIndent(o, "", " ")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(file, append(text, '\n'), 0o644)
+}
+
+// of picks one contestant's measurements of a work, by round. A round that failed is
+// not there, and neither are later ones.
+func (o *outcome) of(contestant, work string, pick func(result) float64) []float64 {
 	var values []float64
-	for _, r := range all {
-		if r.Contestant == contestant && r.Streams == streams {
+	for _, r := range o.Results {
+		if r.Contestant == contestant && r.Work == work {
 			values = append(values, pick(r))
 		}
 	}
@@ -81,69 +94,48 @@ func ratios(a, b []float64) []float64 {
 	return out
 }
 
-// column is one figure of the table.
+// column is one figure of a table.
 type column struct {
-	head   string
-	format string
-	pick   func(result) float64
+	head    string
+	format  string
+	pick    func(result) float64
+	proxied bool // of the proxy's processes: the direct way has none
 }
 
-func rate(r result) float64 { return float64(r.Count) / r.Seconds }
-func p50(r result) float64  { return r.P50 }
-func p99(r result) float64  { return r.P99 }
-func cpu(r result) float64  { return r.CPU }
-
-// printTable prints medians over the rounds, with the smallest and the largest.
-func printTable(w io.Writer, p plan, all []result) {
-	fmt.Fprintf(w, "%d processors, %s; %d rounds of %s each; median (smallest .. largest round)\n\n",
-		runtime.NumCPU(), runtime.Version(), p.rounds, time.Duration(p.seconds*float64(time.Second)))
-	if p.connections > 0 {
-		fmt.Fprintf(w, "Small requests, HTTP/1.1 over TLS, %d connections kept alive\n", p.connections)
-		printPart(w, all, false, []column{
-			{"requests/s", "%.0f", rate}, {"p50 us", "%.0f", p50}, {"p99 us", "%.0f", p99}, {"CPU us/request", "%.1f", cpu},
-		})
-	}
-	if p.streams > 0 {
-		fmt.Fprintf(w, "%d event streams, an event every %s each: how late an event is read\n", p.streams, p.interval)
-		printPart(w, all, true, []column{
-			{"events/s", "%.0f", rate}, {"p50 us", "%.0f", p50}, {"p99 us", "%.0f", p99}, {"CPU us/event", "%.1f", cpu},
-		})
-	}
+func perSecond(r result) float64 { return float64(r.Count) / r.Seconds }
+func mibPerSecond(r result) float64 {
+	return float64(r.Bytes) / (1 << 20) / r.Seconds
 }
+func p50(r result) float64      { return r.P50 }
+func p99(r result) float64      { return r.P99 }
+func cpuEach(r result) float64  { return r.CPU / float64(r.Count) }
+func cpuMiB(r result) float64   { return r.CPU / (float64(r.Bytes) / (1 << 20)) }
+func mib(r result) float64      { return r.RSS / (1 << 20) }
+func kibEach(r result) float64  { return r.RSS / 1024 / float64(r.Count) }
+func cpuShare(r result) float64 { return r.CPU / 1e6 / r.Seconds }
 
-func printPart(w io.Writer, all []result, streams bool, columns []column) {
-	t := table.NewWriter()
-	t.SetOutputMirror(w)
-	t.SetStyle(table.StyleLight)
-	t.Style().Format.Header = text.FormatDefault
-	head := table.Row{""}
-	for _, c := range columns {
-		head = append(head, c.head)
+var (
+	peak       = column{"peak RSS, MiB", "%.0f", mib, true}
+	ofRequests = []column{
+		{"requests/s", "%.0f", perSecond, false},
+		{"p50, us", "%.0f", p50, false},
+		{"p99, us", "%.0f", p99, false},
+		{"CPU us/request", "%.1f", cpuEach, true},
+		peak,
 	}
-	t.AppendHeader(head)
-	line := func(name string, values func(column) []float64, format func(column) string, skip func(column) bool) {
-		row := table.Row{name}
-		for _, c := range columns {
-			if median, least, most := spread(values(c)); skip(c) {
-				row = append(row, "-")
-			} else {
-				f := format(c)
-				row = append(row, fmt.Sprintf(f+" ("+f+" .. "+f+")", median, least, most))
-			}
-		}
-		t.AppendRow(row)
+	ofStreams = []column{
+		{"events/s", "%.0f", perSecond, false},
+		{"p50, us", "%.0f", p50, false},
+		{"p99, us", "%.0f", p99, false},
+		{"CPU us/event", "%.1f", cpuEach, true},
+		peak,
 	}
-	own := func(c column) string { return c.format }
-	for _, name := range []string{"direct", "sluice", "nginx", "net/http"} {
-		line(name, func(c column) []float64 { return of(all, name, streams, c.pick) }, own,
-			func(c column) bool { return name == "direct" && c.head[:3] == "CPU" })
-	}
-	t.AppendSeparator()
-	for _, other := range []string{"nginx", "net/http"} {
-		line("sluice / "+other, func(c column) []float64 {
-			return ratios(of(all, "sluice", streams, c.pick), of(all, other, streams, c.pick))
-		}, func(column) string { return "%.2f" }, func(column) bool { return false })
-	}
-	t.Render()
-	fmt.Fprintln(w)
+	ofBytes    = []column{{"MiB/s", "%.0f", mibPerSecond, false}, {"CPU us/MiB", "%.0f", cpuMiB, true}, peak}
+	ofConnects = []column{{"p50, us", "%.1f", p50, false}, {"p99, us", "%.1f", p99, false}}
+	ofIdle     = []column{peak, {"KiB a stream", "%.1f", kibEach, true}, {"CPUs", "%.3f", cpuShare, true}}
+)
+
+// isFor tells whether a contestant takes part in the work.
+func (w work) isFor(contestant string) bool {
+	return w.among == nil || slices.Contains(w.among, contestant)
 }

@@ -53,7 +53,7 @@ func reverse(args []string) error {
 	}
 	target, authorization := &url.URL{Scheme: "https", Host: upstreamHost}, "Bearer "+*key
 	server := &http.Server{
-		Addr: *listen, TLSConfig: &tls.Config{Certificates: []tls.Certificate{pair}, NextProtos: []string{"http/1.1"}},
+		Addr: *listen, TLSConfig: &tls.Config{Certificates: []tls.Certificate{pair}, NextProtos: []string{"h2", "http/1.1"}},
 		ReadHeaderTimeout: time.Minute,
 		ErrorLog:          log.New(os.Stderr, "reverse: ", 0),
 		Handler: &httputil.ReverseProxy{

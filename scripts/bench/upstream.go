@@ -16,13 +16,16 @@ import (
 	"github.com/sluice-proxy/sluice/scripts/simulator"
 )
 
-// upstream is a lean API server: HTTP/1.1, one goroutine a connection, an answer
-// that was made beforehand. A request without the real key is answered 401.
+// streamPath begins the path of an event stream; the time between two events follows.
+const streamPath = "/stream/"
+
+// upstream is a lean API server: one goroutine a connection, answers that were made
+// beforehand. A request without a real key is answered 401.
 type upstream struct {
-	listener net.Listener
-	key      []byte
-	answer   []byte
-	interval time.Duration // of the events of a stream
+	listeners []net.Listener
+	key       []byte
+	answer    []byte
+	block     []byte // of long answers
 
 	mu      sync.Mutex
 	closing bool
@@ -36,21 +39,47 @@ const answerBody = `{"id":"chatcmpl-bench","object":"chat.completion","created":
 	`"refusal":null,"annotations":[]},"logprobs":null,"finish_reason":"stop"}],"usage":{"prompt_tokens":12,` +
 	`"completion_tokens":18,"total_tokens":30},"service_tier":"default","system_fingerprint":"fp_bench"}`
 
-func startUpstream(l net.Listener, cert *tls.Certificate, key string, interval time.Duration) *upstream {
+// answerFields are those of every short answer, framing aside.
+var answerFields = [][2]string{
+	{"content-type", "application/json"},
+	{"openai-version", "2020-10-01"},
+	{"x-request-id", "req_bench"},
+	{"x-ratelimit-limit-requests", "10000"},
+	{"x-ratelimit-remaining-requests", "9999"},
+	{"x-ratelimit-reset-requests", "6ms"},
+}
+
+// startUpstream serves until close. wild is the certificate of all hosts of the zone.
+func startUpstream(listeners []net.Listener, cert, wild *tls.Certificate, key string) *upstream {
 	u := &upstream{
-		listener: tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{*cert}, NextProtos: []string{"http/1.1"}}),
-		key:      []byte("Bearer " + key), interval: interval, open: make(map[net.Conn]struct{}),
-		answer: fmt.Appendf(nil, "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n"+
-			"openai-version: 2020-10-01\r\nx-request-id: req_bench\r\nx-ratelimit-limit-requests: 10000\r\n"+
-			"x-ratelimit-remaining-requests: 9999\r\nx-ratelimit-reset-requests: 6ms\r\n\r\n%s", len(answerBody), answerBody),
+		key: []byte("Bearer " + key), open: make(map[net.Conn]struct{}),
+		block: bytes.Repeat([]byte("0123456789abcdef"), 16<<10),
 	}
-	u.running.Go(u.accept)
+	config := &tls.Config{
+		NextProtos: []string{"h2", "http/1.1"}, DynamicRecordSizingDisabled: true,
+		GetCertificate: func(h *tls.ClientHelloInfo) (*tls.Certificate, error) {
+			if strings.HasSuffix(h.ServerName, zone) {
+				return wild, nil
+			}
+			return cert, nil
+		},
+	}
+	answer := fmt.Appendf(nil, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n", len(answerBody))
+	for _, f := range answerFields {
+		answer = fmt.Appendf(answer, "%s: %s\r\n", f[0], f[1])
+	}
+	u.answer = fmt.Appendf(answer, "\r\n%s", answerBody)
+	for _, l := range listeners {
+		l = tls.NewListener(l, config)
+		u.listeners = append(u.listeners, l)
+		u.running.Go(func() { u.accept(l) })
+	}
 	return u
 }
 
-func (u *upstream) accept() {
+func (u *upstream) accept(l net.Listener) {
 	for {
-		c, err := u.listener.Accept()
+		c, err := l.Accept()
 		if errors.Is(err, net.ErrClosed) {
 			return
 		}
@@ -66,7 +95,7 @@ func (u *upstream) accept() {
 		u.open[c] = struct{}{}
 		u.mu.Unlock()
 		u.running.Go(func() {
-			u.serve(c)
+			u.serve(c.(*tls.Conn))
 			_ = c.Close() // the client may be gone already
 			u.mu.Lock()
 			delete(u.open, c)
@@ -77,7 +106,10 @@ func (u *upstream) accept() {
 
 // close ends the connections and waits for them.
 func (u *upstream) close() error {
-	err := u.listener.Close()
+	var errs []error
+	for _, l := range u.listeners {
+		errs = append(errs, l.Close())
+	}
 	u.mu.Lock()
 	u.closing = true
 	for c := range u.open {
@@ -85,18 +117,30 @@ func (u *upstream) close() error {
 	}
 	u.mu.Unlock()
 	u.running.Wait()
-	return err
+	return errors.Join(errs...)
 }
 
-// serve answers one connection's requests until it ends.
-func (u *upstream) serve(c net.Conn) {
-	in := bufio.NewReaderSize(c, 16<<10)
+func (u *upstream) serve(c *tls.Conn) {
+	if c.Handshake() != nil {
+		return
+	}
+	if c.ConnectionState().NegotiatedProtocol == "h2" {
+		u.serveH2(c)
+		return
+	}
+	u.serveH1(c)
+}
+
+// serveH1 answers one connection's requests until it ends.
+func (u *upstream) serveH1(c net.Conn) {
+	in := bufio.NewReaderSize(c, 4<<10)
 	for {
 		line, err := in.ReadSlice('\n')
 		if err != nil {
 			return
 		}
-		streaming := bytes.Contains(line, []byte(" /stream "))
+		_, path, _ := strings.Cut(string(line), " ")
+		path, _, _ = strings.Cut(path, " ")
 		authorized, length := false, 0
 		for {
 			field, err := in.ReadSlice('\n')
@@ -109,22 +153,29 @@ func (u *upstream) serve(c net.Conn) {
 			}
 			switch value = bytes.TrimSpace(value); {
 			case bytes.EqualFold(name, []byte("authorization")):
-				authorized = bytes.Equal(value, u.key)
+				authorized = bytes.HasPrefix(value, u.key)
 			case bytes.EqualFold(name, []byte("content-length")):
 				if length, err = strconv.Atoi(string(value)); err != nil {
 					return
 				}
 			}
 		}
+		if length > 1<<20-1 && in.Size() < readSize {
+			in = bufio.NewReaderSize(in, readSize)
+		}
 		if _, err := in.Discard(length); err != nil {
 			return
 		}
+		size, long := strings.CutPrefix(path, bytesPath)
+		wait, streaming := strings.CutPrefix(path, streamPath)
 		switch {
 		case !authorized:
 			_, err = io.WriteString(c, "HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n")
 		case streaming:
-			u.stream(c)
+			u.stream(c, wait)
 			return
+		case long && size != "0":
+			err = u.send(c, size)
 		default:
 			_, err = c.Write(u.answer)
 		}
@@ -134,14 +185,38 @@ func (u *upstream) serve(c net.Conn) {
 	}
 }
 
+// send answers with that many bytes.
+func (u *upstream) send(c net.Conn, size string) error {
+	left, err := strconv.Atoi(size)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(c, "HTTP/1.1 200 OK\r\nContent-Type: application/octet-stream\r\nContent-Length: %d\r\n\r\n", left)
+	for left > 0 && err == nil {
+		var n int
+		n, err = c.Write(u.block[:min(left, len(u.block))])
+		left -= n
+	}
+	return err
+}
+
 // stream sends events, each with the time at which it is sent, until the client is gone.
-func (u *upstream) stream(c net.Conn) {
+func (u *upstream) stream(c net.Conn, wait string) {
 	const head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+	interval, err := time.ParseDuration(wait)
+	if err != nil || interval <= 0 {
+		return
+	}
 	if _, err := io.WriteString(c, head); err != nil {
 		return
 	}
+	gone := make(chan struct{})
+	u.running.Go(func() {
+		defer close(gone)
+		_, _ = io.Copy(io.Discard, c)
+	})
 	filler := strings.Repeat("x", 120)
-	ticker := time.NewTicker(u.interval)
+	ticker := time.NewTicker(interval)
 	defer ticker.Stop()
 	var event, chunk []byte
 	for {
@@ -150,6 +225,10 @@ func (u *upstream) stream(c net.Conn) {
 		if _, err := c.Write(chunk); err != nil {
 			return
 		}
-		<-ticker.C
+		select {
+		case <-ticker.C:
+		case <-gone:
+			return
+		}
 	}
 }
