@@ -68,21 +68,21 @@ func (in *Interceptor) Attach(ctx context.Context, r Request) (Target, error) {
 	if in.stopped {
 		return Target{}, ErrStopped
 	}
+	before := in.same(v)
 	made, err := in.add(ctx, v, pid)
 	if err != nil {
 		return Target{}, err
 	}
-	t := in.same(v)
+	if before != nil {
+		in.confide(ctx, before, witness(before, pid))
+	}
 	if v.Kind == KindContainer {
 		in.lookOut(false)
-		in.confide(ctx, t, pid)
-	} else {
-		in.confideAny(ctx, t)
 	}
 	return made, nil
 }
 
-// add makes a target of v, whose ID is still to be found; pid is for KindRun. The caller holds ops.
+// add makes a target of v, whose ID is still to be found; pid is for KindRun and for a container. The caller holds ops.
 func (in *Interceptor) add(ctx context.Context, v Target, pid int) (Target, error) {
 	if t := in.same(v); t != nil {
 		if !samePools(t.Pools, v.Pools) {
@@ -108,7 +108,7 @@ func (in *Interceptor) add(ctx context.Context, v Target, pid int) (Target, erro
 	case t.Cgroup == "":
 		t.State, t.Reason = StateWaiting, notRunning
 	default:
-		if err := in.engage(ctx, t); err != nil {
+		if err := in.engage(ctx, t, witness(t, pid)); err != nil {
 			return Target{}, errors.Join(err, in.dismiss(t, false))
 		}
 		hooked = true
@@ -261,10 +261,10 @@ func (in *Interceptor) unhook(t *target) error {
 	return nil
 }
 
-// engage makes the listeners and then puts the programs on, so that no connect is
-// refused in between. When it fails the programs are off; the listeners go in dismiss.
-// The caller holds ops.
-func (in *Interceptor) engage(ctx context.Context, t *target) error {
+// engage has the CA trusted by way of a process of the target's, if there is one (0: none), and the listeners made, and then
+// puts the programs on: so no connect is refused in between, and none is shown a certificate that it cannot trust yet,
+// which a program may not forget. When it fails the programs are off; the rest goes in dismiss. The caller holds ops.
+func (in *Interceptor) engage(ctx context.Context, t *target, witness int) error {
 	id, err := cgroup.ID(t.Cgroup)
 	if err != nil {
 		return err
@@ -281,6 +281,7 @@ func (in *Interceptor) engage(ctx context.Context, t *target) error {
 	if err := in.scan(ctx, t); err != nil {
 		return err
 	}
+	in.confide(ctx, t, witness)
 	if err := in.opts.Hooks.Attach(t.Cgroup); err != nil {
 		return fmt.Errorf("attach to %s: %w", t.Cgroup, err)
 	}

@@ -172,13 +172,11 @@ func (in *Interceptor) arrive(ctx context.Context, c container.Container) {
 			return // it has ended already
 		}
 		if v.Cgroup = path; err == nil {
-			_, err = in.add(ctx, v, 0)
+			_, err = in.add(ctx, v, c.PID)
 		}
 		if err != nil && ctx.Err() == nil {
 			in.opts.Log.Error("a selector's container is not attached", "selector", s.Selector, "container", c.Name, "error", err)
-			return
 		}
-		in.confide(ctx, in.same(v), c.PID)
 		return
 	}
 }
@@ -226,10 +224,9 @@ func (in *Interceptor) bring(ctx context.Context, t *target, c container.Contain
 	t.describe(c)
 	t.Cgroup, t.CgroupID = path, 0
 	in.mu.Unlock()
-	in.raise(ctx, t)
+	in.raise(ctx, t, c.PID)
 	in.keepVigil()
 	in.accompany(t)
-	in.confide(ctx, t, c.PID)
 }
 
 func alive(cgroupID uint64) bool {
@@ -257,7 +254,7 @@ func (in *Interceptor) depart(ctx context.Context, t *target) {
 
 // confide has a target's programs trust our CA.
 func (in *Interceptor) confide(ctx context.Context, t *target, pid int) {
-	if in.opts.Trust == nil || t == nil || pid == 0 {
+	if in.opts.Trust == nil || pid == 0 || t.Kind == KindRun {
 		return
 	}
 	now := in.present(t)
@@ -280,20 +277,29 @@ func (in *Interceptor) Confide(ctx context.Context) {
 		if t.Kind == KindSelector || t.Kind == KindRun || t.Cgroup == "" {
 			continue
 		}
-		if pids, err := cgroup.Processes(t.Cgroup); err == nil && len(pids) > 0 {
-			in.confide(ctx, t, pids[0])
-		}
+		in.confide(ctx, t, anyOf(t))
 	}
 }
 
-// confideAny is confide with any of a target's processes. A run's command is told by what starts it.
-func (in *Interceptor) confideAny(ctx context.Context, t *target) {
-	if in.opts.Trust == nil || t.Kind == KindRun || t.Kind == KindContainer {
-		return
+// witness is the process by way of which a target's others are told whom to trust; 0: nobody is told. A container's is the
+// one that its daemon names, pid: one that has just come into its cgroup may still be in the host's namespaces. A
+// run's command is told by what starts it.
+func witness(t *target, pid int) int {
+	switch t.Kind {
+	case KindContainer:
+		return pid
+	case KindRun:
+		return 0
 	}
+	return anyOf(t)
+}
+
+// anyOf is a process of a target's; 0: there is none now.
+func anyOf(t *target) int {
 	if pids, err := cgroup.Processes(t.Cgroup); err == nil && len(pids) > 0 {
-		in.confide(ctx, t, pids[0])
+		return pids[0]
 	}
+	return 0
 }
 
 // distrust is confide's opposite.

@@ -42,7 +42,7 @@ func (in *Interceptor) follow(ctx context.Context, t *target, path string) {
 			in.ops.Lock()
 			failed := false
 			if ctx.Err() == nil && !in.stopped {
-				in.raise(t.life, t)
+				in.raise(t.life, t, witness(t, 0))
 				in.mu.RLock()
 				failed = t.State == StateFailed
 				in.mu.RUnlock()
@@ -73,7 +73,7 @@ func (in *Interceptor) watch(ctx context.Context, t *target, path string) bool {
 			if err := in.scan(ctx, t); err != nil && ctx.Err() == nil {
 				in.opts.Log.Error("namespace without listener: its connects are refused", "target", t.ID, "error", err)
 			}
-			in.confideAny(ctx, t)
+			in.confide(ctx, t, witness(t, 0))
 			in.ops.Unlock()
 		case cgroup.Removed:
 			return true
@@ -115,11 +115,11 @@ func (in *Interceptor) drop(t *target) {
 }
 
 // raise is engage for a target that stays, whatever comes of it. The caller holds ops.
-func (in *Interceptor) raise(ctx context.Context, t *target) {
+func (in *Interceptor) raise(ctx context.Context, t *target, witness int) {
 	before := t.CgroupID
 	_, err := cgroup.Validate(t.Cgroup)
 	if err == nil {
-		err = in.engage(ctx, t)
+		err = in.engage(ctx, t, witness)
 	}
 	if err == nil {
 		in.opts.Log.Info("attached again", "target", t.ID, "cgroup", t.Cgroup)
