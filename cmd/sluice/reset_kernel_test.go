@@ -1,15 +1,22 @@
 package main
 
 import (
+	"bufio"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
+	"github.com/sluice-proxy/sluice/bpf/kerneltest"
 	"github.com/sluice-proxy/sluice/scripts/containerbox"
 	"github.com/sluice-proxy/sluice/scripts/simulator"
 )
@@ -198,4 +205,80 @@ func TestResetOutlivesTheDaemons(t *testing.T) {
 	if said, status := ask(agent, url); status != 0 || said != "200\n" {
 		t.Errorf("the agent does not work again: %d %s", status, said)
 	}
+}
+
+// TestAgentOnTheHostIsReset: an agent that is in no container, attached by its process, is reset in its cgroup as
+// its user, and works again.
+func TestAgentOnTheHostIsReset(t *testing.T) {
+	needs(t, "setpriv", "nsenter", "unshare")
+	const url = "https://api.openai.com/v1/chat/completions"
+	h := newEmptyHouse(t, nil, []simulator.Credential{{Name: "good", Secret: openaiFirst}})
+	h.sluice(openaiFirst, "cred", "add", "a1")
+	h.sluice("", "pool", "create", "main", "--members", "a1", "--provider", "openai", "--auth-reset-target", "openai-codex")
+
+	dir, err := os.MkdirTemp("", "agent") // where another user may go, unlike a test's own
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	if out, err := exec.Command("go", "build", "-o", filepath.Join(dir, "hermes"), "../../scripts/containerbox/hermes").CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	home := filepath.Join(dir, "home")
+	if err := errors.Join(os.Chmod(dir, 0o755), os.Mkdir(home, 0o755), os.Chown(home, containerbox.Agent, containerbox.Agent),
+		os.WriteFile(filepath.Join(dir, "ca.pem"), []byte(h.sluice("", "ca", "show")), 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	agent := kerneltest.Command(t, kerneltest.Cgroup(t), nil, "nsenter", "--net="+h.pair.Agent, "unshare", "--mount", "sh", "-c",
+		`mount --bind "$0" /etc/hosts && exec env -i "$@"`, filepath.Join(h.dir, "hosts"),
+		"PATH="+dir+":/usr/bin:/bin", "HOME="+home, "SSL_CERT_FILE="+filepath.Join(dir, "ca.pem"), "OPENAI_API_KEY=placeholder",
+		"setpriv", fmt.Sprintf("--reuid=%d", containerbox.Agent), fmt.Sprintf("--regid=%d", containerbox.Agent), "--clear-groups",
+		"sh", "-c", `echo ready; while read url; do said=$(hermes ask "$url" 2>&1); echo "$? $said"; done`)
+	stdin, err := agent.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stdout, err := agent.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := agent.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = stdin.Close()
+		_ = agent.Wait()
+	})
+	said := bufio.NewScanner(stdout)
+	asks := func(want string) {
+		t.Helper()
+		if _, err := fmt.Fprintln(stdin, url); err != nil {
+			t.Fatal(err)
+		}
+		if !said.Scan() || !strings.HasPrefix(said.Text(), want) {
+			t.Errorf("the agent said %q, want %q", said.Text(), want)
+		}
+	}
+	if !said.Scan() {
+		t.Fatal("the agent does not start")
+	}
+	h.sluice("", "attach", "--pid", strconv.Itoa(agent.Process.Pid))
+	asks("0 200")
+	if err := h.sim.Spend("good", 10*time.Second); err != nil {
+		t.Fatal(err)
+	}
+	asks("0 429")
+	asks(fmt.Sprint(exitLatched))
+	w := ward{house: h}
+	want := []string{"pool_exhausted", "pool_recovered", "auth_reset"}
+	kinds, last := w.resetEvents("main", 1)
+	if detail, _ := last["detail"].(string); !slices.Equal(kinds, want) || !strings.Contains(detail, "as 10000:10000 in cgroup ") {
+		t.Errorf("%q, %v", kinds, last)
+	}
+	asks("0 200")
+	var st unix.Stat_t
+	if err := unix.Stat(filepath.Join(home, ".hermes", "auth.json"), &st); err != nil || st.Uid != containerbox.Agent || st.Gid != containerbox.Agent {
+		t.Errorf("its file belongs to %d:%d: %v", st.Uid, st.Gid, err)
+	}
+	h.sluice("", "detach", "--all")
 }
