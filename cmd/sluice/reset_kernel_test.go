@@ -35,8 +35,14 @@ type ward struct {
 
 func newWard(t *testing.T, known []simulator.Credential, config ...string) *ward {
 	t.Helper()
+	return newWardOf(t, nil, known, config...)
+}
+
+// newWardOf is newWard with files in the containers' image.
+func newWardOf(t *testing.T, files map[string]containerbox.File, known []simulator.Credential, config ...string) *ward {
+	t.Helper()
 	box := containerbox.New(t, containerbox.Options{
-		Programs: map[string]string{"/usr/bin/hermes": "github.com/sluice-proxy/sluice/scripts/containerbox/hermes"},
+		Programs: map[string]string{"/usr/bin/hermes": "github.com/sluice-proxy/sluice/scripts/containerbox/hermes"}, Files: files,
 	})
 	sockets := fmt.Sprintf("[containers]\ncontainerd = %q\ndocker = %q\n", box.Socket, filepath.Join(t.TempDir(), "no-docker"))
 	return &ward{house: newEmptyHouse(t, nil, known, append(config, sockets)...), box: box}

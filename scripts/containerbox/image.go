@@ -24,8 +24,9 @@ const Agent = 10000
 // File is a file of the image.
 type File struct {
 	Body []byte
-	Mode int64 // 0 = 0644
-	UID  int   // the group is the same number
+	Mode int64  // 0 = 0644
+	UID  int    // the group is the same number
+	Link string // not "": it is a symbolic link to this, and has no body
 }
 
 // The media types of an OCI image, from its specification.
@@ -149,6 +150,9 @@ func layer(files map[string]File) ([]byte, error) {
 func put(w *tar.Writer, name string, f File) error {
 	if f.Mode == 0 {
 		f.Mode = 0o644
+	}
+	if f.Link != "" {
+		return w.WriteHeader(&tar.Header{Typeflag: tar.TypeSymlink, Name: name, Linkname: f.Link, Mode: 0o777, Uid: f.UID, Gid: f.UID})
 	}
 	header := &tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: f.Mode, Uid: f.UID, Gid: f.UID, Size: int64(len(f.Body))}
 	if err := w.WriteHeader(header); err != nil {
