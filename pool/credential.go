@@ -28,6 +28,11 @@ type Credential struct {
 	ClientID     string
 	ExtraHeaders []string  // names only: the values may be secret
 	ExpiresAt    time.Time // of an OAuth account's access token; else zero
+	// Source is where the secret is read from, such as "vault:secret/agents#key"; "" if a
+	// person gave it. See [Sources].
+	Source string
+	// SourceError is why it cannot be read at present; "" if it can.
+	SourceError string
 	// RefreshFailed is since when the refresh token is not accepted; zero if it is.
 	RefreshFailed time.Time
 }
@@ -51,6 +56,7 @@ type CredentialSpec struct {
 	Type         CredentialType // "" is Static
 	Secret       vault.Secret   // of a static credential
 	OAuth        *OAuthTokens   // of an OAuth account
+	Source       string         // where the secret or the tokens are, if not here
 	TokenURL     string
 	ClientID     string
 	ExtraHeaders []ExtraHeader
@@ -58,8 +64,10 @@ type CredentialSpec struct {
 
 // CredentialChange replaces what is not nil.
 type CredentialChange struct {
-	Secret       *vault.Secret
-	OAuth        *OAuthTokens
+	Secret *vault.Secret // is not read from a source any more
+	OAuth  *OAuthTokens  // likewise
+	// Source is read at once, also if it is the same; "" keeps what was read last.
+	Source       *string
 	TokenURL     *string
 	ClientID     *string
 	ExtraHeaders *[]ExtraHeader
@@ -71,6 +79,20 @@ func (s *CredentialSpec) validate() error {
 	}
 	if s.Type == "" {
 		s.Type = Static
+	}
+	if s.Source != "" {
+		if !s.Secret.Empty() || s.OAuth != nil {
+			return invalid("source: a secret or tokens are given, too: one of them, not both")
+		}
+		if s.Type == Static && (s.TokenURL != "" || s.ClientID != "") {
+			return invalid("type: token_url and client_id belong to type oauth")
+		}
+		if err := validSource(s.Source); err != nil {
+			return err
+		}
+		if s.Type == Static || s.Type == OAuth {
+			return validAccount(s.TokenURL, s.ExtraHeaders)
+		}
 	}
 	switch s.Type {
 	case Static:

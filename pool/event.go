@@ -14,6 +14,8 @@ const (
 	EventAuthResetFail  EventKind = "auth_reset_failed"
 	EventRefresh        EventKind = "cred_refresh"
 	EventRefreshFailed  EventKind = "cred_refresh_failed"
+	EventFetched        EventKind = "cred_fetched"
+	EventFetchFailed    EventKind = "cred_fetch_failed"
 	EventTargetAttached EventKind = "target_attached"
 	EventTargetDetached EventKind = "target_detached"
 	EventDenied         EventKind = "denied"

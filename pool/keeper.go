@@ -43,6 +43,10 @@ type Options struct {
 	// HTTP asks token endpoints. It must not follow redirects: what is sent is a secret.
 	// Default: [http.Transport]'s defaults, and no redirects.
 	HTTP *http.Client
+	// Sources are where secrets may be read from. Nil: nowhere.
+	Sources Sources
+	// FetchInterval is how often they are read again. Default: [DefaultFetchInterval].
+	FetchInterval time.Duration
 	// MaxTies bounds what is remembered of what accounts made. Default: [DefaultMaxTies].
 	MaxTies int
 	// CachedCooldowns bounds the read cache. Default: [DefaultCachedCooldowns].
@@ -62,6 +66,7 @@ type Keeper struct {
 	ties    *tieIndex
 	unsaved *unsaved
 	refresh *refresher
+	fetches *fetcher
 
 	mu      sync.Mutex // held while the store is changed
 	waiting signal     // raised when a cooldown changes
@@ -84,6 +89,9 @@ func NewKeeper(ctx context.Context, opts Options) (*Keeper, error) {
 	}
 	if opts.HTTP == nil {
 		opts.HTTP = TokenClient(nil)
+	}
+	if opts.FetchInterval == 0 {
+		opts.FetchInterval = DefaultFetchInterval
 	}
 	if opts.MaxTies == 0 {
 		opts.MaxTies = DefaultMaxTies
@@ -121,13 +129,16 @@ func NewKeeper(ctx context.Context, opts Options) (*Keeper, error) {
 	k.ties = newTieIndex(opts.MaxTies, ties)
 	go k.writeTies()
 	k.startSaving()
+	k.fetches = newFetcher() // refreshing looks at it
 	k.startRefreshing()
+	k.startFetching()
 	return k, nil
 }
 
 // Close writes what is still to be written and ends the cache. The store is the
 // caller's to close, afterwards.
 func (k *Keeper) Close() {
+	k.fetches.close()
 	k.refresh.close()
 	k.closeUnsaved()
 	k.ties.close()

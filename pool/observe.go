@@ -72,6 +72,9 @@ func (k *Keeper) observeRefusal(ctx context.Context, l Lease, v Verdict) error {
 	if p == nil {
 		return nil
 	}
+	if v.Outcome == OutcomeAuthFailed {
+		k.hasten(l.Member) // its source may have another by now
+	}
 	return k.cool(ctx, p, p.memberIndex(l.member), v, l.Probe)
 }
 

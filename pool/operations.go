@@ -206,8 +206,20 @@ func (k *Keeper) AddCredential(ctx context.Context, s CredentialSpec) (Credentia
 	if err := s.validate(); err != nil {
 		return Credential{}, err
 	}
-	c := Credential{Name: s.Name, Type: s.Type, TokenURL: s.TokenURL, ClientID: s.ClientID}
-	m := material{Secret: s.Secret.Bytes()}
+	var m material
+	if s.Source != "" {
+		got, err := k.fetch(ctx, s.Source, s.Type)
+		if err != nil {
+			return Credential{}, err
+		}
+		defer got.zero()
+		if _, taken := k.view.Load().credentials[s.Name]; !taken {
+			k.fetches.read(s.Name, k.opts.Now(), k.opts.FetchInterval)
+		}
+		s.Secret, s.OAuth, m.Fetched = got.secret, got.oauth, got.digest
+	}
+	c := Credential{Name: s.Name, Type: s.Type, TokenURL: s.TokenURL, ClientID: s.ClientID, Source: s.Source}
+	m.Secret = s.Secret.Bytes()
 	if s.OAuth != nil {
 		m.Access, m.Refresh, c.ExpiresAt = s.OAuth.AccessToken.Bytes(), s.OAuth.RefreshToken.Bytes(), s.OAuth.ExpiresAt
 	}
@@ -217,6 +229,9 @@ func (k *Keeper) AddCredential(ctx context.Context, s CredentialSpec) (Credentia
 		return Credential{}, err
 	}
 	e := Event{Kind: EventCredAdded, Member: c.Name, Detail: "type " + string(c.Type)}
+	if c.Source != "" {
+		e.Detail += ", from " + c.Source
+	}
 	return c, k.configure(ctx, e, func(ctx context.Context) error {
 		return k.opts.Store.AddCredential(ctx, CredentialRecord{Credential: c, Sealed: sealed})
 	})
@@ -235,6 +250,11 @@ func (m *material) setExtra(c *Credential, extra []ExtraHeader) {
 
 // UpdateCredential replaces what is given. Requests that are under way keep what they were sent with.
 func (k *Keeper) UpdateCredential(ctx context.Context, name string, ch CredentialChange) (Credential, error) {
+	got, err := k.fetchFor(ctx, name, ch) // which may take a while
+	if err != nil {
+		return Credential{}, err
+	}
+	defer got.zero()
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	cfg, err := k.opts.Store.Config(ctx)
@@ -253,6 +273,13 @@ func (k *Keeper) UpdateCredential(ctx context.Context, name string, ch Credentia
 	if err := k.change(m, &r.Credential, ch); err != nil {
 		return Credential{}, err
 	}
+	another := ch.Secret != nil || ch.OAuth != nil
+	if got != nil {
+		if another, err = k.take(m, &r.Credential, got); err != nil {
+			return Credential{}, err
+		}
+		k.fetches.read(name, k.opts.Now(), k.opts.FetchInterval)
+	}
 	if r.Sealed, err = k.seal(m); err != nil {
 		return Credential{}, err
 	}
@@ -262,7 +289,7 @@ func (k *Keeper) UpdateCredential(ctx context.Context, name string, ch Credentia
 	}
 	k.events.raise()
 	ctx = context.WithoutCancel(ctx)
-	if err := k.reload(ctx); err != nil || (ch.Secret == nil && ch.OAuth == nil) {
+	if err := k.reload(ctx); err != nil || !another {
 		return r.Credential, err
 	}
 	k.refresh.forget(name)
@@ -283,6 +310,14 @@ func (k *Keeper) change(m *material, c *Credential, ch CredentialChange) error {
 		}
 		m.Secret = ch.Secret.Bytes()
 	}
+	if ch.Secret != nil || ch.OAuth != nil || ch.Source != nil {
+		c.Source, c.SourceError = "", ""
+		if ch.Source == nil || *ch.Source == "" {
+			m.Fetched = nil
+		} else {
+			c.Source = *ch.Source
+		}
+	}
 	if ch.OAuth != nil {
 		if c.Type != OAuth {
 			return invalid("oauth: %q is of type %s and has a secret only", c.Name, c.Type)
@@ -290,9 +325,7 @@ func (k *Keeper) change(m *material, c *Credential, ch CredentialChange) error {
 		if err := ch.OAuth.validate(); err != nil {
 			return err
 		}
-		m.spend(k.digestOf(string(m.Refresh)))
-		m.Access, m.Refresh, c.ExpiresAt = ch.OAuth.AccessToken.Bytes(), ch.OAuth.RefreshToken.Bytes(), ch.OAuth.ExpiresAt
-		c.RefreshFailed = time.Time{}
+		k.replaceTokens(m, c, ch.OAuth)
 	}
 	if (ch.TokenURL != nil || ch.ClientID != nil) && c.Type != OAuth {
 		return invalid("token_url: %q is of type %s and is not refreshed", c.Name, c.Type)
@@ -310,11 +343,18 @@ func (k *Keeper) change(m *material, c *Credential, ch CredentialChange) error {
 	return validAccount(c.TokenURL, nil)
 }
 
+// replaceTokens gives an account others.
+func (k *Keeper) replaceTokens(m *material, c *Credential, t *OAuthTokens) {
+	m.spend(k.digestOf(string(m.Refresh)))
+	m.Access, m.Refresh, c.ExpiresAt = t.AccessToken.Bytes(), t.RefreshToken.Bytes(), t.ExpiresAt
+	c.RefreshFailed = time.Time{}
+}
+
 // fields are the names of what is replaced.
 func (ch CredentialChange) fields() string {
 	var names []string
 	for name, given := range map[string]bool{
-		"secret": ch.Secret != nil, "oauth": ch.OAuth != nil, "token_url": ch.TokenURL != nil,
+		"secret": ch.Secret != nil, "oauth": ch.OAuth != nil, "source": ch.Source != nil, "token_url": ch.TokenURL != nil,
 		"client_id": ch.ClientID != nil, "extra_headers": ch.ExtraHeaders != nil,
 	} {
 		if given {
@@ -328,5 +368,6 @@ func (ch CredentialChange) fields() string {
 // RemoveCredential forgets a credential that no pool holds.
 func (k *Keeper) RemoveCredential(ctx context.Context, name string) error {
 	e := Event{Kind: EventCredRemoved, Member: name}
+	defer k.fetches.forget(name)
 	return k.configure(ctx, e, func(ctx context.Context) error { return k.opts.Store.RemoveCredential(ctx, name) })
 }

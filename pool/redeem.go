@@ -154,6 +154,7 @@ func (k *Keeper) rejected(ctx context.Context, e *RejectedError, refused bool, w
 	if err != nil {
 		return err
 	}
+	k.hasten(e.Credential) // its source may have others by now
 	now := k.opts.Now()
 	if refused && now.Before(r.Credential.ExpiresAt) {
 		r.Credential.ExpiresAt = now // whatever was said of it

@@ -88,6 +88,8 @@ type material struct {
 	Refresh []byte            `json:"refresh,omitempty"`
 	Extra   map[string][]byte `json:"extra,omitempty"`  // by field name
 	Former  [][]byte          `json:"former,omitempty"` // digests of spent refresh tokens, oldest first
+	// Fetched is the digest of what the source held when it was read last.
+	Fetched []byte `json:"fetched,omitempty"`
 }
 
 // Format implements [fmt.Formatter]: whatever the verb, nothing is shown.

@@ -23,6 +23,7 @@ var arrows = map[string][]string{
 	"pool":                {"pool/echo", "pool/vault"},
 	"pool/echo":           {},
 	"pool/vault":          {},
+	"pool/source":         {"pool", "pool/vault"},
 	"pool/store":          {"pool", "pool/vault"},
 	"intercept":           {"bpf", "pool", "intercept/cgroup", "intercept/container", "intercept/exchange", "intercept/guard", "intercept/netns", "intercept/sniff", "intercept/splice"},
 	"intercept/ca":        {},

@@ -21,8 +21,8 @@ func (db *DB) AddCredential(ctx context.Context, r pool.CredentialRecord) error 
 		if err != nil {
 			return fmt.Errorf("encode header names: %w", err)
 		}
-		_, err = tx.ExecContext(ctx, `INSERT INTO credentials (name, type, sealed, token_url, client_id, extra_headers, expires_at)
-			VALUES (?, ?, ?, ?, ?, ?, ?)`, c.Name, c.Type, r.Sealed, c.TokenURL, c.ClientID, string(extra), nanos(c.ExpiresAt))
+		_, err = tx.ExecContext(ctx, `INSERT INTO credentials (name, type, sealed, token_url, client_id, extra_headers, expires_at, source)
+			VALUES (?, ?, ?, ?, ?, ?, ?, ?)`, c.Name, c.Type, r.Sealed, c.TokenURL, c.ClientID, string(extra), nanos(c.ExpiresAt), c.Source)
 		if err != nil {
 			return fmt.Errorf("add credential: %w", err)
 		}
@@ -52,8 +52,9 @@ func (db *DB) UpdateCredential(ctx context.Context, r pool.CredentialRecord) err
 		return fmt.Errorf("encode header names: %w", err)
 	}
 	return db.change(ctx, func(tx *sql.Tx) error {
-		res, err := tx.ExecContext(ctx, `UPDATE credentials SET sealed = ?, token_url = ?, client_id = ?, extra_headers = ?, expires_at = ?, refresh_failed = ?
-			WHERE name = ?`, r.Sealed, c.TokenURL, c.ClientID, string(extra), nanos(c.ExpiresAt), nanos(c.RefreshFailed), c.Name)
+		res, err := tx.ExecContext(ctx, `UPDATE credentials SET sealed = ?, token_url = ?, client_id = ?, extra_headers = ?, expires_at = ?, refresh_failed = ?,
+			source = ?, source_error = ? WHERE name = ?`, r.Sealed, c.TokenURL, c.ClientID, string(extra), nanos(c.ExpiresAt), nanos(c.RefreshFailed),
+			c.Source, c.SourceError, c.Name)
 		return oneRow(res, err, pool.NoCredential(c.Name))
 	})
 }
@@ -92,7 +93,7 @@ func (db *DB) RemoveCredential(ctx context.Context, name string) error {
 
 func credentials(ctx context.Context, tx *sql.Tx) ([]pool.CredentialRecord, error) {
 	rows, err := tx.QueryContext(ctx, `SELECT c.name, c.type, c.sealed, c.token_url, c.client_id, c.extra_headers, c.expires_at, c.refresh_failed,
-		COALESCE(p.name, '')
+		c.source, c.source_error, COALESCE(p.name, '')
 		FROM credentials c LEFT JOIN members m ON m.credential_id = c.id LEFT JOIN pools p ON p.id = m.pool_id ORDER BY c.id`)
 	if err != nil {
 		return nil, fmt.Errorf("read credentials: %w", err)
@@ -107,7 +108,7 @@ func credentials(ctx context.Context, tx *sql.Tx) ([]pool.CredentialRecord, erro
 			failed  int64
 		)
 		c := &r.Credential
-		if err := rows.Scan(&c.Name, &c.Type, &r.Sealed, &c.TokenURL, &c.ClientID, &extra, &expires, &failed, &c.Pool); err != nil {
+		if err := rows.Scan(&c.Name, &c.Type, &r.Sealed, &c.TokenURL, &c.ClientID, &extra, &expires, &failed, &c.Source, &c.SourceError, &c.Pool); err != nil {
 			return nil, fmt.Errorf("read a credential: %w", err)
 		}
 		if err := json.Unmarshal([]byte(extra), &c.ExtraHeaders); err != nil {
