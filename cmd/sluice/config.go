@@ -39,6 +39,7 @@ type config struct {
 	Pool          poolConfig
 	Replay        replayConfig
 	RefuseTokens  bool // that nobody knows, at the token endpoints of accounts
+	Secrets       secretsConfig
 	API           apiConfig
 	Notify        notifyConfig
 	ResetAlways   bool // also agents that were told nothing
@@ -92,6 +93,7 @@ type rawConfig struct {
 	Accounts struct {
 		UnknownTokens *string `toml:"unknown_tokens"`
 	} `toml:"accounts"`
+	Secrets         rawSecrets            `toml:"secrets"`
 	API             rawAPI                `toml:"api"`
 	Notify          rawNotify             `toml:"notify"`
 	ResetOnlyIfSeen *bool                 `toml:"reset_only_if_seen"`
@@ -114,7 +116,8 @@ func defaultConfig() config {
 			Runtime: "containerd", Containerd: container.DefaultContainerd, Docker: container.DefaultDocker,
 			HoldStarts: container.DefaultRuntimes(),
 		},
-		API: apiConfig{TokenFile: defaultTokenFile},
+		Secrets: defaultSecrets(),
+		API:     apiConfig{TokenFile: defaultTokenFile},
 	}
 }
 
@@ -182,6 +185,9 @@ func parseConfig(text []byte) (config, error) {
 	keep(choice("log.format", raw.Log.Format, &c.LogFormat, "auto", "text", "json"))
 	keep(duration("pool.max_stated_retry", raw.Pool.MaxStatedRetry, &c.Pool.MaxStatedRetry, time.Second, 24*time.Hour))
 	keep(duration("pool.probe_interval", raw.Pool.ProbeInterval, &c.Pool.ProbeInterval, 0, 24*time.Hour))
+	if err == nil {
+		c.Secrets, err = raw.Secrets.check(c.StateDir)
+	}
 	if err == nil {
 		c.API, err = raw.API.check()
 	}

@@ -32,7 +32,7 @@ func TestConfigReference(t *testing.T) {
 		t.Fatal(err)
 	}
 	for section, value := range set {
-		if table, ok := value.(map[string]any); !ok || len(table) > 0 {
+		if !isEmpty(value) {
 			t.Errorf("%s sets %s: %v; a default that is set cannot change with the next version", configReference, section, value)
 		}
 	}
@@ -49,17 +49,23 @@ func TestConfigReference(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, key := range keysOf(reflect.TypeFor[rawConfig]()) {
-		section, name, nested := strings.Cut(key, ".")
-		table := written
-		if nested {
-			table, _ = written[section].(map[string]any)
-		} else {
-			name = section
+		table, path := written, strings.Split(key, ".")
+		for _, section := range path[:len(path)-1] {
+			table, _ = table[section].(map[string]any)
 		}
-		if _, ok := table[name]; !ok {
+		if _, ok := table[path[len(path)-1]]; !ok {
 			t.Errorf("%s does not mention %s", configReference, key)
 		}
 	}
+}
+
+// isEmpty says whether a section sets nothing, and none of its own sections does.
+func isEmpty(value any) bool {
+	table, ok := value.(map[string]any)
+	for _, inner := range table {
+		ok = ok && isEmpty(inner)
+	}
+	return ok
 }
 
 // What is written any number of times has no default: an example names each key it takes.
@@ -70,10 +76,11 @@ func TestConfigExamples(t *testing.T) {
 		t.Fatal(err)
 	}
 	for header, raw := range map[string]reflect.Type{
-		"[[notify.webhook]]":  reflect.TypeFor[rawWebhook](),
-		"[[notify.service]]":  reflect.TypeFor[rawService](),
-		"[[notify.telegram]]": reflect.TypeFor[rawTelegram](),
-		"[profile.mybot]":     reflect.TypeFor[rawProfile](),
+		"[[notify.webhook]]":   reflect.TypeFor[rawWebhook](),
+		"[[notify.service]]":   reflect.TypeFor[rawService](),
+		"[[notify.telegram]]":  reflect.TypeFor[rawTelegram](),
+		"[profile.mybot]":      reflect.TypeFor[rawProfile](),
+		"[secrets.command.op]": reflect.TypeFor[rawCommand](),
 	} {
 		_, example, found := strings.Cut(string(installed), "#   "+header+"\n")
 		for _, key := range keysOf(raw) {
@@ -129,6 +136,19 @@ func TestParseConfig(t *testing.T) {
 		{name: "drain", text: `drain_time = "5s"`, change: func(c *config) { c.DrainTime = 5 * time.Second }},
 		{name: "roots", text: `upstream_roots = "` + roots + `"`, change: func(c *config) { c.UpstreamRoots = []byte("pem") }},
 		{name: "replay", text: "[replay]\nmax_body_mib = 64\nbudget_mib = 1024", change: func(c *config) { c.Replay = replayConfig{64 << 20, 1 << 30} }},
+		{name: "secrets", text: "[secrets]\ninterval = \"1m\"\nenv = [\"A\"]\nfiles = [\"/run//secrets/\"]", change: func(c *config) {
+			c.Secrets.Interval, c.Secrets.Env, c.Secrets.Files = time.Minute, []string{"A"}, []string{"/run/secrets"}
+		}},
+		{name: "every variable", text: "[secrets]\nenv = [\"*\"]", err: "secrets.env: \"*\" would be every variable"},
+		{name: "every file", text: "[secrets]\nfiles = [\"/\"]", err: "secrets.files: below / is what is nobody's credential"},
+		{name: "the state directory", text: "state_dir = \"/a/b\"\n[secrets]\nfiles = [\"/a/b/c\"]", err: "secrets.files: below /a/b/c"},
+		{name: "above the state directory", text: "[secrets]\nfiles = [\"/var/lib/\"]", err: "secrets.files: below /var/lib "},
+		{name: "a relative directory", text: "[secrets]\nfiles = [\"kept\"]", err: "secrets.files: \"kept\" is not an absolute path"},
+		{name: "Vault in clear", text: "[secrets.vault]\naddress = \"http://vault.example:8200\"", err: "secrets.vault: address: the token would go to another host in clear"},
+		{name: "a Vault without its CA", text: "[secrets.vault]\naddress = \"https://v\"\nca_file = \"/nowhere\"", err: "secrets.vault.ca_file: open /nowhere"},
+		{name: "a command for anything", text: "[secrets.command.op]\nargv = [\"op\", \"{ref}\"]", err: "secrets.command.op: refs: is missing"},
+		{name: "a command of somebody", text: "[secrets.command.op]\nuser = \"op\"", err: "secrets.command.op.user: "},
+		{name: "a command that takes long", text: "[secrets.command.op]\ntimeout = \"1h\"", err: "secrets.command.op.timeout: "},
 		{name: "api", text: "[api]\nlisten = \"127.0.0.1:7734\"\ntoken_file = \"/t\"", change: func(c *config) { c.API = apiConfig{Listen: "127.0.0.1:7734", TokenFile: "/t"} }},
 		{
 			name: "api with TLS", text: "[api]\nlisten = \":7734\"\ntls_cert = \"c\"\ntls_key = \"k\"",

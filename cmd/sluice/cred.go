@@ -2,13 +2,11 @@ package main
 
 import (
 	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -25,18 +23,20 @@ func (c *cli) credCommand() *cobra.Command {
 	return group(&cobra.Command{
 		Use:   "cred",
 		Short: "Credentials: the secrets that pools are made of",
-		Long: `A credential is a static key, or an OAuth account. Its secret is read from standard input, never from the
-command line, is kept encrypted, and is never shown again.`,
+		Long: `A credential is a static key, or an OAuth account. Its secret is read from standard input, or by the daemon from
+where others keep it, never from the command line. It is kept encrypted, and is never shown again.`,
 	}, c.credAddCommand(), c.credImportCommand(), c.credListCommand(), c.credUpdateCommand(), c.credRemoveCommand())
 }
 
 // credFlags are what `cred add` and `cred update` have in common.
 type credFlags struct {
-	kind, tokenURL, clientID string
-	headers                  []string
+	kind, from, tokenURL, clientID string
+	headers                        []string
 }
 
 func (f *credFlags) register(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&f.from, "from", "",
+		"`SOURCE` that the daemon reads the secret from: env:VARIABLE, file:/PATH, vault:MOUNT/PATH#FIELD or command:NAME:REF")
 	cmd.Flags().StringVar(&f.tokenURL, "token-url", "", "where an oauth credential is refreshed")
 	cmd.Flags().StringVar(&f.clientID, "client-id", "", "the OAuth client that the refresh token was given to")
 	cmd.Flags().StringArrayVar(&f.headers, "extra-header", nil,
@@ -61,14 +61,19 @@ func (f *credFlags) extraHeaders() (*[]api.ExtraHeader, error) {
 func (c *cli) credAddCommand() *cobra.Command {
 	var flags credFlags
 	cmd := &cobra.Command{
-		Use:   "add NAME [--type static|oauth] < SECRET",
-		Short: "Store a credential, its secret from standard input",
+		Use:   "add NAME [--type static|oauth] < SECRET | --from SOURCE",
+		Short: "Store a credential, its secret from standard input or from where others keep it",
 		Long: `Stores a credential. The secret is read from standard input; on a terminal it is asked for and not echoed. One
 line break at its end is dropped.
 
-For --type oauth the secret is a JSON object with "access_token", "refresh_token" and "expires_at" (RFC 3339).`,
+For --type oauth the secret is a JSON object with "access_token", "refresh_token" and "expires_at" (RFC 3339).
+
+With --from the daemon reads it where somebody else keeps it, as far as [secrets] in its configuration allows: a
+variable of the daemon's, a file, HashiCorp Vault, or a command such as 1Password's or Bitwarden's. It is read again when
+the daemon starts, every quarter of an hour, and when it is refused; meanwhile, what was read last is kept encrypted.`,
 		Example: `  sluice cred add work < key.txt
   pass show openai/spare | sluice cred add spare
+  sluice cred add vaulted --from vault:secret/agents/openai#key
   sluice cred add account --type oauth --token-url https://auth.example.com/oauth/token --client-id app < account.json`,
 		Args: arguments("NAME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -84,8 +89,10 @@ For --type oauth the secret is a JSON object with "access_token", "refresh_token
 				Name: args[0], Type: &kind, ExtraHeaders: headers,
 				TokenUrl: optional(flags.tokenURL), ClientId: optional(flags.clientID),
 			}
-			if spec.Secret, spec.Oauth, err = c.secret(kind); err != nil {
-				return err
+			if spec.Source = optional(flags.from); spec.Source == nil {
+				if spec.Secret, spec.Oauth, err = c.secret(kind); err != nil {
+					return err
+				}
 			}
 			client, err := c.client()
 			if err != nil {
@@ -111,7 +118,10 @@ func (c *cli) credUpdateCommand() *cobra.Command {
 		Use:   "update NAME < SECRET",
 		Short: "Replace a credential's secret, from standard input",
 		Long: `Replaces the secret of a credential, and whatever else is given. Requests that come after it carry the new one;
-pools and their order stay as they are. With --keep-secret standard input is not read and only the flags count.`,
+pools and their order stay as they are. With --keep-secret standard input is not read and only the flags count.
+
+A credential that was added with --from is read again from its source instead. --from says another source; --from ''
+takes the secret from standard input from now on.`,
 		Args: arguments("NAME"), ValidArgsFunction: c.complete(c.credentialNames),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			headers, err := flags.extraHeaders()
@@ -121,6 +131,9 @@ pools and their order stay as they are. With --keep-secret standard input is not
 			if keep && headers == nil && flags.tokenURL == "" && flags.clientID == "" {
 				return usageError{"sluice cred update --keep-secret needs --token-url, --client-id or --extra-header: nothing else is left to change"}
 			}
+			if keep && flags.from != "" {
+				return usageError{"sluice cred update --from reads the secret: --keep-secret does not go with it"}
+			}
 			client, err := c.client()
 			if err != nil {
 				return err
@@ -129,12 +142,18 @@ pools and their order stay as they are. With --keep-secret standard input is not
 				ExtraHeaders: headers, TokenUrl: optional(flags.tokenURL), ClientId: optional(flags.clientID),
 			}
 			if !keep {
-				kind, err := typeOf(cmd, client, args[0])
+				now, err := credentialOf(cmd, client, args[0])
 				if err != nil {
 					return err
 				}
-				if change.Secret, change.Oauth, err = c.secret(kind); err != nil {
-					return err
+				from := flags.from
+				if !cmd.Flags().Changed("from") {
+					from = now.Source
+				}
+				if change.Source = optional(from); change.Source == nil {
+					if change.Secret, change.Oauth, err = c.secret(now.Type); err != nil {
+						return err
+					}
 				}
 			}
 			changed, err := client.UpdateCredential(cmd.Context(), args[0], change)
@@ -149,21 +168,20 @@ pools and their order stay as they are. With --keep-secret standard input is not
 	return cmd
 }
 
-// typeOf asks what kind of secret belongs to the name. The daemon says so if
-// there is no such credential.
-func typeOf(cmd *cobra.Command, client *api.Client, name string) (api.CredentialType, error) {
+// credentialOf asks what kind of secret belongs to the name, and where it is from.
+func credentialOf(cmd *cobra.Command, client *api.Client, name string) (api.Credential, error) {
 	credentials, err := client.Credentials(cmd.Context())
 	if err != nil {
-		return "", err
+		return api.Credential{}, err
 	}
 	var known []string
 	for _, credential := range credentials {
 		if credential.Name == name {
-			return credential.Type, nil
+			return credential, nil
 		}
 		known = append(known, credential.Name)
 	}
-	return "", pool.NoCredential(name).Near(known)
+	return api.Credential{}, pool.NoCredential(name).Near(known)
 }
 
 func (c *cli) credListCommand() *cobra.Command {
@@ -183,11 +201,16 @@ func (c *cli) credListCommand() *cobra.Command {
 				for _, credential := range credentials {
 					rows = append(rows, []any{
 						credential.Name, string(credential.Type), dash(credential.Pool),
-						c.moment(credential.ExpiresAt), list(credential.ExtraHeaders),
+						c.moment(credential.ExpiresAt), list(credential.ExtraHeaders), dash(credential.Source),
 					})
 				}
 				c.table("there is no credential: 'sluice cred add' stores one",
-					[]any{"name", "type", "pool", "expires", "extra headers"}, rows)
+					[]any{"name", "type", "pool", "expires", "extra headers", "from"}, rows)
+				for _, credential := range credentials {
+					if credential.SourceError != "" {
+						fmt.Fprintf(c.stderr, "%s goes on with what was read last: %s\n", credential.Name, credential.SourceError)
+					}
+				}
 			})
 		},
 	}
@@ -266,32 +289,11 @@ func (c *cli) askSecret(terminal int) ([]byte, error) {
 
 // parseAccount reads an OAuth account. Its errors name fields, not what is in them.
 func parseAccount(raw []byte) (*api.OAuthTokens, error) {
-	const shape = `: a JSON object with "access_token", "refresh_token" and "expires_at" is needed`
-	var fields map[string]json.RawMessage
-	decoder := json.NewDecoder(bytes.NewReader(raw))
-	if err := decoder.Decode(&fields); err != nil || fields == nil {
-		return nil, errors.New("secret: not a JSON object" + shape)
-	}
-	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
-		return nil, errors.New("secret: something follows the JSON object" + shape)
-	}
-	var account api.OAuthTokens
-	var expires string
-	for name, into := range map[string]*string{
-		"access_token": &account.AccessToken, "refresh_token": &account.RefreshToken, "expires_at": &expires,
-	} {
-		if err := json.Unmarshal(fields[name], into); err != nil || *into == "" {
-			return nil, fmt.Errorf("secret: %s is missing, empty or no string%s", name, shape)
-		}
-		delete(fields, name)
-	}
-	for name := range fields {
-		return nil, fmt.Errorf("secret: unknown field %q%s and nothing else", name, shape)
-	}
-	at, err := time.Parse(time.RFC3339, expires)
+	t, err := pool.ParseTokens(raw)
 	if err != nil {
-		return nil, errors.New("secret: expires_at is not of the form 2006-01-02T15:04:05Z")
+		return nil, fmt.Errorf("secret: %w", err)
 	}
-	account.ExpiresAt = at.UTC()
-	return &account, nil
+	return &api.OAuthTokens{
+		AccessToken: string(t.AccessToken.Bytes()), RefreshToken: string(t.RefreshToken.Bytes()), ExpiresAt: t.ExpiresAt,
+	}, nil
 }

@@ -34,6 +34,7 @@ import (
 	"github.com/sluice-proxy/sluice/monitor"
 	"github.com/sluice-proxy/sluice/monitor/audit"
 	"github.com/sluice-proxy/sluice/pool"
+	"github.com/sluice-proxy/sluice/pool/source"
 	"github.com/sluice-proxy/sluice/pool/store"
 	"github.com/sluice-proxy/sluice/pool/vault"
 	"github.com/sluice-proxy/sluice/reset"
@@ -50,6 +51,8 @@ type sluiced struct {
 	undo     []func() error // in the order of acquisition
 	store    *store.DB
 	secrets  *vault.Vault
+	taken    map[string]vault.Secret // out of the environment
+	sources  *source.Sources
 	keep     *pool.Keeper
 	ca       *ca.Authority
 	hooks    *bpf.Redirect
@@ -68,9 +71,6 @@ type sluiced struct {
 	again    reloads
 }
 
-// waitingNotes is how many events may wait to be written.
-const waitingNotes = 64
-
 // serve runs a daemon until SIGTERM or SIGINT; a second one kills it.
 // SIGHUP has the configuration read again.
 func serve(ctx context.Context, cfg config, read func() (config, error), e env) error {
@@ -78,6 +78,10 @@ func serve(ctx context.Context, cfg config, read func() (config, error), e env) 
 		return errors.New("serve: programs have to be put into the kernel, which needs root: use 'sudo sluice serve'")
 	}
 	if err := seclude(); err != nil {
+		return fmt.Errorf("serve: %w", err)
+	}
+	taken, err := takeEnvironment(cfg.Secrets.Env)
+	if err != nil {
 		return fmt.Errorf("serve: %w", err)
 	}
 	cfg.CredentialDir = e.getenv("CREDENTIALS_DIRECTORY")
@@ -90,10 +94,10 @@ func serve(ctx context.Context, cfg config, read func() (config, error), e env) 
 	level := new(slog.LevelVar)
 	level.Set(logLevel(cfg))
 	d := &sluiced{
-		cfg: cfg, log: newLog(cfg, level, e), notes: make(chan pool.Event, waitingNotes),
+		cfg: cfg, taken: taken, log: newLog(cfg, level, e), notes: make(chan pool.Event, waitingNotes),
 		again: reloads{read: read, signal: hangup, level: level},
 	}
-	err := d.open(ctx)
+	err = d.open(ctx)
 	if err == nil {
 		err = d.run(ctx)
 	}
@@ -107,7 +111,7 @@ func serve(ctx context.Context, cfg config, read func() (config, error), e env) 
 // collide with.
 func (d *sluiced) open(ctx context.Context) error {
 	for _, step := range []func(context.Context) error{
-		d.openStore, d.openVault, d.openSocket, d.openKernel, d.openPools, d.openContainers, d.openResetter, d.openMonitor, d.openAuthority, d.openInterceptor, d.openAPI, d.openTCP,
+		d.openStore, d.openVault, d.openSocket, d.openKernel, d.openSources, d.openPools, d.openContainers, d.openResetter, d.openMonitor, d.openAuthority, d.openInterceptor, d.openAPI, d.openTCP,
 		d.openBots,
 	} {
 		if err := step(ctx); err != nil {
@@ -204,7 +208,7 @@ func (d *sluiced) openPools(ctx context.Context) error {
 	d.keep, err = pool.NewKeeper(ctx, pool.Options{
 		HTTP:  pool.TokenClient(roots),
 		Store: d.store, Vault: d.secrets, Log: d.log, MaxStatedRetry: d.cfg.Pool.MaxStatedRetry, ProbeInterval: probes,
-		MaxHeld: d.cfg.Pool.MaxHeld,
+		MaxHeld: d.cfg.Pool.MaxHeld, Sources: d.sources, FetchInterval: d.cfg.Secrets.Interval,
 	})
 	if err != nil {
 		return err
@@ -286,35 +290,6 @@ func (d *sluiced) renewAuthority(ctx context.Context) error {
 func (d *sluiced) denied(x exchange.Denial) {
 	d.log.Warn("request denied", "pool", x.Pool, "host", x.Host, "sent", x.Sent, "reason", x.Reason)
 	d.note(pool.Event{Kind: pool.EventDenied, Pool: x.Pool, Reason: x.Reason, Detail: fmt.Sprintf("%s asked for %q", x.Host, x.Sent)})
-}
-
-// note hands an event to the goroutine that writes the log. It never waits: an
-// agent that floods the log loses entries, not speed, and what is left out of
-// the log is on standard error.
-func (d *sluiced) note(e pool.Event) {
-	select {
-	case d.notes <- e:
-	default:
-	}
-}
-
-func (d *sluiced) writeNotes(ctx context.Context) error {
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case e := <-d.notes:
-			d.record(ctx, e)
-		}
-	}
-}
-
-// record writes an event. What it is about has happened: that it cannot be
-// written down undoes nothing.
-func (d *sluiced) record(ctx context.Context, e pool.Event) {
-	if err := d.keep.Record(context.WithoutCancel(ctx), e); err != nil {
-		d.log.Error("event not recorded", "kind", e.Kind, "error", err)
-	}
 }
 
 // through is what the exchange has done, for the metrics.

@@ -37,7 +37,7 @@ var adapters = []struct {
 	{(*control.Operations).SetAuthResetTarget, "setAuthResetTarget", "pool set-auth-reset", []string{"auth_reset_set", "auth_reset_clear"}},
 	{(*control.Operations).ResetAgents, "resetAgent", "pool reset-agent", []string{"reset_agent"}},
 	{(*control.Operations).ListCredentials, "listCredentials", "cred list", []string{"credentials"}},
-	{(*control.Operations).AddCredential, "addCredential", "cred add", nil},
+	{(*control.Operations).AddCredential, "addCredential", "cred add", []string{"cred_add"}},
 	{(*control.Operations).UpdateCredential, "updateCredential", "cred update", []string{"cred_update"}},
 	{(*control.Operations).RemoveCredential, "removeCredential", "cred remove", []string{"cred_remove"}},
 	{(*control.Operations).ListTargets, "listTargets", "targets", []string{"targets"}},
@@ -50,7 +50,6 @@ var adapters = []struct {
 
 // local is what is not on every channel, and why.
 var local = map[string]string{
-	"chat AddCredential":   "a secret in a chat is on Telegram's servers; messages that hold one are deleted",
 	"chat FollowEvents":    "the notices are that, for what a person has to know",
 	"operation Denied":     "channels note by it whom they did not let in",
 	"rest getHealth":       "whether the daemon serves: who gets another answer in a chat knows",

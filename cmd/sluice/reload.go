@@ -45,6 +45,7 @@ func needRestart(now, next config) []string {
 		{"pool", now.Pool, next.Pool},
 		{"replay", now.Replay, next.Replay},
 		{"accounts.unknown_tokens", now.RefuseTokens, next.RefuseTokens},
+		{"secrets", now.Secrets, next.Secrets},
 		{"api.listen", now.API.Listen, next.API.Listen},
 		{"api.token_file", now.API.TokenFile, next.API.TokenFile},
 		{"api.tls_cert", now.API.TLSCert != "", next.API.TLSCert != ""},

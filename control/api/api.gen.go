@@ -423,9 +423,15 @@ type Credential struct {
 	Name         string   `json:"name"`
 
 	// Pool The pool it is a member of, empty if of none.
-	Pool     string         `json:"pool"`
-	TokenUrl string         `json:"token_url"`
-	Type     CredentialType `json:"type"`
+	Pool string `json:"pool"`
+
+	// Source Where the secret is read from, empty if it was given.
+	Source string `json:"source"`
+
+	// SourceError Why it cannot be read at present, empty if it can. What was read last is used.
+	SourceError string         `json:"source_error"`
+	TokenUrl    string         `json:"token_url"`
+	Type        CredentialType `json:"type"`
 }
 
 // CredentialChange defines model for CredentialChange.
@@ -434,9 +440,15 @@ type CredentialChange struct {
 	ExtraHeaders *[]ExtraHeader `json:"extra_headers,omitempty"`
 
 	// Oauth What an OAuth account was given.
-	Oauth    *OAuthTokens `json:"oauth,omitempty"`
-	Secret   *string      `json:"secret,omitempty"`
-	TokenUrl *string      `json:"token_url,omitempty"`
+	Oauth *OAuthTokens `json:"oauth,omitempty"`
+
+	// Secret It is not read from a source any more.
+	Secret *string `json:"secret,omitempty"`
+
+	// Source Is read at once, also if it is the one that the credential has. Empty: the credential goes on with what was read
+	// last, and its source is not read any more.
+	Source   *string `json:"source,omitempty"`
+	TokenUrl *string `json:"token_url,omitempty"`
 }
 
 // CredentialSpec defines model for CredentialSpec.
@@ -453,6 +465,10 @@ type CredentialSpec struct {
 
 	// Secret The key of a static credential.
 	Secret *string `json:"secret,omitempty"`
+
+	// Source Where the daemon reads the secret, or the tokens as a JSON object, instead of being given them: `env:VARIABLE`,
+	// `file:/PATH`, `vault:MOUNT/PATH#FIELD` or `command:NAME:REF`, as far as its configuration allows.
+	Source *string `json:"source,omitempty"`
 
 	// TokenUrl Where an oauth credential is refreshed.
 	TokenUrl *string         `json:"token_url,omitempty"`
@@ -3102,6 +3118,8 @@ type AddCredentialResponse struct {
 	JSON429 *TooManyTries
 	// JSON500 the response for an HTTP 500 `application/json` response
 	JSON500 *Internal
+	// JSON503 the response for an HTTP 503 `application/json` response
+	JSON503 *Unavailable
 	// Headers401 the parsed response headers for an HTTP 401 response
 	Headers401 *AddCredentialResponse401Headers
 	// Headers429 the parsed response headers for an HTTP 429 response
@@ -3141,6 +3159,11 @@ func (r AddCredentialResponse) GetJSON429() *TooManyTries {
 // GetJSON500 returns the response for an HTTP 500 `application/json` response
 func (r AddCredentialResponse) GetJSON500() *Internal {
 	return r.JSON500
+}
+
+// GetJSON503 returns the response for an HTTP 503 `application/json` response
+func (r AddCredentialResponse) GetJSON503() *Unavailable {
+	return r.JSON503
 }
 
 // GetBody returns the raw response body bytes
@@ -3298,6 +3321,8 @@ type UpdateCredentialResponse struct {
 	JSON429 *TooManyTries
 	// JSON500 the response for an HTTP 500 `application/json` response
 	JSON500 *Internal
+	// JSON503 the response for an HTTP 503 `application/json` response
+	JSON503 *Unavailable
 	// Headers401 the parsed response headers for an HTTP 401 response
 	Headers401 *UpdateCredentialResponse401Headers
 	// Headers429 the parsed response headers for an HTTP 429 response
@@ -3342,6 +3367,11 @@ func (r UpdateCredentialResponse) GetJSON429() *TooManyTries {
 // GetJSON500 returns the response for an HTTP 500 `application/json` response
 func (r UpdateCredentialResponse) GetJSON500() *Internal {
 	return r.JSON500
+}
+
+// GetJSON503 returns the response for an HTTP 503 `application/json` response
+func (r UpdateCredentialResponse) GetJSON503() *Unavailable {
+	return r.JSON503
 }
 
 // GetBody returns the raw response body bytes
@@ -5859,6 +5889,13 @@ func ParseAddCredentialResponse(rsp *http.Response) (*AddCredentialResponse, err
 		}
 		response.JSON500 = &dest
 
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
+		var dest Unavailable
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON503 = &dest
+
 	}
 
 	switch {
@@ -6050,6 +6087,13 @@ func ParseUpdateCredentialResponse(rsp *http.Response) (*UpdateCredentialRespons
 			return nil, err
 		}
 		response.JSON500 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
+		var dest Unavailable
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON503 = &dest
 
 	}
 

@@ -138,7 +138,7 @@ func newServed(tb testing.TB, log io.Writer, changes ...func(*control.Options)) 
 	must(err)
 	s.db, err = store.Open(tb.Context(), dir)
 	must(err)
-	s.keeper, err = pool.NewKeeper(tb.Context(), pool.Options{Store: s.db, Vault: secrets, Log: logger})
+	s.keeper, err = pool.NewKeeper(tb.Context(), pool.Options{Store: s.db, Vault: secrets, Log: logger, Sources: elsewhere{}})
 	must(err)
 	resets, stopResets := s.boxes.startResets(s.keeper)
 	options := control.Options{
@@ -280,6 +280,7 @@ func TestContract(t *testing.T) {
 
 	c.daemonRoutes(s)
 	c.credentialRoutes(s)
+	c.sources(s)
 	c.poolRoutes(s)
 	c.resetRoutes(s)
 	c.targetRoutes(s)

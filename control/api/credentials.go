@@ -47,7 +47,7 @@ func (s *Server) RemoveCredential(w http.ResponseWriter, r *http.Request, name C
 func (s CredentialSpec) spec() pool.CredentialSpec {
 	spec := pool.CredentialSpec{
 		Name: s.Name, Type: pool.CredentialType(deref(s.Type)), Secret: vault.NewSecret([]byte(deref(s.Secret))),
-		OAuth: s.Oauth.tokens(), TokenURL: deref(s.TokenUrl), ClientID: deref(s.ClientId),
+		OAuth: s.Oauth.tokens(), Source: deref(s.Source), TokenURL: deref(s.TokenUrl), ClientID: deref(s.ClientId),
 	}
 	if s.ExtraHeaders != nil {
 		spec.ExtraHeaders = headers(*s.ExtraHeaders)
@@ -56,7 +56,7 @@ func (s CredentialSpec) spec() pool.CredentialSpec {
 }
 
 func (c CredentialChange) change() pool.CredentialChange {
-	change := pool.CredentialChange{OAuth: c.Oauth.tokens(), TokenURL: c.TokenUrl, ClientID: c.ClientId}
+	change := pool.CredentialChange{OAuth: c.Oauth.tokens(), Source: c.Source, TokenURL: c.TokenUrl, ClientID: c.ClientId}
 	if c.Secret != nil {
 		secret := vault.NewSecret([]byte(*c.Secret))
 		change.Secret = &secret
@@ -87,7 +87,7 @@ func headers(given []ExtraHeader) []pool.ExtraHeader {
 
 func newCredential(c pool.Credential) Credential {
 	return Credential{
-		Name: c.Name, Type: CredentialType(c.Type), Pool: c.Pool, TokenUrl: c.TokenURL, ClientId: c.ClientID,
+		Name: c.Name, Type: CredentialType(c.Type), Source: c.Source, SourceError: c.SourceError, Pool: c.Pool, TokenUrl: c.TokenURL, ClientId: c.ClientID,
 		ExtraHeaders: array(c.ExtraHeaders), ExpiresAt: instant(c.ExpiresAt),
 	}
 }

@@ -125,7 +125,7 @@ func newTalk(t *testing.T, api *botapi.Server) *talk {
 	must(err)
 	db, err := store.Open(t.Context(), dir)
 	must(err)
-	k.keeper, err = pool.NewKeeper(t.Context(), pool.Options{Store: db, Vault: secrets, Log: log})
+	k.keeper, err = pool.NewKeeper(t.Context(), pool.Options{Store: db, Vault: secrets, Log: log, Sources: elsewhere{}})
 	must(err)
 	for _, name := range []string{"a", "b", "c"} {
 		_, err = k.keeper.AddCredential(t.Context(), pool.CredentialSpec{Name: name, Secret: vault.NewSecret([]byte("sk-canary-secret"))})
@@ -258,6 +258,12 @@ func TestCommands(t *testing.T) {
 	k.expect("/attach", "Not done: cgroup: ")
 	k.expect("/attach pid=x", "Not done: pid: ")
 	k.expect("/cred_update a token_url=https://x.example/t", "Not done: token_url: ")
+	k.expect("/cred_add d source=file:/there", `Credential "d" is stored, from file:/there.`)
+	k.expect("/cred_add d source=file:/there", "Not done: name: ")
+	k.expect("/cred_add e source=file:/away", "Not done: source file:/away")
+	k.expect("/cred_add e type=static", "Not done: source: is missing")
+	k.expect("/cred_update d source=file:/there", "is changed")
+	k.expect("/credentials", "d: static, from file:/there")
 	k.expect("/events 0", "Not done: number: ")
 	k.expect("/fly", "There is no /fly")
 	// What is gone for good is asked about first.

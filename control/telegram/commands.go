@@ -54,7 +54,8 @@ func Commands() []Command {
 		{"auth_reset_clear", "POOL", "reset no agents' auth", "SetAuthResetTarget", setAuthReset},
 		{"reset_agent", "POOL [dry-run]", "reset the agents' auth now, or say how", "ResetAgents", resetAgents},
 		{"credentials", "", "the credentials, without their secrets", "ListCredentials", listCredentials},
-		{"cred_update", "CREDENTIAL token_url=URL ...", "change what is not secret of a credential", "UpdateCredential", updateCredential},
+		{"cred_add", "CREDENTIAL source=SOURCE ...", "store a credential that the daemon reads elsewhere", "AddCredential", addCredential},
+		{"cred_update", "CREDENTIAL source=SOURCE ...", "read a credential again, change what is not secret of it", "UpdateCredential", updateCredential},
 		{"cred_remove", "CREDENTIAL", "forget a credential", "RemoveCredential", askRemoveCredential},
 		{"targets", "", "the attached cgroups", "ListTargets", listTargets},
 		{"attach", "[KEY=VALUE] ...", "attach a cgroup, process, unit or container", "Attach", attach},
@@ -64,10 +65,15 @@ func Commands() []Command {
 	}, Command{"help", "", "this list", "", help})
 }
 
-// secretCommand says whether a command is one whose argument would be a secret.
+// secretCommand says whether a command is one whose argument would be a secret: what
+// follows the name of a credential and is no setting.
 func secretCommand(name, rest string) bool {
-	given := strings.Fields(rest)
-	return name == "cred_add" && len(given) > 1
+	given, err := words(rest)
+	if name != "cred_add" || len(given) < 2 {
+		return name == "cred_add" && err != nil
+	}
+	_, err = settings(given[1:], credentialSettings...)
+	return err != nil
 }
 
 // carryOut does what a command says and is what there is to say of that.
@@ -75,8 +81,9 @@ func (b *Bot) carryOut(ctx context.Context, by control.Actor, name, rest string)
 	if name == "start" {
 		name = "help"
 	}
-	if name == "cred_add" {
-		return reply{text: "Secrets are given to sluice on its host only, with 'sluice cred add': what is written here is on Telegram's servers."}
+	if name == "cred_add" && len(strings.Fields(rest)) < 2 {
+		return reply{text: "Secrets are given to sluice on its host only, with 'sluice cred add': what is written here is on Telegram's servers. " +
+			"/cred_add CREDENTIAL source=SOURCE has the daemon read one elsewhere."}
 	}
 	for _, c := range Commands() {
 		if c.Name != name {

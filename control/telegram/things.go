@@ -57,6 +57,12 @@ func listCredentials(ctx context.Context, c call) (reply, error) {
 		if x.Pool != "" {
 			line += ", in pool " + x.Pool
 		}
+		if x.Source != "" {
+			line += ", from " + x.Source
+		}
+		if x.SourceError != "" {
+			line += " (with what was read last: " + x.SourceError + ")"
+		}
 		if !x.ExpiresAt.IsZero() {
 			line += ", expires at " + x.ExpiresAt.UTC().Format(time.RFC3339)
 		}
@@ -65,15 +71,38 @@ func listCredentials(ctx context.Context, c call) (reply, error) {
 	return orNone(lines, "There is no credential: 'sluice cred add' on the host makes one."), nil
 }
 
+// credentialSettings are what can be said of a credential in a chat: nothing secret.
+var credentialSettings = []string{"source", "type", "token_url", "client_id"}
+
+func addCredential(ctx context.Context, c call) (reply, error) {
+	given, err := settings(c.args[1:], credentialSettings...)
+	if err != nil {
+		return reply{}, err
+	}
+	if given["source"] == "" {
+		return reply{}, invalid("source: is missing: where the daemon reads the secret, such as file:/PATH")
+	}
+	made, err := c.AddCredential(ctx, c.by, pool.CredentialSpec{
+		Name: c.arg(0), Type: pool.CredentialType(given["type"]), Source: given["source"], TokenURL: given["token_url"], ClientID: given["client_id"],
+	})
+	if err != nil {
+		return reply{}, err
+	}
+	return reply{text: fmt.Sprintf("Credential %q is stored, from %s.", made.Name, made.Source)}, nil
+}
+
 func updateCredential(ctx context.Context, c call) (reply, error) {
-	given, err := settings(c.args[1:], "token_url", "client_id")
+	given, err := settings(c.args[1:], "source", "token_url", "client_id")
 	if err != nil {
 		return reply{}, err
 	}
 	if len(given) == 0 {
-		return reply{}, invalid("token_url: give it, client_id or both")
+		return reply{}, invalid("source: give it, token_url or client_id")
 	}
 	var change pool.CredentialChange
+	if v, ok := given["source"]; ok {
+		change.Source = &v
+	}
 	if v, ok := given["token_url"]; ok {
 		change.TokenURL = &v
 	}

@@ -31,11 +31,22 @@ func Of(e pool.Event) (Notice, bool) {
 	case pool.EventAuthResetFail:
 		text = fmt.Sprintf("Pool %q: agent auth reset%s failed: %s.", e.Pool, in(e), sentence(e.Reason))
 	case pool.EventRefreshFailed:
-		text = fmt.Sprintf("Pool %q: the login of %q cannot be renewed (%s): sign in again and run 'sluice cred update %s'.", e.Pool, e.Member, sentence(e.Reason), e.Member)
+		text = fmt.Sprintf("%she login of %q cannot be renewed (%s): sign in again and run 'sluice cred update %s'.", of(e), e.Member, sentence(e.Reason), e.Member)
+	case pool.EventFetchFailed:
+		text = fmt.Sprintf("%she secret of %q cannot be read again, and what was read last is used: %s.", of(e), e.Member, sentence(e.Reason))
 	default:
 		return Notice{}, false
 	}
 	return Notice{Event: e, Text: text}, true
+}
+
+// of begins a sentence about a credential, up to the "t" of its article: with its pool, if
+// it is in one.
+func of(e pool.Event) string {
+	if e.Pool == "" {
+		return "T"
+	}
+	return fmt.Sprintf("Pool %q: t", e.Pool)
 }
 
 func back(e pool.Event) string {

@@ -42,6 +42,14 @@ func TestSentences(t *testing.T) {
 			pool.Event{Kind: pool.EventRefreshFailed, Pool: "p", Member: "a", Reason: "invalid_grant"},
 			`Pool "p": the login of "a" cannot be renewed (invalid_grant): sign in again and run 'sluice cred update a'.`,
 		},
+		{
+			pool.Event{Kind: pool.EventRefreshFailed, Member: "a", Reason: "invalid_grant"},
+			`The login of "a" cannot be renewed (invalid_grant): sign in again and run 'sluice cred update a'.`,
+		},
+		{
+			pool.Event{Kind: pool.EventFetchFailed, Pool: "p", Member: "a", Reason: "source file:/a: there is no such file: put it there"},
+			`Pool "p": the secret of "a" cannot be read again, and what was read last is used: source file:/a: there is no such file: put it there.`,
+		},
 	} {
 		n, ok := Of(c.event)
 		if !ok || n.Text != c.want {
@@ -51,7 +59,7 @@ func TestSentences(t *testing.T) {
 			t.Errorf("%s: more than one line", c.event.Kind)
 		}
 	}
-	for _, kind := range []pool.EventKind{pool.EventTargetAttached, pool.EventTargetDetached, pool.EventDenied, pool.EventRefresh} {
+	for _, kind := range []pool.EventKind{pool.EventTargetAttached, pool.EventTargetDetached, pool.EventDenied, pool.EventRefresh, pool.EventFetched} {
 		if n, ok := Of(pool.Event{Kind: kind}); ok {
 			t.Errorf("%s is announced: %q", kind, n.Text)
 		}
