@@ -130,7 +130,7 @@ func (in *Interceptor) learn(ctx context.Context, e container.Event) {
 		for _, c := range e.All {
 			there[c.Namespace+" "+c.ID] = true
 			if c.PID != 0 {
-				in.arrive(ctx, c)
+				in.arrive(ctx, c, c.PID, 0)
 			}
 		}
 		for _, t := range in.allTargets() {
@@ -139,7 +139,7 @@ func (in *Interceptor) learn(ctx context.Context, e container.Event) {
 			}
 		}
 	case container.Starting:
-		in.arrive(ctx, e.Container)
+		in.arrive(ctx, e.Container, 0, e.Container.PID)
 	case container.Removed:
 		for _, t := range in.allTargets() {
 			if t.Kind == KindContainer && t.ContainerID == e.Container.ID && t.Namespace == e.Container.Namespace {
@@ -150,11 +150,13 @@ func (in *Interceptor) learn(ctx context.Context, e container.Event) {
 	}
 }
 
-// arrive attaches a container that runs, if a target stands for it or a selector matches it.
-func (in *Interceptor) arrive(ctx context.Context, c container.Container) {
+// arrive attaches a container that runs, if a target stands for it or a selector matches it. The CA is trusted by way of
+// before, and only then the programs are put on; or by way of after, when they are: at a start, which is not held
+// for ever, they come first. One of the two is 0.
+func (in *Interceptor) arrive(ctx context.Context, c container.Container, before, after int) {
 	for _, t := range in.allTargets() {
 		if t.Kind == KindContainer && t.stands(c) {
-			in.bring(ctx, t, c)
+			in.bring(ctx, t, c, before, after)
 			return
 		}
 	}
@@ -172,9 +174,11 @@ func (in *Interceptor) arrive(ctx context.Context, c container.Container) {
 			return // it has ended already
 		}
 		if v.Cgroup = path; err == nil {
-			_, err = in.add(ctx, v, c.PID)
+			_, err = in.add(ctx, v, before)
 		}
-		if err != nil && ctx.Err() == nil {
+		if err == nil {
+			in.confide(ctx, in.same(v), after)
+		} else if ctx.Err() == nil {
 			in.opts.Log.Error("a selector's container is not attached", "selector", s.Selector, "container", c.Name, "error", err)
 		}
 		return
@@ -187,8 +191,8 @@ func (t Target) stands(c container.Container) bool {
 	return was.Same(c)
 }
 
-// bring attaches a container's target where the container is now.
-func (in *Interceptor) bring(ctx context.Context, t *target, c container.Container) {
+// bring attaches a container's target where the container is now; before and after are as for arrive.
+func (in *Interceptor) bring(ctx context.Context, t *target, c container.Container, before, after int) {
 	path, err := cgroupOf(c)
 	if err == nil && path == "" {
 		return // it has ended already
@@ -209,7 +213,7 @@ func (in *Interceptor) bring(ctx context.Context, t *target, c container.Contain
 		if err := in.scan(ctx, t); err != nil && ctx.Err() == nil {
 			in.opts.Log.Error("namespace without listener: its connects are refused", "target", t.ID, "error", err)
 		}
-		in.confide(ctx, t, c.PID)
+		in.confide(ctx, t, max(before, after))
 		return
 	case attached && now.ContainerID != c.ID && alive(now.CgroupID):
 		return // an older generation still runs; when it has ended, this one's next event counts
@@ -224,9 +228,10 @@ func (in *Interceptor) bring(ctx context.Context, t *target, c container.Contain
 	t.describe(c)
 	t.Cgroup, t.CgroupID = path, 0
 	in.mu.Unlock()
-	in.raise(ctx, t, c.PID)
+	in.raise(ctx, t, before)
 	in.keepVigil()
 	in.accompany(t)
+	in.confide(ctx, t, after)
 }
 
 func alive(cgroupID uint64) bool {

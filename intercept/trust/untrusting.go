@@ -6,6 +6,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"unicode"
 )
 
 // Untrusting is a process that runs and does not trust the CA, as far as can be known from outside.
@@ -19,6 +20,9 @@ type Untrusting struct {
 // tellBy is the way out where nothing shorter helps.
 const tellBy = "what 'sluice ca show' prints"
 
+// maxLooked is how many of an agent's processes are looked at: it makes as many as it likes.
+const maxLooked = 1000
+
 // FindUntrusting says which of an agent's processes do not trust ca (PEM), in the order given. It looks each
 // time, for they come and go. One that is not listed reads a bundle that has the CA, or is not known to read none.
 func FindUntrusting(pids []int, ca []byte) []Untrusting {
@@ -28,7 +32,7 @@ func FindUntrusting(pids []int, ca []byte) []Untrusting {
 	views := make(map[string]view) // by mount namespace
 	var found []Untrusting
 	var first *Untrusting // of those that see the host's files and are not known to need them
-	for _, pid := range pids {
+	for _, pid := range pids[:min(len(pids), maxLooked)] {
 		p, err := processOf(pid)
 		if err != nil {
 			continue // it has ended
@@ -42,10 +46,12 @@ func FindUntrusting(pids []int, ca []byte) []Untrusting {
 			v = viewOf(pid, ca)
 			views[ns] = v
 		}
-		u := Untrusting{PID: pid, Name: p.command()}
-		if u.Reason, u.WayOut = v.lacks(p, ca); u.Reason == "" {
+		u := Untrusting{PID: pid, Name: printable(p.command())}
+		reason, wayOut := v.lacks(p, ca)
+		if reason == "" {
 			continue
 		}
+		u.Reason, u.WayOut = printable(reason), printable(wayOut)
 		if v.hosts && !p.speaksTLS() && !ownRoots(p.command()) {
 			if first == nil {
 				first = &u
@@ -58,6 +64,22 @@ func FindUntrusting(pids []int, ca []byte) []Untrusting {
 		found = append(found, *first)
 	}
 	return found
+}
+
+// printable is a text for people that names what an agent has named: of a bounded length, and without what
+// controls a terminal.
+func printable(text string) string {
+	const most = 400 // runes
+	clean := []rune(strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return '?'
+		}
+		return r
+	}, text))
+	if len(clean) > most {
+		return string(clean[:most]) + "..."
+	}
+	return string(clean)
 }
 
 // view is what the processes in one mount namespace see.

@@ -99,6 +99,7 @@ func TestWhoDoesNotTrust(t *testing.T) {
 	check("node that is told of a bundle", running(t, base, []string{nodeExtra + "=" + bundle}, idleNode...))
 	check("node that reads the system's", running(t, base, []string{"NODE_OPTIONS=--use-openssl-ca"}, idleNode...))
 	check("node that is told of another file", running(t, base, []string{nodeExtra + "=" + own}, idleNode...), own, nodeExtra+"="+bundle)
+	check("node that is told of nonsense", running(t, base, []string{nodeExtra + "=/\x1b[31m\n" + strings.Repeat("x", 1000)}, idleNode...), "names /?[31m?xxx")
 	check("node that is told of no file", running(t, base, []string{nodeExtra + "=/nonexistent.pem"}, idleNode...), "/nonexistent.pem")
 	check("python", running(t, base, nil, idlePython...))
 	check("python with another bundle", running(t, base, []string{certFile + "=" + own}, idlePython...), own, certFile)
