@@ -61,6 +61,8 @@ func TestEveryCommandSpeaksJSON(t *testing.T) {
 		{"cred remove", []string{"a"}},
 		{"events", nil},
 		{"audit verify", []string{"--state-dir", state}},
+		{"backup", []string{filepath.Join(h.dir, "backup"), "--state-dir", state}},
+		{"restore", []string{filepath.Join(h.dir, "backup"), "--state-dir", filepath.Join(h.dir, "restored")}},
 		{"vault rekey", []string{"--state-dir", state}}, // from here on the daemon is stopped
 	}
 	tried := make(map[string]bool)

@@ -64,6 +64,8 @@ var local = map[string]string{
 	"command cred import":  "reads a file of the caller's and adds what is in it",
 	"command man":          "for the package: the manual, made of the help texts",
 	"command token":        "prints a secret, and has to work before anybody can reach the daemon",
+	"command backup":       "writes a file of the caller's with every secret in it; nothing to send over a network",
+	"command restore":      "makes the state directory of a daemon that is stopped",
 	"command vault rekey":  "works on the state directory of a daemon that is stopped",
 	"command version":      "of the command itself",
 	"command completion":   "for the shell",

@@ -109,8 +109,11 @@ func Open(o Options) (*Log, error) {
 	return l, nil
 }
 
-// Name is the reader's name in the event log.
-func (l *Log) Name() string { return "audit" }
+// Reader is the log's name among the readers of the event log.
+const Reader = "audit"
+
+// Name implements the monitor's reader.
+func (l *Log) Name() string { return Reader }
 
 // Stats returns what happened since Open.
 func (l *Log) Stats() Stats {
