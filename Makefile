@@ -30,7 +30,7 @@ TESTFLAGS ?=
 PKG       ?= ./...
 
 .DEFAULT_GOAL := help
-.PHONY: help build install uninstall package release deps generate drift fmt lint unit kernel test allocs soak demo bench fuzz clean
+.PHONY: help build install uninstall package release image examples reference deps generate drift fmt lint unit kernel test allocs soak demo bench fuzz clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -90,6 +90,17 @@ release: ## DIST: packages and archives for every processor, what is in them (SB
 	done
 	@cd '$(DIST)' && sha256sum sluice_$(DEBVERSION)_* >SHA256SUMS
 
+image: ## sluice:latest, an image of Docker's with nothing but sluice in it; IMAGE for another name
+	@$(MAKE) --no-print-directory build BIN=dist/image/sluice
+	@cp scripts/examples/Dockerfile dist/image/
+	@docker build -q -t '$(or $(IMAGE),sluice:latest)' dist/image
+
+examples: ## hold the examples for Compose and Kubernetes to their schemas
+	@cd scripts/examples && $(GO) test ./...
+
+reference: ## write docs/reference and the help texts of the tests anew
+	@SLUICE_UPDATE=1 $(GO) test -run '^(TestReference|TestHelpGolden)$$' ./cmd/sluice
+
 deps: ## install what tests, demo and bench need (Debian, Ubuntu; as root)
 	./scripts/deps.sh
 
@@ -121,6 +132,7 @@ test: ## everything: dependencies, lint, generated files, every test (as root)
 	$(MAKE) --no-print-directory drift
 	$(MAKE) --no-print-directory kernel
 	$(MAKE) --no-print-directory allocs
+	$(MAKE) --no-print-directory examples
 
 allocs: ## allocations on the request path (the race detector's would be counted too)
 	$(GO) test -run Alloc ./intercept/exchange ./intercept/sniff

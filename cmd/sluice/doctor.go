@@ -96,17 +96,22 @@ func (c *cli) examine(ctx context.Context, cfg config) []finding {
 	return append(findings, c.checkDaemon(ctx)...)
 }
 
-// needed are the capabilities that the daemon uses, by their number in
+// needed are the capabilities that the unit gives the daemon, by their number in
 // include/uapi/linux/capability.h.
 var needed = []struct {
 	bit  int
 	name string
 }{
-	{unix.CAP_DAC_READ_SEARCH, "CAP_DAC_READ_SEARCH"},
+	{unix.CAP_CHOWN, "CAP_CHOWN"},
+	{unix.CAP_DAC_OVERRIDE, "CAP_DAC_OVERRIDE"},
+	{unix.CAP_KILL, "CAP_KILL"},
+	{unix.CAP_SETGID, "CAP_SETGID"},
+	{unix.CAP_SETUID, "CAP_SETUID"},
+	{unix.CAP_SETPCAP, "CAP_SETPCAP"},
 	{unix.CAP_NET_ADMIN, "CAP_NET_ADMIN"},
+	{unix.CAP_SYS_CHROOT, "CAP_SYS_CHROOT"},
 	{unix.CAP_SYS_PTRACE, "CAP_SYS_PTRACE"},
 	{unix.CAP_SYS_ADMIN, "CAP_SYS_ADMIN"},
-	{unix.CAP_BPF, "CAP_BPF"},
 }
 
 func checkRoot() finding {
