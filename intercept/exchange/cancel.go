@@ -44,6 +44,7 @@ type client struct {
 	over     bool          // HTTP/2: no further stream begins
 	half     bool          // upgraded: a FIN is not the end
 	idle     bool          // between requests
+	since    time.Time     // when idle began
 	attached *upstreamConn // that the client's exchange waits for
 }
 
@@ -141,24 +142,6 @@ func (cl *client) interrupt() {
 	if cl.attached != nil {
 		_ = cl.attached.raw.SetDeadline(past)
 	}
-}
-
-// drain asks for the end: at once between requests, else after this exchange.
-func (cl *client) drain() {
-	cl.mu.Lock()
-	defer cl.mu.Unlock()
-	if cl.idle {
-		_ = cl.raw.SetReadDeadline(past)
-	}
-}
-
-// setIdle marks the time between requests. It reports false when the Exchanger
-// is shutting down and no further request is wanted.
-func (cl *client) setIdle(idle bool) bool {
-	cl.mu.Lock()
-	defer cl.mu.Unlock()
-	cl.idle = idle
-	return !idle || !cl.x.draining.Load()
 }
 
 // setReadBy sets the client's read deadline. A deadline that moves by less than

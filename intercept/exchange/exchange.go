@@ -96,6 +96,7 @@ type Options struct {
 	AnswerTimeout    time.Duration // for the error body that a refusal is judged by; default 5 s
 	EventTimeout     time.Duration // for the first event of a stream, which may be a refusal; default 2 s
 	UpstreamIdle     time.Duration // an idle upstream connection is kept; default 60 s, less if the upstream says so
+	QuietTime        time.Duration // once draining, of a client's connection without a request before it is closed; default 1 s
 	LingerTimeout    time.Duration // for the rest of a body once its answer is out; default 5 s
 }
 
@@ -115,6 +116,7 @@ func (o *Options) setDefaults() {
 	def(&o.EventTimeout, 2*time.Second)
 	def(&o.UpstreamIdle, time.Minute)
 	def(&o.LingerTimeout, 5*time.Second)
+	def(&o.QuietTime, time.Second)
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
@@ -140,17 +142,18 @@ type Exchanger struct {
 	idle     idlePool
 	alpn     protocols
 	h2       h2Upstreams
-	h2Server *h2Server
+	h2Server *h2Server // that takes connections; under mu, another one once draining
 	tls      serverConfigs
 	sessions tls.ClientSessionCache // of upstreams
 
 	draining atomic.Bool
 	mu       sync.Mutex
+	closed   bool // no client is served any more; under mu
 	clients  map[*client]struct{}
 	serving  sync.WaitGroup // clients
-	workers  sync.WaitGroup // the watcher and the janitor
-	stop     chan struct{}
-	stopOnce sync.Once
+	workers  sync.WaitGroup // the watcher, the janitor, the HTTP/2 servers
+	life     context.Context
+	stop     context.CancelFunc
 }
 
 // New starts an Exchanger. It fails if the kernel gives no epoll instance.
@@ -165,12 +168,12 @@ func New(o Options) (*Exchanger, error) {
 	}
 	x := &Exchanger{
 		opts:     o,
-		h2Server: newH2Server(&o),
+		h2Server: newH2Server(&o, o.IdleTimeout),
 		watch:    w,
 		clients:  make(map[*client]struct{}),
 		sessions: tls.NewLRUClientSessionCache(256),
-		stop:     make(chan struct{}),
 	}
+	x.life, x.stop = context.WithCancel(context.Background())
 	x.idle.init(o.MaxIdle)
 	x.tls.init(o.Leaves)
 	x.workers.Go(w.run)
@@ -209,11 +212,11 @@ func (x *Exchanger) Serve(ctx context.Context, c *net.TCPConn, hello sniff.Hello
 	cl.serveH1()
 }
 
-// admit registers a client, unless the Exchanger is shutting down.
+// admit registers a client, unless the Exchanger has been shut down.
 func (x *Exchanger) admit(ctx context.Context, c *net.TCPConn, u Upstream, r pool.Route) (*client, bool) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if x.draining.Load() {
+	if x.closed {
 		return nil, false
 	}
 	cl := newClient(ctx, x, c, u, r)
@@ -229,45 +232,6 @@ func (x *Exchanger) CloseNetNS(cookie uint64) {
 	x.h2.closeNetNS(cookie)
 }
 
-// Shutdown takes no further connection, lets each connection finish the exchange
-// it is in, and returns when all have ended. When ctx is done first, it aborts
-// the rest and returns ctx's error. No goroutine is left in either case.
-func (x *Exchanger) Shutdown(ctx context.Context) error {
-	x.mu.Lock()
-	x.draining.Store(true)
-	for cl := range x.clients {
-		cl.drain()
-	}
-	x.mu.Unlock()
-
-	done := make(chan struct{})
-	go func() {
-		_ = x.h2Server.http.Shutdown(ctx) // tells HTTP/2 clients to go away
-		x.serving.Wait()
-		close(done)
-	}()
-	var err error
-	select {
-	case <-done:
-	case <-ctx.Done():
-		err = ctx.Err()
-		x.mu.Lock()
-		for cl := range x.clients {
-			cl.abort()
-		}
-		x.mu.Unlock()
-		<-done
-	}
-	x.stopOnce.Do(func() {
-		close(x.stop)
-		x.watch.close()
-	})
-	x.workers.Wait()
-	x.idle.closeAll()
-	x.h2.closeAll()
-	return err
-}
-
 // janitor closes upstream connections that have been idle for too long, those
 // that no request takes any more in particular.
 func (x *Exchanger) janitor() {
@@ -275,7 +239,7 @@ func (x *Exchanger) janitor() {
 	defer tick.Stop()
 	for {
 		select {
-		case <-x.stop:
+		case <-x.life.Done():
 			return
 		case now := <-tick.C:
 			x.idle.closeExpired(now)

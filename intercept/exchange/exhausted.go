@@ -156,10 +156,11 @@ func (cl *client) say(answer localAnswer, keep bool) bool {
 }
 
 // writeLocal answers an HTTP/2 request in the upstream's place.
-func writeLocal(w http.ResponseWriter, answer localAnswer) {
+func (cl *client) writeLocal(w http.ResponseWriter, answer localAnswer) {
 	for _, f := range answer.fields() {
 		w.Header().Set(f[0], f[1])
 	}
+	cl.sayLastStream(w.Header())
 	w.WriteHeader(answer.status)
 	_, _ = w.Write(answer.body)
 }

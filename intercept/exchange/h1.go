@@ -80,14 +80,14 @@ func (cl *client) readHead() ([]byte, error) {
 			}
 			seen = in.len()
 		} else {
-			if !cl.setIdle(true) {
-				return nil, io.EOF
-			}
-			cl.setReadBy(time.Now(), x.opts.IdleTimeout)
+			cl.awaitRequest()
 		}
 		_, err := in.fill(cl.tls, block256k)
-		cl.setIdle(false)
+		cl.requestCame()
 		if err != nil {
+			if in.len() == 0 && isTimeout(err) && x.draining.Load() && cl.unread() {
+				continue
+			}
 			if in.len() > 0 && isTimeout(err) {
 				x.counts.headsTimedOut.Add(1)
 				return nil, &rejection{408, "the request's header did not come in time"}

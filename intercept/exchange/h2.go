@@ -32,11 +32,11 @@ type h2Server struct {
 
 type clientKey struct{}
 
-func newH2Server(o *Options) *h2Server {
+func newH2Server(o *Options, idle time.Duration) *h2Server {
 	s := &h2Server{conns: make(chan net.Conn), done: make(chan struct{}), clients: make(map[net.Conn]*client)}
 	s.http = &http.Server{
 		MaxHeaderBytes: o.MaxHead,
-		IdleTimeout:    o.IdleTimeout,
+		IdleTimeout:    idle,
 		ErrorLog:       log.New(io.Discard, "", 0),
 		HTTP2:          &http.HTTP2Config{MaxConcurrentStreams: 250},
 		Protocols:      new(http.Protocols),
@@ -86,8 +86,25 @@ func (*h2Server) Addr() net.Addr { return &net.TCPAddr{} }
 
 // serveH2 hands the connection over and waits for its end.
 func (cl *client) serveH2() {
-	s := cl.x.h2Server
 	cl.h2Done = make(chan struct{})
+	for {
+		cl.x.mu.Lock()
+		s := cl.x.h2Server
+		cl.x.mu.Unlock()
+		if s.serve(cl) {
+			return
+		}
+		cl.x.mu.Lock()
+		over := s == cl.x.h2Server
+		cl.x.mu.Unlock()
+		if over {
+			return
+		}
+	}
+}
+
+// serve is false if the server takes no connection any more.
+func (s *h2Server) serve(cl *client) bool {
 	s.mu.Lock()
 	s.clients[cl.tls] = cl
 	s.mu.Unlock()
@@ -98,13 +115,15 @@ func (cl *client) serveH2() {
 	}()
 	select {
 	case s.conns <- cl.tls:
-		<-cl.h2Done
-		cl.mu.Lock()
-		cl.over = true
-		cl.mu.Unlock()
-		cl.streams.Wait()
 	case <-s.done:
+		return false
 	}
+	<-cl.h2Done
+	cl.mu.Lock()
+	cl.over = true
+	cl.mu.Unlock()
+	cl.streams.Wait()
+	return true
 }
 
 // beginStream counts a stream in, unless the connection has ended: its handler may
@@ -128,7 +147,7 @@ func (cl *client) serveStream(w http.ResponseWriter, r *http.Request) {
 	x.counts.requests.Add(1)
 	if denied, ok := cl.sameHost(r); !ok {
 		x.deny(cl.upstream, cl.route, []byte(denied), ":authority names another host than the connection")
-		writeLocal(w, plainAnswer(421, "the request names another host than its connection"))
+		cl.writeLocal(w, plainAnswer(421, "the request names another host than its connection"))
 		return
 	}
 	err := checkMethod(r.Method)
@@ -136,7 +155,7 @@ func (cl *client) serveStream(w http.ResponseWriter, r *http.Request) {
 		err = malformed("bad request target") // RFC 9113 section 8.3.1
 	}
 	if err != nil {
-		writeLocal(w, x.failure(cl.route.Host, err))
+		cl.writeLocal(w, x.failure(cl.route.Host, err))
 		return
 	}
 	s := &stream{cl: cl, w: w, r: r, body: newKept(x, r)}
@@ -167,7 +186,7 @@ func (s *stream) run() {
 	began = began.Add(s.wait) // the client's time: its body was waited for
 	s.wait = 0
 	if err := a.first(s.r.Context()); err != nil {
-		writeLocal(s.w, x.failure(cl.route.Host, err))
+		cl.writeLocal(s.w, x.failure(cl.route.Host, err))
 		return
 	}
 	for {
@@ -181,7 +200,7 @@ func (s *stream) run() {
 				x.counts.canceled.Add(1)
 				panic(http.ErrAbortHandler) // resets the stream; there is no one to answer
 			}
-			writeLocal(s.w, x.failure(cl.route.Host, err))
+			cl.writeLocal(s.w, x.failure(cl.route.Host, err))
 			return
 		}
 		v, exhausted := s.judge(resp, &a)
@@ -197,7 +216,7 @@ func (s *stream) run() {
 		cancel(nil) // resets the refused stream, and its body's with it
 		resp.Body.Close()
 		if v == verdictExhausted {
-			writeLocal(s.w, x.failure(cl.route.Host, exhausted))
+			cl.writeLocal(s.w, x.failure(cl.route.Host, exhausted))
 			return
 		}
 	}
@@ -335,6 +354,7 @@ func (s *stream) deliver(resp *http.Response, l *pool.Lease) {
 			header[name] = nil
 		}
 	}
+	s.cl.sayLastStream(header)
 	s.w.WriteHeader(resp.StatusCode)
 	// Without a body the head must go out with the end of the stream: for gRPC a
 	// head that ends the stream is the trailers.

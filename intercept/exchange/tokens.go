@@ -223,7 +223,7 @@ func (s *stream) answerTokens(a *attempts) (done bool) {
 		answer = a.readTokens(r.RequestURI, r.Header.Get("Content-Encoding"), body.text)
 	}
 	if answer != nil {
-		writeLocal(s.w, *answer)
+		s.cl.writeLocal(s.w, *answer)
 	}
 	return answer != nil
 }
@@ -239,6 +239,6 @@ func (s *stream) withhold(resp *http.Response, a *attempts) bool {
 		return false
 	}
 	_ = resp.Body.Close()
-	writeLocal(s.w, *answer)
+	s.cl.writeLocal(s.w, *answer)
 	return true
 }
