@@ -24,6 +24,8 @@ type Exchange interface {
 	Serve(ctx context.Context, c *net.TCPConn, h sniff.Hello, u exchange.Upstream, r pool.Route)
 	// CloseNetNS drops the idle upstream connections of a namespace that is gone.
 	CloseNetNS(cookie uint64)
+	// Drain has each connection end after the exchange that it is in, or with its next one. It does not wait.
+	Drain()
 	// Shutdown lets the exchanges under way end, until ctx is done.
 	Shutdown(ctx context.Context) error
 }

@@ -348,6 +348,8 @@ func (d *desk) CloseNetNS(cookie uint64) {
 	d.closed = append(d.closed, cookie)
 }
 
+func (d *desk) Drain() {}
+
 func (d *desk) Shutdown(context.Context) error { return nil }
 
 // memory keeps targets for the next run of a test.

@@ -78,6 +78,8 @@ type Options struct {
 	Vigils Vigils
 	// Containers finds containers. nil: they cannot be attached by name.
 	Containers Containers
+	// FDStore keeps the listeners while no daemon runs. nil: connects are refused meanwhile.
+	FDStore FDStore
 	// Trust is told of each process of a target that others can be reached by. nil: nobody is.
 	Trust Trust
 
@@ -136,6 +138,7 @@ type Interceptor struct {
 	ops     sync.Mutex
 	stopped bool               // under ops
 	unlook  context.CancelFunc // ends the watch of containers; under ops
+	kept    map[uint64]*kept   // listeners of an earlier daemon that are not in use yet, by cookie; under ops
 
 	mu      sync.RWMutex // held briefly
 	targets map[string]*target
@@ -183,6 +186,7 @@ func New(opts Options) (*Interceptor, error) {
 		targets: make(map[string]*target),
 		spaces:  make(map[uint64]*space),
 		owners:  make(map[uint64]*target),
+		kept:    make(map[uint64]*kept),
 	}
 	in.buffers.New = func() any {
 		b := make([]byte, firstPeek)
@@ -203,7 +207,7 @@ func maxConns(files uint64) int {
 }
 
 // Run restores the targets that Memory holds and then works until ctx is done. Then no
-// connection is accepted any more, the open ones get Options.Drain to end, and Run
+// connection is accepted any more (with an FDStore, new ones wait for the next Run), the open ones get Options.Drain to end, and Run
 // returns when all of its goroutines have ended. The programs stay on the cgroups, so that
 // bound ports stay closed until the next Run; Detach takes them off. Run is called once.
 func (in *Interceptor) Run(ctx context.Context) error {
@@ -229,40 +233,6 @@ func (in *Interceptor) Counters() Counters { return in.count.snapshot() }
 // Connections is how many connections are open now, of all targets.
 func (in *Interceptor) Connections() int { return len(in.slots) }
 
-// shutdown ends everything in the order that loses the least.
-func (in *Interceptor) shutdown() error {
-	in.ops.Lock()
-	in.stopped = true
-	in.ops.Unlock()
-	in.halt()
-	err := in.opts.Events.Close() // wakes followEvents
-	for _, s := range in.allSpaces() {
-		s.stopListening()
-	}
-	in.tasks.Wait() // no accept from here on
-	drain, cancel := context.WithTimeout(context.Background(), in.opts.Drain)
-	defer cancel()
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		in.conns.Wait()
-	}()
-	drained := in.opts.Exchange.Shutdown(drain)
-	select {
-	case <-ended:
-	case <-drain.Done():
-	}
-	in.cut()
-	<-ended
-	for _, s := range in.allSpaces() {
-		s.home.release()
-	}
-	if drained != nil && !errors.Is(drained, context.DeadlineExceeded) {
-		err = errors.Join(err, drained)
-	}
-	return err
-}
-
 // restore attaches the remembered targets again, and takes back what a former run left
 // for targets and namespaces that are not there any more.
 func (in *Interceptor) restore(ctx context.Context) error {
@@ -275,6 +245,10 @@ func (in *Interceptor) restore(ctx context.Context) error {
 	}
 	in.ops.Lock()
 	defer in.ops.Unlock()
+	if err := in.inherit(); err != nil {
+		return err
+	}
+	defer in.discardKept()
 	for _, t := range remembered {
 		if err := in.recall(ctx, t); err != nil {
 			return err

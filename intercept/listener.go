@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -137,7 +136,7 @@ func (in *Interceptor) open(ctx context.Context, ns *netns.NS) (*space, error) {
 		ns.Close()
 		return s, nil
 	}
-	v4, v6, err := ns.Loopback(ctx)
+	v4, v6, err := in.listen(ctx, ns)
 	if err != nil {
 		in.count.notAdopted.Add(1)
 		ns.Close()
@@ -155,6 +154,7 @@ func (in *Interceptor) open(ctx context.Context, ns *netns.NS) (*space, error) {
 	if err := in.opts.Listeners.SetListener(ns.Cookie(), ports); err != nil {
 		in.count.notAdopted.Add(1)
 		s.stopListening()
+		in.forsake(ns.Cookie())
 		ns.Close()
 		return nil, fmt.Errorf("publish the listener: %w", err)
 	}
@@ -247,6 +247,7 @@ func (in *Interceptor) review(ctx context.Context, s *space) error {
 	err := in.opts.Listeners.DeleteListener(cookie)
 	close(s.done)
 	s.stopListening()
+	in.forsake(cookie)
 	in.opts.Exchange.CloseNetNS(cookie)
 	s.home.release()
 	// Somebody may have come between the survey and the withdrawal, and saw a listener.
@@ -346,57 +347,4 @@ func (in *Interceptor) followEvents() {
 		}
 		in.ops.Unlock()
 	}
-}
-
-// accept serves a listener until it is closed.
-func (in *Interceptor) accept(s *space, l *net.TCPListener) {
-	const first, most = 5 * time.Millisecond, time.Second
-	pause := first
-	for {
-		c, err := l.AcceptTCP()
-		if errors.Is(err, net.ErrClosed) {
-			return
-		}
-		if err != nil {
-			// EMFILE, ENFILE, ENOBUFS, ENOMEM: the connection stays in the backlog.
-			in.count.acceptErrors.Add(1)
-			in.opts.Log.Error("accept", "error", err)
-			select {
-			case <-time.After(pause):
-			case <-s.done:
-			case <-in.live.Done():
-			}
-			pause = min(2*pause, most)
-			continue
-		}
-		pause = first
-		if !in.slot(s) {
-			_ = c.Close()
-			return
-		}
-		s.home.keep()
-		in.conns.Go(func() {
-			defer func() { <-in.slots }()
-			defer s.home.release()
-			in.serve(c, s.home)
-		})
-	}
-}
-
-// slot waits for the right to serve one more connection; it is false when the listener
-// is given up first.
-func (in *Interceptor) slot(s *space) bool {
-	select {
-	case in.slots <- struct{}{}:
-		return true
-	default:
-		in.count.full.Add(1)
-	}
-	select {
-	case in.slots <- struct{}{}:
-		return true
-	case <-s.done:
-	case <-in.live.Done():
-	}
-	return false
 }
