@@ -49,6 +49,7 @@ type sluiced struct {
 	cfg      config
 	log      *slog.Logger
 	undo     []func() error // in the order of acquisition
+	fds      *fdStore       // nil: no service manager keeps descriptors
 	store    *store.DB
 	secrets  *vault.Vault
 	taken    map[string]vault.Secret // out of the environment
@@ -94,7 +95,7 @@ func serve(ctx context.Context, cfg config, read func() (config, error), e env) 
 	level := new(slog.LevelVar)
 	level.Set(logLevel(cfg))
 	d := &sluiced{
-		cfg: cfg, taken: taken, log: newLog(cfg, level, e), notes: make(chan pool.Event, waitingNotes),
+		fds: openFDStore(e.getenv("NOTIFY_SOCKET")), cfg: cfg, taken: taken, log: newLog(cfg, level, e), notes: make(chan pool.Event, waitingNotes),
 		again: reloads{read: read, signal: hangup, level: level},
 	}
 	err = d.open(ctx)
@@ -143,24 +144,6 @@ func (d *sluiced) openStore(ctx context.Context) error {
 	}
 	d.store = db
 	d.acquired(db.Close)
-	return nil
-}
-
-func (d *sluiced) openSocket(ctx context.Context) error {
-	sock, err := api.Listen(ctx, d.cfg.Socket)
-	if errors.Is(err, api.ErrInUse) {
-		return fmt.Errorf("%w: stop that one, or choose another --socket", err)
-	}
-	if err != nil {
-		return err
-	}
-	d.sock = sock
-	d.acquired(func() error {
-		if err := sock.Close(); !errors.Is(err, net.ErrClosed) {
-			return err
-		}
-		return nil
-	})
 	return nil
 }
 
@@ -252,10 +235,14 @@ func (d *sluiced) openInterceptor(context.Context) error {
 	if err != nil {
 		return errors.Join(err, events.Close())
 	}
+	var keep intercept.FDStore // nil, and no pointer that is
+	if d.fds != nil {
+		keep = d.fds
+	}
 	d.in, err = intercept.New(intercept.Options{
 		Hooks: d.hooks, Listeners: d.hooks, Flows: d.hooks, Events: events, Routes: d.keep, Exchange: d.exchange, Dialer: dialer,
 		Memory: newTargetMemory(d.store, d.record, scopes), Containers: d.finder, Vigils: d.hooks, Log: d.log, Drain: d.cfg.DrainTime, Denied: d.denied,
-		Trust: confidant{d.ca, d.log},
+		Trust: confidant{d.ca, d.log}, FDStore: keep,
 	})
 	if err != nil {
 		return errors.Join(err, events.Close(), d.exchange.Shutdown(context.Background()))

@@ -122,6 +122,7 @@ func startUpstream(t *testing.T, e *testscript.Env, namespace string) error {
 
 // process is the daemon that a script has started last; its zero value is none.
 type process struct {
+	files []*os.File // that the next one is passed, from descriptor 3 on
 	cmd   *exec.Cmd
 	log   *log
 	done  chan error    // gets what Wait said
@@ -174,7 +175,7 @@ func (p *process) launch(dir, config, state, socket string, through ...string) e
 	if err != nil {
 		return err
 	}
-	*p = process{log: newLogBuffer(), done: make(chan error, 1), ended: make(chan struct{})}
+	*p = process{files: p.files, log: newLogBuffer(), done: make(chan error, 1), ended: make(chan struct{})}
 	p.cmd = exec.Command(self, "serve", "--config", config, "--state-dir", state)
 	p.cmd.Args[0] = "sluice"
 	if len(through) > 0 {
@@ -184,6 +185,7 @@ func (p *process) launch(dir, config, state, socket string, through ...string) e
 	p.cmd.Dir = dir
 	p.cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "SLUICE_SOCKET=" + socket}
 	p.cmd.Stderr = p.log
+	p.cmd.ExtraFiles = p.files
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := p.cmd.Start(); err != nil {
 		return err

@@ -18,7 +18,7 @@ import (
 // manager is what systemd is to a service of Type=notify: a socket that is told states.
 type manager struct {
 	t    *testing.T
-	conn *net.UnixConn
+	said chan string
 }
 
 func newManager(t *testing.T) (m *manager, socket string) {
@@ -29,21 +29,39 @@ func newManager(t *testing.T) (m *manager, socket string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conn.Close() })
-	return &manager{t, conn}, socket
+	m = &manager{t, make(chan string, 1024)}
+	go func() { // as fast as they come: the queue of a socket is short
+		defer close(m.said)
+		for buffer := make([]byte, 4096); ; {
+			n, err := conn.Read(buffer)
+			if err != nil {
+				return
+			}
+			m.said <- string(buffer[:n])
+		}
+	}()
+	return m, socket
 }
 
-// told is the next message, by lines.
+// told is the next message that is about no descriptor, by lines.
 func (m *manager) told() []string {
 	m.t.Helper()
-	if err := m.conn.SetReadDeadline(time.Now().Add(startLimit)); err != nil {
-		m.t.Fatal(err)
+	for {
+		if said := m.message(); !strings.HasPrefix(said[0], "FDSTORE") {
+			return said
+		}
 	}
-	buffer := make([]byte, 4096)
-	n, err := m.conn.Read(buffer)
-	if err != nil {
-		m.t.Fatalf("systemd is told nothing: %v", err)
+}
+
+func (m *manager) message() []string {
+	m.t.Helper()
+	select {
+	case said := <-m.said:
+		return strings.Split(said, "\n")
+	case <-time.After(startLimit):
+		m.t.Fatal("systemd is told nothing")
+		return nil
 	}
-	return strings.Split(string(buffer[:n]), "\n")
 }
 
 // next is the next message that is no ping of the watchdog.

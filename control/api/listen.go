@@ -28,11 +28,11 @@ var ErrInUse = errors.New("a daemon already answers there")
 //
 // The socket is made in a directory of its own and then renamed, so that there
 // is no moment at which somebody else may connect. Close removes it.
-func Listen(ctx context.Context, path string) (net.Listener, error) {
+func Listen(ctx context.Context, path string) (*Socket, error) {
 	return listen(ctx, path, socketGroup)
 }
 
-func listen(ctx context.Context, path, group string) (net.Listener, error) {
+func listen(ctx context.Context, path, group string) (*Socket, error) {
 	if err := clearStale(ctx, path); err != nil {
 		return nil, fmt.Errorf("socket %s: %w", path, err)
 	}
@@ -51,7 +51,7 @@ func listen(ctx context.Context, path, group string) (net.Listener, error) {
 	}
 	unix := inner.(*net.UnixListener)
 	unix.SetUnlinkOnClose(false)
-	l := &listener{UnixListener: unix, path: path}
+	l := &Socket{UnixListener: unix, path: path}
 	if err := l.publish(made, group); err != nil {
 		inner.Close()
 		return nil, fmt.Errorf("socket %s: %w", path, err)
@@ -87,14 +87,47 @@ func clearStale(ctx context.Context, path string) error {
 	return err
 }
 
-type listener struct {
+// Socket is the listener on the unix socket.
+type Socket struct {
 	*net.UnixListener
 	path  string
 	info  fs.FileInfo
+	stays bool
 	close sync.Once
 }
 
-func (l *listener) publish(made, name string) error {
+// Inherit goes on with a socket that an earlier daemon has made with [Listen], with this inode. Those who have
+// connected since wait in it. It takes over file, and fails unless that socket is still at path.
+func Inherit(file *os.File, path string, inode uint64) (*Socket, error) {
+	defer file.Close()
+	inner, err := net.FileListener(file)
+	if err != nil {
+		return nil, fmt.Errorf("take over a socket: %w", err)
+	}
+	unix, ok := inner.(*net.UnixListener)
+	if !ok {
+		return nil, errors.Join(errors.New("take over a socket: it is no unix socket"), inner.Close())
+	}
+	unix.SetUnlinkOnClose(false)
+	l := &Socket{UnixListener: unix, path: path}
+	if l.info, err = os.Lstat(path); err != nil || l.Inode() != inode || l.info.Mode().Type() != fs.ModeSocket {
+		return nil, errors.Join(fmt.Errorf("take over a socket: it is not at %s any more", path), err, unix.Close())
+	}
+	return l, nil
+}
+
+// Inode is the number of the socket's file.
+func (l *Socket) Inode() uint64 {
+	if st, ok := l.info.Sys().(*syscall.Stat_t); ok {
+		return st.Ino
+	}
+	return 0
+}
+
+// Stay has Close leave the file: whoever else has the socket open goes on with it.
+func (l *Socket) Stay() { l.stays = true }
+
+func (l *Socket) publish(made, name string) error {
 	mode, gid := fs.FileMode(0o600), -1
 	if group, err := user.LookupGroup(name); err == nil {
 		if gid, err = strconv.Atoi(group.Gid); err != nil {
@@ -118,11 +151,14 @@ func (l *listener) publish(made, name string) error {
 	return os.Rename(made, l.path)
 }
 
-// Close stops listening and removes the socket, unless another one is at its
+// Close stops listening and removes the socket, unless it stays or another one is at its
 // place by now.
-func (l *listener) Close() error {
+func (l *Socket) Close() error {
 	err := l.UnixListener.Close()
 	l.close.Do(func() {
+		if l.stays {
+			return
+		}
 		if info, statErr := os.Lstat(l.path); statErr == nil && os.SameFile(info, l.info) {
 			os.Remove(l.path)
 		}
