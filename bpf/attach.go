@@ -1,6 +1,7 @@
 package bpf
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -17,7 +18,7 @@ import (
 type Attachment struct {
 	CgroupID uint64
 	Hooks    []string // in the order they were attached
-	Live     bool     // false: the cgroup is gone and only pins are left
+	Live     bool     // false: no hook is left on it; usually the cgroup is gone and only the pins are left
 }
 
 // hook is one program and the place it goes to.
@@ -94,9 +95,9 @@ func (r *Redirect) linkDir(id uint64) string {
 	return filepath.Join(r.linkRoot(), strconv.FormatUint(id, 10))
 }
 
-// Attach puts every hook on a cgroup v2 directory. It does nothing if they are
-// there already, and adds those that an adopted set lacks. Of a new set it leaves
-// nothing behind if one hook cannot be attached.
+// Attach puts every hook on a cgroup v2 directory. It does nothing if they are in force
+// already; it adds those that an adopted set lacks, and puts back what somebody else has taken
+// off or unpinned. Of a new set it leaves nothing behind if one hook cannot be attached.
 func (r *Redirect) Attach(cgroupPath string) error {
 	dir, err := os.Open(cgroupPath)
 	if err != nil {
@@ -110,6 +111,9 @@ func (r *Redirect) Attach(cgroupPath string) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if a, ok := r.links[id]; ok {
+		if err := r.weed(a, id); err != nil {
+			return err
+		}
 		return r.complete(a, cgroupPath)
 	}
 	a := &attachment{}
@@ -123,6 +127,75 @@ func (r *Redirect) Attach(cgroupPath string) error {
 		return errors.Join(err, a.detach())
 	}
 	r.links[id] = a
+	return nil
+}
+
+// weed drops the links that somebody else has detached, so that complete makes them anew, gives those back
+// their program that were given another one, and pins what was unpinned.
+func (r *Redirect) weed(a *attachment, id uint64) error {
+	for _, h := range r.hooks() {
+		i := slices.Index(a.names, h.name)
+		if i < 0 {
+			continue
+		}
+		l := a.links[i]
+		on, err := alive(l, id, nil)
+		if err != nil {
+			return fmt.Errorf("%s of cgroup %d: %w", h.name, id, err)
+		}
+		if !on {
+			a.links, a.names = slices.Delete(a.links, i, i+1), slices.Delete(a.names, i, i+1)
+			if err := errors.Join(l.Close(), a.unpin(h.name)); err != nil {
+				return fmt.Errorf("give up the detached link of %s: %w", h.name, err)
+			}
+			continue
+		}
+		if own, err := alive(l, id, h.prog); err != nil || !own {
+			if err := errors.Join(err, l.Update(h.prog)); err != nil {
+				return fmt.Errorf("give %s of cgroup %d its program back: %w", h.name, id, err)
+			}
+		}
+		if err := a.repin(l, h.name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (a *attachment) unpin(name string) error {
+	if a.dir == "" {
+		return nil
+	}
+	if err := os.Remove(filepath.Join(a.dir, name)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("unpin %s: %w", name, err)
+	}
+	return nil
+}
+
+// repin pins a link whose pin somebody removed: without it the hook would end with this process.
+func (a *attachment) repin(l link.Link, name string) error {
+	if a.dir == "" {
+		return nil
+	}
+	path := filepath.Join(a.dir, name)
+	if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	info, err := l.Info()
+	if err != nil {
+		return fmt.Errorf("ask for the link of %s: %w", name, err)
+	}
+	// The library takes a link that was pinned for one to be moved: a new handle has no such past.
+	again, err := link.NewFromID(info.ID)
+	if err != nil {
+		return fmt.Errorf("open the link of %s: %w", name, err)
+	}
+	if err := os.MkdirAll(a.dir, 0o700); err != nil {
+		return errors.Join(fmt.Errorf("make the pin directory: %w", err), again.Close())
+	}
+	if err := errors.Join(again.Pin(path), again.Close()); err != nil {
+		return fmt.Errorf("pin %s: %w", name, err)
+	}
 	return nil
 }
 
@@ -145,9 +218,8 @@ func (r *Redirect) complete(a *attachment, cgroupPath string) error {
 func (r *Redirect) attachHook(a *attachment, cgroupPath string, h hook) (link.Link, error) {
 	l, err := link.AttachCgroup(link.CgroupOptions{Path: cgroupPath, Attach: h.attach, Program: h.prog})
 	if errors.Is(err, unix.EPERM) {
-		if other := exclusiveAncestor(cgroupPath, h.attach); other != "" {
-			return nil, fmt.Errorf("attach %s to %s: %s carries an exclusive program of the same kind (attached without BPF_F_ALLOW_MULTI, "+
-				"for example by systemd's IPAddressDeny without Delegate): remove it or attach a cgroup outside it", h.name, cgroupPath, other)
+		if other := findExclusive(h.name, cgroupPath, h.attach); other != nil {
+			return nil, other
 		}
 	}
 	if err != nil {
@@ -160,30 +232,6 @@ func (r *Redirect) attachHook(a *attachment, cgroupPath string, h hook) (link.Li
 		return nil, errors.Join(fmt.Errorf("pin %s: %w", h.name, err), l.Close())
 	}
 	return l, nil
-}
-
-// exclusiveAncestor returns the nearest cgroup from path upwards, path included,
-// that carries a program nobody may add to, or "".
-func exclusiveAncestor(path string, attach ebpf.AttachType) string {
-	for ; ; path = filepath.Dir(path) {
-		dir, err := os.Open(path)
-		if err != nil {
-			return ""
-		}
-		res, err := link.QueryPrograms(link.QueryOptions{Target: int(dir.Fd()), Attach: attach})
-		_ = dir.Close()
-		if err != nil {
-			return ""
-		}
-		// One program without a link and without the multi flag is an exclusive one; the
-		// query does not give the flags away, so having such a program is the evidence.
-		if len(res.Programs) > 0 && !res.HaveLinkInfo() {
-			return path
-		}
-		if path == "/" {
-			return ""
-		}
-	}
 }
 
 // Detach takes the hooks off a cgroup. Error: [ErrNotAttached].
@@ -218,24 +266,23 @@ func (r *Redirect) Attachments() ([]Attachment, error) {
 	defer r.mu.Unlock()
 	var all []Attachment
 	for id, a := range r.links {
-		att := Attachment{CgroupID: id, Live: true}
+		att := Attachment{CgroupID: id}
 		for i, l := range a.links {
-			info, err := l.Info()
+			on, err := alive(l, id, nil)
 			if err != nil {
-				return nil, fmt.Errorf("ask for link %s of cgroup %d: %w", a.names[i], id, err)
+				return nil, fmt.Errorf("%s of cgroup %d: %w", a.names[i], id, err)
 			}
-			// The kernel empties a link whose cgroup is removed.
-			if cg := info.Cgroup(); cg == nil || cg.CgroupId != id {
-				att.Live = false
-				continue
+			if on {
+				att.Hooks, att.Live = append(att.Hooks, a.names[i]), true
 			}
-			att.Hooks = append(att.Hooks, a.names[i])
 		}
 		all = append(all, att)
 	}
-	slices.SortFunc(all, func(a, b Attachment) int { return int(int64(a.CgroupID) - int64(b.CgroupID)) })
+	slices.SortFunc(all, byCgroup)
 	return all, nil
 }
+
+func byCgroup(a, b Attachment) int { return cmp.Compare(a.CgroupID, b.CgroupID) }
 
 // adoptLinks takes over what an earlier life pinned and moves it to this life's
 // programs. A set that lacks hooks, after a crash while attaching or from a version
