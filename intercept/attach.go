@@ -37,7 +37,7 @@ type Request struct {
 }
 
 // Attach puts the programs on a cgroup, after every network namespace of its processes
-// has listeners. A cgroup that is attached already is not touched, and its target
+// has listeners. A cgroup that is attached already is put right if something is not in force, and its target
 // returned. A container that does not run is attached when it starts; a selector's
 // containers, those that run and those to come, become targets of their own. When it fails, nothing is left: no
 // program, no listener, no row. The errors match what cgroup.Validate, cgroup.OfPID, cgroup.OfUnit and
@@ -88,7 +88,8 @@ func (in *Interceptor) add(ctx context.Context, v Target, pid int) (Target, erro
 		if !samePools(t.Pools, v.Pools) {
 			return Target{}, fmt.Errorf("%s: %w: it is target %s, for other pools; detach that first", v.what(), ErrConflict, t.ID)
 		}
-		return in.present(t), nil
+		in.mend(ctx, t)
+		return in.judge(in.present(t)), nil
 	}
 	// A socket's hooks would run once for each attached cgroup above it, and the second run
 	// takes the first one's redirect for the agent's own connect to loopback.

@@ -217,6 +217,19 @@ func (l *ledger) Attachments() ([]bpf.Attachment, error) {
 	return list, nil
 }
 
+func (l *ledger) Missing(path string) ([]string, error) {
+	id, err := cgroup.ID(path)
+	if err != nil {
+		return nil, err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.attached[id] == "" {
+		return []string{"connect4"}, nil
+	}
+	return nil, nil
+}
+
 func (l *ledger) SetListener(cookie uint64, v bpf.Listener) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -102,11 +102,7 @@ func (in *Interceptor) lost(ctx context.Context, t *target) bool {
 
 // drop takes back what was done for a cgroup that is gone. The caller holds ops.
 func (in *Interceptor) drop(t *target) {
-	reason := "the cgroup was removed"
-	if t.Kind == KindContainer {
-		reason = notRunning
-	}
-	in.setState(t, StateWaiting, reason)
+	in.setState(t, StateWaiting, t.gone())
 	err := errors.Join(in.opts.Hooks.DetachID(t.CgroupID), in.release(t))
 	if err != nil {
 		in.opts.Log.Error("removed cgroup not cleaned up", "target", t.ID, "error", err)

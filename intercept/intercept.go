@@ -27,6 +27,8 @@ type Hooks interface {
 	DetachID(cgroupID uint64) error
 	// Attachments are the cgroups that carry programs of ours, by the kernel's word.
 	Attachments() ([]bpf.Attachment, error)
+	// Missing are the hooks that are not in force on the cgroup that is there now; Attach puts them back.
+	Missing(cgroupPath string) ([]string, error)
 }
 
 // Listeners is the map of listeners by network namespace. *bpf.Redirect is one.
@@ -101,6 +103,8 @@ type Options struct {
 	DialTimeout time.Duration
 	// Drain is how long open connections may go on after Run's context is done. 0: 10 s.
 	Drain time.Duration
+	// Look is how often the kernel is asked whether the targets' programs are in force. 0: 5 s.
+	Look time.Duration
 	// MaxConns is how many connections are served at a time; further ones wait in the
 	// listeners' backlogs. 0: as many as RLIMIT_NOFILE has descriptors for.
 	MaxConns int
@@ -167,6 +171,7 @@ func New(opts Options) (*Interceptor, error) {
 		{&opts.Idle, 30 * time.Second},
 		{&opts.DialTimeout, 30 * time.Second},
 		{&opts.Drain, 10 * time.Second},
+		{&opts.Look, lookEvery},
 	} {
 		if *d.value == 0 {
 			*d.value = d.fallback
@@ -217,6 +222,7 @@ func (in *Interceptor) Run(ctx context.Context) error {
 		in.tasks.Go(in.followEvents)
 		in.tasks.Go(in.followPorts)
 		in.tasks.Go(in.sweep)
+		in.tasks.Go(in.look)
 		close(in.ready)
 		<-ctx.Done()
 	}
@@ -339,13 +345,16 @@ func (in *Interceptor) claimed(a bpf.Attachment) bool {
 	return false
 }
 
-// Targets lists the targets, oldest first.
+// Targets lists the targets, oldest first, in the state that the kernel has them in now.
 func (in *Interceptor) Targets() []Target {
 	in.mu.RLock()
-	defer in.mu.RUnlock()
 	list := make([]Target, 0, len(in.targets))
 	for _, t := range in.targets {
 		list = append(list, in.show(t))
+	}
+	in.mu.RUnlock()
+	for i, t := range list {
+		list[i] = in.judge(t)
 	}
 	slices.SortFunc(list, func(a, b Target) int {
 		if c := a.Created.Compare(b.Created); c != 0 {

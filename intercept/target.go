@@ -45,6 +45,9 @@ type State string
 const (
 	// StateAttached: the programs are on the cgroup.
 	StateAttached State = "attached"
+	// StateNotInForce: the programs were put on the cgroup, and the kernel says now that they do not all run for
+	// it: somebody else took some off, or the cgroup is another one. It is mended by itself; Reason says what is wrong.
+	StateNotInForce State = "not_in_force"
 	// StateWaiting: there is no such cgroup now; it is attached when it comes (back).
 	StateWaiting State = "waiting"
 	// StateWatching: a selector looks out for containers.
@@ -130,6 +133,14 @@ func (t Target) identity() string {
 		return "selector " + t.Namespace + " " + t.Selector
 	}
 	return t.Cgroup
+}
+
+// gone is why a target waits whose cgroup is not there.
+func (t Target) gone() string {
+	if t.Kind == KindContainer {
+		return notRunning
+	}
+	return "the cgroup was removed"
 }
 
 // what is a target in a person's words.

@@ -279,12 +279,15 @@ func checkTargets(targets []api.Target, err error) []finding {
 		case api.TargetStateFailed:
 			findings = append(findings, failed(check, "mend that, then 'sluice detach "+t.Id+"' and attach it again",
 				"%s is not attached: %s", called(t), t.Reason))
+		case api.TargetStateNotInForce:
+			findings = append(findings, failed(check, "find out who did that ('bpftool link' and 'bpftool cgroup show "+t.Cgroup+" effective' show what is there); the daemon puts "+
+				"it back by itself, 'sluice attach --cgroup "+t.Cgroup+"' at once", "%s is not in force: %s", called(t), t.Reason))
 		case api.TargetStateWaiting:
 			findings = append(findings, warn(check, "start it, or 'sluice detach "+t.Id+"'", "%s is not there: %s", called(t), t.Reason))
 		}
 	}
 	if len(findings) == 0 {
-		findings = append(findings, ok(check, "%d, all attached", len(targets)))
+		findings = append(findings, ok(check, "%d, all in force by the kernel's word", len(targets)))
 	}
 	return append(findings, checkTrust(targets)...)
 }

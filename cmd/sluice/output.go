@@ -106,7 +106,7 @@ func (c *cli) state(word string) string {
 	switch word {
 	case "degraded", "cooldown", "parked", "waiting", "WARN":
 		light = color.FgYellow
-	case "exhausted", "failed", "FAIL":
+	case "exhausted", "failed", "not_in_force", "FAIL":
 		light = color.FgRed
 	case "standby":
 		return word

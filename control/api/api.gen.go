@@ -70,10 +70,11 @@ func (e AttachedTargetKind) Valid() bool {
 
 // Defines values for AttachedTargetState.
 const (
-	AttachedTargetStateAttached AttachedTargetState = "attached"
-	AttachedTargetStateFailed   AttachedTargetState = "failed"
-	AttachedTargetStateWaiting  AttachedTargetState = "waiting"
-	AttachedTargetStateWatching AttachedTargetState = "watching"
+	AttachedTargetStateAttached   AttachedTargetState = "attached"
+	AttachedTargetStateFailed     AttachedTargetState = "failed"
+	AttachedTargetStateNotInForce AttachedTargetState = "not_in_force"
+	AttachedTargetStateWaiting    AttachedTargetState = "waiting"
+	AttachedTargetStateWatching   AttachedTargetState = "watching"
 )
 
 // Valid indicates whether the value is a known member of the AttachedTargetState enum.
@@ -82,6 +83,8 @@ func (e AttachedTargetState) Valid() bool {
 	case AttachedTargetStateAttached:
 		return true
 	case AttachedTargetStateFailed:
+		return true
+	case AttachedTargetStateNotInForce:
 		return true
 	case AttachedTargetStateWaiting:
 		return true
@@ -250,10 +253,11 @@ func (e TargetKind) Valid() bool {
 
 // Defines values for TargetState.
 const (
-	TargetStateAttached TargetState = "attached"
-	TargetStateFailed   TargetState = "failed"
-	TargetStateWaiting  TargetState = "waiting"
-	TargetStateWatching TargetState = "watching"
+	TargetStateAttached   TargetState = "attached"
+	TargetStateFailed     TargetState = "failed"
+	TargetStateNotInForce TargetState = "not_in_force"
+	TargetStateWaiting    TargetState = "waiting"
+	TargetStateWatching   TargetState = "watching"
 )
 
 // Valid indicates whether the value is a known member of the TargetState enum.
@@ -262,6 +266,8 @@ func (e TargetState) Valid() bool {
 	case TargetStateAttached:
 		return true
 	case TargetStateFailed:
+		return true
+	case TargetStateNotInForce:
 		return true
 	case TargetStateWaiting:
 		return true
@@ -349,7 +355,7 @@ type AttachedTarget struct {
 	// Pools Empty stands for every pool.
 	Pools []string `json:"pools"`
 
-	// Reason Why it waits or failed.
+	// Reason Why it waits, failed or is not in force.
 	Reason string `json:"reason"`
 
 	// Ref What it was named: a path, a process id or a name.
@@ -361,7 +367,7 @@ type AttachedTarget struct {
 	// Selector A selector's KEY=VALUE, or that of the selector which the container was attached by.
 	Selector string `json:"selector"`
 
-	// State Waiting is for a cgroup that is not there now, or a container that does not run; watching is what selectors do.
+	// State As the kernel has it at the time of the answer. Not in force is what was attached and does not run for the cgroup's processes now, because somebody else took it off; it is put back by itself. Waiting is for a cgroup that is not there now, or a container that does not run; watching is what selectors do.
 	State AttachedTargetState `json:"state"`
 
 	// Unit The unit of systemd's. It and the six that follow are empty where they do not apply.
@@ -374,7 +380,7 @@ type AttachedTarget struct {
 // AttachedTargetKind How it was named when it was attached.
 type AttachedTargetKind string
 
-// AttachedTargetState Waiting is for a cgroup that is not there now, or a container that does not run; watching is what selectors do.
+// AttachedTargetState As the kernel has it at the time of the answer. Not in force is what was attached and does not run for the cgroup's processes now, because somebody else took it off; it is put back by itself. Waiting is for a cgroup that is not there now, or a container that does not run; watching is what selectors do.
 type AttachedTargetState string
 
 // AuthResetTargetSpec defines model for AuthResetTargetSpec.
@@ -719,7 +725,7 @@ type Target struct {
 	// Pools Empty stands for every pool.
 	Pools []string `json:"pools"`
 
-	// Reason Why it waits or failed.
+	// Reason Why it waits, failed or is not in force.
 	Reason string `json:"reason"`
 
 	// Ref What it was named: a path, a process id or a name.
@@ -731,7 +737,7 @@ type Target struct {
 	// Selector A selector's KEY=VALUE, or that of the selector which the container was attached by.
 	Selector string `json:"selector"`
 
-	// State Waiting is for a cgroup that is not there now, or a container that does not run; watching is what selectors do.
+	// State As the kernel has it at the time of the answer. Not in force is what was attached and does not run for the cgroup's processes now, because somebody else took it off; it is put back by itself. Waiting is for a cgroup that is not there now, or a container that does not run; watching is what selectors do.
 	State TargetState `json:"state"`
 
 	// Unit The unit of systemd's. It and the six that follow are empty where they do not apply.
@@ -744,7 +750,7 @@ type Target struct {
 // TargetKind How it was named when it was attached.
 type TargetKind string
 
-// TargetState Waiting is for a cgroup that is not there now, or a container that does not run; watching is what selectors do.
+// TargetState As the kernel has it at the time of the answer. Not in force is what was attached and does not run for the cgroup's processes now, because somebody else took it off; it is put back by itself. Waiting is for a cgroup that is not there now, or a container that does not run; watching is what selectors do.
 type TargetState string
 
 // TargetSpec One of `cgroup`, `pid`, `unit`, `container` and `selector`; for a transient target `cgroup`, and `pid` may say who
