@@ -32,6 +32,7 @@ var arrows = map[string][]string{
 	"intercept/exchange":  {"pool", "pool/echo", "intercept/sniff"},
 	"intercept/guard":     {},
 	"intercept/netns":     {},
+	"intercept/powers":    {},
 	"intercept/sniff":     {},
 	"intercept/splice":    {},
 	"intercept/trust":     {},

@@ -16,6 +16,7 @@ import (
 	"github.com/sluice-proxy/sluice/bpf"
 	"github.com/sluice-proxy/sluice/control/api"
 	"github.com/sluice-proxy/sluice/intercept/cgroup"
+	"github.com/sluice-proxy/sluice/intercept/powers"
 )
 
 // finding is what doctor says about one thing.
@@ -48,7 +49,8 @@ func (c *cli) doctorCommand() *cobra.Command {
 	var configFile, stateDir string
 	cmd := &cobra.Command{
 		Use: "doctor", Short: "Say what this host lacks, and how to mend it",
-		Long: `Looks at the kernel, the mounts, the permissions, sluice's own files and the daemon. A line is OK, WARN (it works,
+		Long: `Looks at the kernel, the mounts, the permissions, sluice's own files and the daemon, at whether what is attached is in
+force, and at what the agents' processes could do to get past it. A line is OK, WARN (it works,
 but read it) or FAIL (it does not work); each of the last two says what to do. The exit status is 1 if anything fails.`,
 		Args: arguments(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -93,7 +95,8 @@ func (c *cli) examine(ctx context.Context, cfg config) []finding {
 	}
 	findings = append(findings, checkContainers(ctx, cfg.Containers)...)
 	findings = append(findings, checkStateDir(cfg.StateDir)...)
-	return append(findings, c.checkDaemon(ctx)...)
+	findings = append(findings, checkPins(cfg.PinDir)...)
+	return append(findings, c.checkDaemon(ctx, cfg)...)
 }
 
 // needed are the capabilities that the unit gives the daemon, by their number in
@@ -245,7 +248,7 @@ func openFiles(dir string) []finding {
 	return findings
 }
 
-func (c *cli) checkDaemon(ctx context.Context) []finding {
+func (c *cli) checkDaemon(ctx context.Context, cfg config) []finding {
 	const check = "daemon"
 	client, err := api.Dial(c.socketPath()) // of this host
 	if err != nil {
@@ -265,29 +268,7 @@ func (c *cli) checkDaemon(ctx context.Context) []finding {
 		findings = append(findings, warn(check, "restart it: 'sudo systemctl restart sluice'",
 			"it is release %s, this command is %s", status.Build.Version, own))
 	}
-	return append(findings, checkTargets(client.Targets(ctx))...)
-}
-
-func checkTargets(targets []api.Target, err error) []finding {
-	const check = "targets"
-	if err != nil {
-		return []finding{failed(check, "look at the daemon's log", "%s", err)}
-	}
-	var findings []finding
-	for _, t := range targets {
-		switch t.State {
-		case api.TargetStateFailed:
-			findings = append(findings, failed(check, "mend that, then 'sluice detach "+t.Id+"' and attach it again",
-				"%s is not attached: %s", called(t), t.Reason))
-		case api.TargetStateNotInForce:
-			findings = append(findings, failed(check, "find out who did that ('bpftool link' and 'bpftool cgroup show "+t.Cgroup+" effective' show what is there); the daemon puts "+
-				"it back by itself, 'sluice attach --cgroup "+t.Cgroup+"' at once", "%s is not in force: %s", called(t), t.Reason))
-		case api.TargetStateWaiting:
-			findings = append(findings, warn(check, "start it, or 'sluice detach "+t.Id+"'", "%s is not there: %s", called(t), t.Reason))
-		}
-	}
-	if len(findings) == 0 {
-		findings = append(findings, ok(check, "%d, all in force by the kernel's word", len(targets)))
-	}
-	return append(findings, checkTrust(targets)...)
+	targets, err := client.Targets(ctx)
+	findings = append(findings, checkTargets(targets, err)...)
+	return append(findings, checkPowers(targets, powers.Host{PinDir: cfg.PinDir, Socket: c.socketPath()})...)
 }

@@ -32,6 +32,7 @@ type ContainerOptions struct {
 	Snapshotter string            // "overlayfs" (also "") or "native"
 	Parent      string            // of its cgroup, below the box's own; "" = the box's own
 	UID         uint32            // and group
+	Spec        []oci.SpecOpts    // whatever else its specification is to say, last
 }
 
 // Deaf is a command that ignores SIGTERM.
@@ -119,10 +120,11 @@ func (b *Box) spec(id string, o ContainerOptions) ([]oci.SpecOpts, error) {
 	if o.ReadOnly {
 		spec = append(spec, oci.WithRootFSReadonly())
 	}
-	if o.NetNS == "" {
-		return append(spec, oci.WithHostNamespace(specs.NetworkNamespace)), nil
+	network := oci.WithHostNamespace(specs.NetworkNamespace)
+	if o.NetNS != "" {
+		network = oci.WithLinuxNamespace(specs.LinuxNamespace{Type: specs.NetworkNamespace, Path: o.NetNS})
 	}
-	return append(spec, oci.WithLinuxNamespace(specs.LinuxNamespace{Type: specs.NetworkNamespace, Path: o.NetNS})), nil
+	return append(append(spec, network), o.Spec...), nil
 }
 
 // Run makes a container and starts it.

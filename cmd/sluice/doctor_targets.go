@@ -1,0 +1,121 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/sluice-proxy/sluice/bpf"
+	"github.com/sluice-proxy/sluice/control/api"
+	"github.com/sluice-proxy/sluice/intercept/cgroup"
+	"github.com/sluice-proxy/sluice/intercept/powers"
+)
+
+func checkTargets(targets []api.Target, err error) []finding {
+	const check = "targets"
+	if err != nil {
+		return []finding{failed(check, "look at the daemon's log", "%s", err)}
+	}
+	var findings []finding
+	for _, t := range targets {
+		switch t.State {
+		case api.TargetStateFailed:
+			findings = append(findings, failed(check, "mend that, then 'sluice detach "+t.Id+"' and attach it again",
+				"%s is not attached: %s", called(t), t.Reason))
+		case api.TargetStateNotInForce:
+			findings = append(findings, failed(check, "find out who did that ('bpftool link' and 'bpftool cgroup show "+t.Cgroup+" effective' show what is there); the daemon puts "+
+				"it back by itself, 'sluice attach --cgroup "+t.Cgroup+"' at once", "%s is not in force: %s", called(t), t.Reason))
+		case api.TargetStateWaiting:
+			findings = append(findings, warn(check, "start it, or 'sluice detach "+t.Id+"'", "%s is not there: %s", called(t), t.Reason))
+		}
+	}
+	if len(findings) == 0 {
+		findings = append(findings, ok(check, "%d, all in force by the kernel's word", len(targets)))
+	}
+	return append(findings, checkTrust(targets)...)
+}
+
+// checkPins tells of what is pinned: what is left of cgroups that are gone, and what holds while no daemon runs.
+func checkPins(pinDir string) []finding {
+	const check = "pins"
+	if os.Geteuid() != 0 {
+		return nil
+	}
+	pinned, err := bpf.Pinned(pinDir)
+	if err != nil {
+		return []finding{failed(check, "'sudo sluice detach --all' removes them, and with them what is attached", "%s", err)}
+	}
+	var findings []finding
+	live := 0
+	for _, a := range pinned {
+		if a.Live {
+			live++
+			continue
+		}
+		findings = append(findings, warn(check, "nothing to do: the daemon removes them, when it starts at the latest; so does 'sudo sluice detach --all'",
+			"those of cgroup %d are of no use any more: the kernel has taken the programs off, because the cgroup is gone or somebody detached them", a.CgroupID))
+	}
+	if len(findings) == 0 && live > 0 {
+		findings = append(findings, ok(check, "%d cgroups stay closed when no daemon runs", live))
+	}
+	return findings
+}
+
+// checkPowers says what the targets' processes could do to get past the redirect.
+func checkPowers(targets []api.Target, h powers.Host) []finding {
+	const check = "agents"
+	if os.Geteuid() != 0 {
+		return nil
+	}
+	var findings []finding
+	looked := 0
+	for _, t := range targets {
+		if t.Cgroup == "" || (t.State != api.TargetStateAttached && t.State != api.TargetStateNotInForce) {
+			continue
+		}
+		found, err := powersOf(t.Cgroup, h)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // it has ended
+		}
+		if err != nil {
+			findings = append(findings, warn(check, "run 'sudo sluice doctor' on the host", "%s: its processes cannot be looked at: %s", called(t), err))
+			continue
+		}
+		looked++
+		for _, p := range found {
+			findings = append(findings, warn(check, p.WayOut, "%s: %s (%s): %s", called(t), p.Name, processes(p.PIDs), p.Means))
+		}
+	}
+	if len(findings) == 0 && looked > 0 {
+		findings = append(findings, ok(check, "of %d targets none has a power that would get it past the redirect", looked))
+	}
+	return findings
+}
+
+func powersOf(path string, h powers.Host) ([]powers.Power, error) {
+	pids, err := cgroup.Processes(path)
+	if err != nil {
+		return nil, err
+	}
+	if h.Mount, err = cgroup.Mount(); err != nil {
+		return nil, err
+	}
+	return h.Of(path, pids)
+}
+
+// processes names a few.
+func processes(pids []int) string {
+	const most = 3
+	var words []string
+	for _, pid := range pids[:min(len(pids), most)] {
+		words = append(words, strconv.Itoa(pid))
+	}
+	text := "process " + strings.Join(words, ", ")
+	if rest := len(pids) - most; rest > 0 {
+		text += fmt.Sprintf(" and %d more", rest)
+	}
+	return text
+}
