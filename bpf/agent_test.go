@@ -33,7 +33,7 @@ type order struct {
 	Dst    string
 	Dsts   []string
 
-	V6Only, Transparent, Freebind, NonBlocking, FastOpenConnect bool
+	V6Only, Transparent, Freebind, NonBlocking, FastOpenConnect, ReusePort bool
 
 	Source string // bind(2)
 	Device string // SO_BINDTODEVICE
@@ -61,6 +61,10 @@ func actions() map[string]func(*state, order) (answer, error) {
 		"go": (*state).goDial, "many": (*state).many, "sequential": (*state).sequential,
 		"sendto": (*state).sendTo, "sendmmsg": (*state).sendMany, "gso": (*state).sendSegments, "pktinfo": (*state).sendPktInfo,
 		"bind": (*state).bind, "unshare": (*state).unshare, "bench": (*state).bench,
+		"setns": (*state).setns, "namespaces": (*state).newNamespaces, "move": (*state).move, "move thread": (*state).moveThread,
+		"receive": (*state).receive, "steal": (*state).steal, "inherited": (*state).inherited, "spawn": (*state).spawn, "execute": (*state).execute,
+		"unix": (*state).unixDial, "reuse": (*state).reuse, "sendopen": (*state).sendOpen, "repair": (*state).repair, "flip": (*state).flip,
+		"uring": (*state).uring, "ask": (*state).ask,
 	}
 }
 
@@ -111,8 +115,15 @@ type agent struct {
 // newAgent starts one in a cgroup and a network namespace.
 func newAgent(t testing.TB, cgroup, netns string) *agent {
 	t.Helper()
+	return newAgentWith(t, cgroup, netns)
+}
+
+// newAgentWith starts one that inherits files, as descriptors from 3 on.
+func newAgentWith(t testing.TB, cgroup, netns string, files ...*os.File) *agent {
+	t.Helper()
 	// The Go runtime's own signals would interrupt a connect that has a time limit.
 	cmd := kerneltest.Command(t, cgroup, []string{agentVariable + "=1", "GODEBUG=asyncpreemptoff=1"}, "/proc/self/exe")
+	cmd.ExtraFiles = files
 	in, err := cmd.StdinPipe()
 	must(t, err)
 	out, err := cmd.StdoutPipe()
@@ -194,6 +205,7 @@ func options(fd int, o order) error {
 	set(o.V6Only, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1)
 	set(o.Transparent, unix.SOL_IP, unix.IP_TRANSPARENT, 1)
 	set(o.Freebind, unix.SOL_IP, unix.IP_FREEBIND, 1)
+	set(o.ReusePort, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1)
 	set(o.FastOpenConnect, unix.IPPROTO_TCP, unix.TCP_FASTOPEN_CONNECT, 1)
 	index := int(htonl(uint32(o.Index)))
 	set(o.Index != 0 && o.Family == unix.AF_INET, unix.SOL_IP, unix.IP_UNICAST_IF, index)
@@ -266,7 +278,7 @@ func (s *state) closeSocket(o order) (answer, error) {
 }
 
 func (s *state) bind(o order) (answer, error) {
-	fd, err := s.make(order{Dst: o.Dst})
+	fd, err := s.make(o)
 	if err != nil {
 		return answer{}, err
 	}

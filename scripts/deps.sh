@@ -10,7 +10,7 @@ demo=(ip:iproute2 nsenter:util-linux curl:curl)
 all=("${demo[@]}" clang-14:clang-14 llvm-strip-14:llvm-14 clang-format-14:clang-format-14 nft:nftables
      nginx:nginx-light python3:python3 openssl:openssl git:git node:nodejs npm:npm keytool:default-jre-headless strace:strace
      containerd:containerd runc:runc busybox:busybox-static dockerd:docker.io
-     bpftool:bpftool dbus-daemon:dbus-daemon groff:groff-base mandoc:mandoc systemd-analyze:systemd setpriv:util-linux)
+     bpftool:bpftool musl-gcc:musl-tools dbus-daemon:dbus-daemon groff:groff-base mandoc:mandoc systemd-analyze:systemd setpriv:util-linux)
 bench=("${demo[@]}" nft:nftables nginx:nginx-light haproxy:haproxy mitmdump:mitmproxy)
 want=("${all[@]}")
 case "${1:-}" in
