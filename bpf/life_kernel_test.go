@@ -1,10 +1,13 @@
 package bpf_test
 
 import (
+	"errors"
 	"fmt"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/sluice-proxy/sluice/bpf"
 	"github.com/sluice-proxy/sluice/bpf/kerneltest"
@@ -41,6 +44,12 @@ func TestWaysRoundInTime(t *testing.T) {
 		kill()
 		eventually(t, "the kernel takes the hooks off", func() bool { return a.do(order{Do: "dial", Dst: origin4}).Said == "origin" })
 	})
+	t.Run("case_33_listener_that_does_not_accept", func(t *testing.T) { stalled(t) })
+	t.Run("case_34_cgroup_removed_and_made_again", TestRemovedCgroup)
+	t.Run("case_34_what_is_there_counts", TestMissingIsOfTheCgroupThatIsThere)
+	t.Run("case_35_attached_twice", TestAttachTwice)
+	t.Run("case_35_parent_and_child", TestAttachParentAndChild)
+	t.Run("case_35_exclusive_ancestor", TestExclusiveProgramsWayOut)
 	t.Run("case_47_flows_full", func(t *testing.T) { full(t) })
 	t.Run("case_48_loopback_down", func(t *testing.T) {
 		w := newWorld(t, bpf.Options{})
@@ -116,6 +125,42 @@ func killed(t *testing.T) {
 	welcome(t, r, s.Agent)
 	w := &world{Redirect: r, agent: a, origin: s.origin}
 	w.proxied(t, order{Do: "dial", Dst: origin4}) // nothing was attached again, no port bound again
+}
+
+// stalled is a daemon that was stopped (SIGSTOP): its listeners are there, and what the kernel takes in for them is not
+// accepted. Clients wait and give up; nothing gets anywhere.
+func stalled(t *testing.T) {
+	w := newWorld(t, bpf.Options{})
+	var fd int
+	must(t, kerneltest.In(w.Agent, func() (err error) {
+		if fd, err = unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0); err != nil {
+			return err
+		}
+		return errors.Join(unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}), unix.Listen(fd, 1))
+	}))
+	defer func() { _ = unix.Close(fd) }()
+	name, err := unix.Getsockname(fd)
+	must(t, err)
+	must(t, w.SetListener(w.doorman.cookie, bpf.Listener{Port4: uint16(name.(*unix.SockaddrInet4).Port)}))
+	waited := false
+	for i := range 4 {
+		name := fmt.Sprint(i)
+		w.agent.do(order{Do: "socket", Socket: name, Dst: origin4})
+		got := w.agent.do(order{Do: "connect", Socket: name, Dst: origin4}) // with a limit of 2 s for each of connect and read
+		if got.Said != "" || (got.Error != "EAGAIN" && got.Error != "EINPROGRESS") {
+			t.Errorf("%d: %+v", i, got)
+		}
+		waited = waited || got.Error == "EINPROGRESS"
+	}
+	if !waited {
+		t.Error("the backlog did not fill up")
+	}
+	w.untouched(t)
+	for i := range 4 {
+		w.agent.do(order{Do: "close", Socket: fmt.Sprint(i)})
+	}
+	welcome(t, w.Redirect, w.Agent)
+	w.proxied(t, order{Do: "dial", Dst: origin4})
 }
 
 func full(t *testing.T) {

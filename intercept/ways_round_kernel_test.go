@@ -18,9 +18,13 @@ import (
 // rest are tests of package bpf and of intercept/exchange, under the same numbers.
 func TestWaysRound(t *testing.T) {
 	newCgroup(t) // skips, or fails, where there can be none
+	t.Run("case_21_connection_older_than_the_attach", TestOlderConnectionsAreClosedByAttach)
 	t.Run("case_29_straight_to_the_listener", connectToTheListenerItselfIsClosed)
 	t.Run("case_29_from_inside_and_outside_the_cgroup", outsiderAtTheListenerIsClosed)
 	t.Run("case_29_by_every_name_of_loopback", listenerByOtherNames)
+	t.Run("case_34_cgroup_removed_and_made_again", TestRemovedAndMadeAgainIsReportedAndAttached)
+	t.Run("case_35_attached_twice", TestAttachTwiceIsTheSameTarget)
+	t.Run("case_35_parent_and_child", TestNestedCgroupsAreRefused)
 	t.Run("case_36_root_and_our_own_cgroup", func(t *testing.T) {
 		mount, err := cgroup.Mount()
 		must(t, err)

@@ -317,14 +317,14 @@ func (w lineWriter) Write(p []byte) (int, error) {
 // the client gets a 502 that says why, and no credential leaves.
 func TestBadUpstreamCertificates(t *testing.T) {
 	for name, change := range map[string]certificate{
-		"expired": func(a *simulator.Authority, host string) (*tls.Certificate, error) {
+		"case_46_expired": func(a *simulator.Authority, host string) (*tls.Certificate, error) {
 			return a.Sign(&x509.Certificate{SerialNumber: big.NewInt(1), NotBefore: time.Now().Add(-48 * time.Hour), NotAfter: time.Now().Add(-24 * time.Hour)}, host)
 		},
-		"not yet valid": func(a *simulator.Authority, host string) (*tls.Certificate, error) {
+		"case_46_not_yet_valid": func(a *simulator.Authority, host string) (*tls.Certificate, error) {
 			return a.Sign(&x509.Certificate{SerialNumber: big.NewInt(2), NotBefore: time.Now().Add(24 * time.Hour), NotAfter: time.Now().Add(48 * time.Hour)}, host)
 		},
-		"another name": func(a *simulator.Authority, _ string) (*tls.Certificate, error) { return a.Leaf("wrong.example") },
-		"another authority": func(_ *simulator.Authority, host string) (*tls.Certificate, error) {
+		"case_46_another_name": func(a *simulator.Authority, _ string) (*tls.Certificate, error) { return a.Leaf("wrong.example") },
+		"case_46_another_authority": func(_ *simulator.Authority, host string) (*tls.Certificate, error) {
 			other, err := simulator.NewAuthority()
 			if err != nil {
 				return nil, err

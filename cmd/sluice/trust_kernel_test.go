@@ -58,9 +58,11 @@ func TestARunningContainerTrusts(t *testing.T) {
 	if now := mountsIn(t, c); now != covered || covered <= before {
 		t.Errorf("attached twice: %d mounts, were %d, and %d before", now, covered, before)
 	}
-	c.Restart()
-	w.until("it is attached again", func() bool { return w.state() == "attached" })
-	asks("restarted", modelsURL, answered)
+	t.Run("case_52_container_restart", func(t *testing.T) {
+		c.Restart()
+		w.until("it is attached again", func() bool { return w.state() == "attached" })
+		asks("restarted", modelsURL, answered)
+	})
 
 	w.sluice(anthropicFirst, "cred", "add", "c1")
 	w.sluice("", "pool", "create", "claude", "--members", "c1", "--provider", "anthropic")
