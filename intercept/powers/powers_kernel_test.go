@@ -310,3 +310,36 @@ assert libc.prctl(38, 1, 0, 0, 0) == 0
 assert libc.prctl(22, 2, ctypes.c_void_p(ctypes.addressof(prog)), 0, 0) == 0, ctypes.get_errno()
 os.execvp("cat", ["cat"])
 `
+
+// TestRootInAContainer tries what gets root out of its cgroup. A privileged container shows that the tries are good.
+func TestRootInAContainer(t *testing.T) {
+	box := containerbox.New(t, containerbox.Options{})
+	tries := map[string]string{
+		"mount the cgroup tree":         "mkdir -p /tmp/c && mount -t cgroup2 none /tmp/c",
+		"move to the root cgroup":       "mkdir -p /tmp/d && mount -t cgroup2 none /tmp/d && echo $$ >/tmp/d/cgroup.procs",
+		"mount the BPF file system":     "mkdir -p /tmp/b && mount -t bpf none /tmp/b",
+		"make a mount namespace":        "unshare -m true",
+		"make another cgroup's subtree": "mkdir -p /tmp/e && mount -t cgroup2 none /tmp/e && mkdir /tmp/e/sluice-test-made && rmdir /tmp/e/sluice-test-made",
+	}
+	for name, c := range map[string]struct {
+		spec  []oci.SpecOpts
+		works bool
+	}{
+		"the runtime's defaults": {nil, false},
+		"privileged":             {[]oci.SpecOpts{oci.WithPrivileged, oci.WithHostNamespace(specs.CgroupNamespace)}, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			x := box.Run(strings.Fields(name)[0], containerbox.ContainerOptions{NetNS: kerneltest.NetNS(t), Spec: c.spec})
+			defer x.Remove()
+			for what, script := range tries {
+				if said, code := x.Exec(0, "sh", "-c", script); (code == 0) != c.works {
+					t.Errorf("%s: %d, %s", what, code, said)
+				}
+			}
+			// What is mounted already cannot be written to.
+			if said, code := x.Exec(0, "sh", "-c", "for f in $(find /sys/fs/cgroup -name cgroup.procs); do echo $$ >$f && exit 1; done 2>/dev/null; exit 0"); code != 0 && !c.works {
+				t.Errorf("write to a cgroup: %s", said)
+			}
+		})
+	}
+}
