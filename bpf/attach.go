@@ -32,7 +32,7 @@ type hook struct {
 // the redirect last, so that no connect is redirected before it can be answered.
 func (r *Redirect) hooks() []hook {
 	p := &r.objs.redirectPrograms
-	return []hook{
+	all := []hook{
 		{"sock_create", ebpf.AttachCGroupInetSockCreate, p.SluiceSockCreate},
 		{"sock_release", ebpf.AttachCgroupInetSockRelease, p.SluiceSockRelease},
 		{"bind4", ebpf.AttachCGroupInet4Bind, p.SluiceBind4},
@@ -45,6 +45,10 @@ func (r *Redirect) hooks() []hook {
 		{"connect4", ebpf.AttachCGroupInet4Connect, p.SluiceConnect4},
 		{"connect6", ebpf.AttachCGroupInet6Connect, p.SluiceConnect6},
 	}
+	if f := r.families.SluiceFamilies; f != nil {
+		all = slices.Insert(all, 0, hook{"families", ebpf.AttachLSMCgroup, f})
+	}
+	return all
 }
 
 // attachment holds the links of one cgroup, in the order of attaching.

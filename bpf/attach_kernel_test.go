@@ -199,7 +199,7 @@ func TestHalfAttachedIsCompleted(t *testing.T) {
 	must(t, w.Attach(w.cgroup))
 	att, err := w.Attachments()
 	must(t, err)
-	if names := att[0].Hooks; len(names) != hooks || names[0] != "sock_create" || names[hooks-1] != "connect6" {
+	if names := att[0].Hooks; len(names) != hooks || names[len(optional)] != "sock_create" || names[hooks-1] != "connect6" {
 		t.Errorf("hooks %v", names)
 	}
 	w.proxied(t, order{Do: "dial", Dst: origin6}) // asserts getpeername6

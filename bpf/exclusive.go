@@ -51,6 +51,8 @@ func (e *exclusiveError) wayOut() string {
 // bpftoolName is what bpftool-cgroup(8) calls a hook.
 func bpftoolName(attach ebpf.AttachType) string {
 	switch attach {
+	case ebpf.AttachLSMCgroup:
+		return "lsm_cgroup"
 	case ebpf.AttachCGroupInetSockCreate:
 		return "sock_create"
 	case ebpf.AttachCgroupInetSockRelease:

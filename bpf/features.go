@@ -58,6 +58,7 @@ func Probe() []Feature {
 		{Name: "cgroup bpf_link", MinKernel: "5.7", Err: haveCgroupLink()},
 		setRetval,
 		{Name: "refusing what is made again before it is attached (kernel type information)", MinKernel: "5.4", Optional: true, Err: haveBTF()},
+		{Name: "refusing AF_XDP and the like (LSM programs on cgroups)", MinKernel: "6.0", Optional: true, Err: haveFamilies()},
 	}
 }
 

@@ -55,9 +55,8 @@ func TestSomebodyElseTookItOff(t *testing.T) {
 			for _, p := range pins {
 				bpftool(t, "link", "detach", "pinned", p)
 			}
-		}, []string{
-			"sock_create", "sock_release", "bind4", "bind6", "sendmsg4", "sendmsg6", "sockops", "getpeername4", "getpeername6", "connect4", "connect6",
-		}},
+		}, append(slices.Clone(optional),
+			"sock_create", "sock_release", "bind4", "bind6", "sendmsg4", "sendmsg6", "sockops", "getpeername4", "getpeername6", "connect4", "connect6")},
 		"another program": {func(t *testing.T, _ *world, pin func(string) string) {
 			l, err := link.LoadPinnedLink(pin("connect4"), nil)
 			must(t, err)

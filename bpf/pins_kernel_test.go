@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/cilium/ebpf"
@@ -50,8 +51,18 @@ func TestLoadAdoptsItsPins(t *testing.T) {
 	}
 }
 
-// hooks is how many programs a cgroup gets.
-const hooks = 11
+// hooks is how many programs a cgroup gets on this kernel.
+var hooks = 11 + len(optional)
+
+// optional are the hooks of those that not every kernel has, in the order of attaching.
+var optional = func() (names []string) {
+	for _, f := range bpf.Probe() {
+		if strings.Contains(f.Name, "LSM programs on cgroups") && f.Err == nil {
+			names = append(names, "families")
+		}
+	}
+	return names
+}()
 
 // What replaces maps that do not fit must not let through what the old ones redirected.
 func TestLoadReplacesPinsThatDoNotFit(t *testing.T) {

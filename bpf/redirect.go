@@ -45,10 +45,11 @@ type Options struct {
 
 // Redirect is the loaded programs and maps. Its methods may be called concurrently.
 type Redirect struct {
-	opts    Options
-	objs    objects
-	lock    *os.File
-	adopted bool
+	opts     Options
+	objs     objects
+	families familiesLoaded
+	lock     *os.File
+	adopted  bool
 
 	haveSetRetval bool
 
@@ -101,6 +102,9 @@ func Load(opts Options) (_ *Redirect, err error) {
 	if err := r.loadObjects(spec); err != nil {
 		return nil, explain(err, Probe())
 	}
+	if err := r.loadFamilies(); err != nil {
+		return nil, err
+	}
 	if err := r.adoptLinks(); err != nil {
 		return nil, err
 	}
@@ -120,7 +124,7 @@ func (r *Redirect) Close() error {
 		errs = append(errs, a.close())
 		delete(r.links, id)
 	}
-	errs = append(errs, r.closeVigil(), r.objs.redirectPrograms.Close(), r.objs.redirectMaps.Close())
+	errs = append(errs, r.closeVigil(), r.closeFamilies(), r.objs.redirectPrograms.Close(), r.objs.redirectMaps.Close())
 	if r.lock != nil {
 		errs = append(errs, r.lock.Close())
 		r.lock = nil

@@ -79,6 +79,33 @@ func TestWaysOfAsking(t *testing.T) {
 		w.untouched(t)
 		eventually(t, "no flow is left", func() bool { return w.flows(t) == 0 })
 	})
+	t.Run("case_17_xdp_and_other_families", func(t *testing.T) {
+		const rds, tipc, smc = 21, 30, 43
+		refused := uint64(0)
+		before := w.count(t, "refused_protocol")
+		for _, family := range []int{unix.AF_XDP, rds, tipc, smc} {
+			got := w.agent.do(order{Do: "socket", Socket: "x", Family: family, Type: unix.SOCK_RAW, Dst: origin4})
+			if len(optional) == 0 && family == unix.AF_XDP {
+				t.Logf("this kernel has no LSM programs on cgroups: doctor warns (%+v)", got)
+			} else if got.Error != "EAFNOSUPPORT" {
+				t.Errorf("family %d: %+v", family, got)
+			}
+			refused++
+		}
+		if n := w.count(t, "refused_protocol") - before; len(optional) > 0 && n != refused {
+			t.Errorf("counted %d, refused %d", n, refused)
+		}
+		// One outside of the cgroup may, and the agent may have what is none of these.
+		if got := newAgent(t, kerneltest.Cgroup(t), w.Agent).do(order{Do: "socket", Socket: "x", Family: unix.AF_XDP, Type: unix.SOCK_RAW, Dst: origin4}); got.Error != "" {
+			t.Errorf("outside: %+v", got)
+		}
+		for _, family := range []int{unix.AF_UNIX, unix.AF_NETLINK} {
+			if got := w.agent.do(order{Do: "socket", Socket: "x", Family: family, Type: unix.SOCK_DGRAM, Dst: origin4}); got.Error != "" {
+				t.Errorf("family %d: %+v", family, got)
+			}
+			w.agent.do(order{Do: "close", Socket: "x"})
+		}
+	})
 	t.Run("protocols_found_later", func(t *testing.T) {
 		const smc, l2tp, dccp = 256, 115, 33
 		for _, o := range []order{

@@ -1,0 +1,47 @@
+//go:build ignore
+/* SPDX-License-Identifier: MIT OR GPL-2.0 */
+/*
+ * Refuses sockets of the families that carry TCP or whole frames past every other
+ * hook: sock_create is asked about AF_INET and AF_INET6 alone. AF_XDP's frames are
+ * seen by no traffic control filter either. Needs LSM programs on cgroups (Linux
+ * 6.0) and "bpf" among the kernel's security modules; without, there is no such hook.
+ */
+#include "redirect.h"
+
+char __license[] SEC("license") = "Dual MIT/GPL";
+
+#define REFUSE 0
+#define ALLOW 1
+
+/* include/linux/socket.h */
+#define AF_RDS 21
+#define AF_TIPC 30
+#define AF_SMC 43
+#define AF_XDP 44
+#define EAFNOSUPPORT 97
+
+/* verdicts by enum counter: the redirect's own map. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, COUNTER_MAX);
+	__type(key, enum counter);
+	__type(value, __u64);
+} counters SEC(".maps");
+
+/* security_socket_create(int family, int type, int protocol, int kern) */
+SEC("lsm_cgroup/socket_create")
+int sluice_families(__u64 *arguments)
+{
+	enum counter which = COUNTER_REFUSED_PROTOCOL;
+	int family = (int)arguments[0], kernel = (int)arguments[3];
+	__u64 *value;
+
+	/* What the kernel makes for itself is not the agent's. */
+	if (kernel || (family != AF_RDS && family != AF_TIPC && family != AF_SMC && family != AF_XDP))
+		return ALLOW;
+	value = bpf_map_lookup_elem(&counters, &which);
+	if (value)
+		__sync_fetch_and_add(value, 1);
+	bpf_set_retval(-EAFNOSUPPORT);
+	return REFUSE;
+}
