@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sluice-proxy/sluice/bpf/kerneltest"
 	"github.com/sluice-proxy/sluice/control/api"
 	"github.com/sluice-proxy/sluice/scripts/containerbox"
 	"github.com/sluice-proxy/sluice/scripts/simulator"
@@ -182,5 +183,33 @@ func TestContainersByCommand(t *testing.T) {
 	w.sluice("", "detach", id)
 	if got := w.targets(); len(got) != 0 {
 		t.Errorf("left: %+v", got)
+	}
+}
+
+// TestUnitByCommand attaches a unit by its name, without systemd by its cgroup.
+func TestUnitByCommand(t *testing.T) {
+	h := newEmptyHouse(t, nil, nil)
+	name := fmt.Sprintf("agent-%d", os.Getpid())
+	unit := filepath.Join(kerneltest.Cgroup(t), name+".service")
+	if err := os.Mkdir(unit, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	cmd := kerneltest.Command(t, unit, nil, "sleep", "1000")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+	id, _ := h.apart("attach", "--unit", name)
+	got := h.targets()
+	if len(got) != 1 || got[0].Id != strings.TrimSpace(id) || got[0].Unit != name+".service" || got[0].Cgroup != unit ||
+		got[0].State != "attached" || attachedPrograms(t, unit) == 0 {
+		t.Errorf("targets: %+v", got)
+	}
+	h.sluice("", "detach", strings.TrimSpace(id))
+	if n := attachedPrograms(t, unit); n != 0 {
+		t.Errorf("%d programs are left", n)
 	}
 }

@@ -75,6 +75,47 @@ func TestFind(t *testing.T) {
 	}
 }
 
+// TestFindInAPod finds what Kubernetes' labels say, in a containerd.
+func TestFindInAPod(t *testing.T) {
+	b := containerbox.New(t, containerbox.Options{})
+	f := finder(t, b, nil)
+	in := func(id, pod, namespace, name string) *containerbox.Container {
+		labels := map[string]string{labelKind: "container", labelPod: pod, labelPodNamespace: namespace, labelContainer: name}
+		if name == "" {
+			labels[labelKind] = "sandbox"
+			delete(labels, labelContainer)
+		}
+		return b.Run(id, containerbox.ContainerOptions{Labels: labels, Parent: "kubepods/pod-" + namespace + "-" + pod})
+	}
+	in("aaaa00", "web", "prod", "")
+	agent := in("aaaa01", "web", "prod", "agent")
+	proxy := in("aaaa02", "web", "prod", "proxy")
+	lone := in("bbbb01", "batch", "prod", "worker")
+	for name, want := range map[string]*containerbox.Container{
+		"web/agent": agent, "agent": agent, "web/proxy": proxy, "batch": lone, "batch/worker": lone, "bbbb": lone, "aaaa02": proxy,
+	} {
+		c, err := f.Find(t.Context(), Query{Name: name, Namespace: b.Namespace})
+		if err != nil || c.ID != want.ID || c.PID != want.PID() || c.Runtime != Kubernetes {
+			t.Errorf("%s: %+v, %v", name, c, err)
+		}
+	}
+	in("cccc01", "web", "test", "agent")
+	for name, candidates := range map[string][]string{
+		"web": {"aaaa01", "aaaa02", "cccc01"}, "web/agent": {"aaaa01", "cccc01"}, "aaaa": {"aaaa01", "aaaa02"},
+	} {
+		_, err := f.Find(t.Context(), Query{Name: name, Namespace: b.Namespace})
+		if !errors.Is(err, ErrAmbiguous) || strings.Contains(err.Error(), "aaaa00") {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		for _, id := range candidates {
+			if !strings.Contains(err.Error(), id) {
+				t.Errorf("%s: %v does not list %s", name, err, id)
+			}
+		}
+	}
+}
+
 func TestNoDaemonAnswers(t *testing.T) {
 	t.Parallel()
 	f := finder(t, nil, nil)
