@@ -285,3 +285,30 @@ func TestWhoWaitsForARefreshMayGo(t *testing.T) {
 		t.Error("the refresh that was under way is lost")
 	}
 }
+
+// Clocks differ. A token that has ended by this host's clock may be good for the provider:
+// where there is no other to be had it is tried. (That it has ended by the provider's clock
+// alone is a 401, TestAnAccountIsRefreshedOn401Once.)
+func TestClocksThatDiffer(t *testing.T) {
+	t.Parallel()
+	s := newTokenServer(t)
+	s.fail, s.code = 503, "temporarily_unavailable"
+	b := newBench(t, func(o *pool.Options) { o.HTTP = s.Client() })
+	b.mu.Lock()
+	b.now = time.Now()
+	b.mu.Unlock()
+	b.account(t, s, "a", -time.Minute)
+	r := b.poolOf(t, "a")
+	l := b.acquire(t, r)
+	if l.Member != "a" || token(l) != "at-0" {
+		t.Fatalf("a request carries %s of %s", token(l), l.Member)
+	}
+	if b.answer(t, l, 200, "") != pool.OutcomeOK || b.status(t).State != pool.StateHealthy {
+		t.Error("a token that works takes its member out")
+	}
+	s.set(func(s *tokenServer) { s.fail = 0 })
+	b.pass(10 * time.Minute)
+	if got := token(b.acquire(t, r)); got == "at-0" {
+		t.Error("not refreshed once the endpoint is back")
+	}
+}

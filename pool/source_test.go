@@ -2,6 +2,7 @@ package pool_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/sluice-proxy/sluice/pool"
 	"github.com/sluice-proxy/sluice/pool/source"
+	"github.com/sluice-proxy/sluice/pool/store"
 	"github.com/sluice-proxy/sluice/pool/vault"
 )
 
@@ -62,6 +64,24 @@ func (s *shelf) remove(name string) {
 	s.t.Helper()
 	if err := os.Remove(filepath.Join(s.dir, name)); err != nil {
 		s.t.Fatal(err)
+	}
+}
+
+// rekey replaces the identity while nothing else is at work.
+func (b *bench) rekey(t testing.TB) {
+	t.Helper()
+	db, err := store.Open(t.Context(), b.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sealed, err := db.Sealed(t.Context())
+	if err == nil {
+		err = vault.Rekey(vault.Options{File: filepath.Join(b.dir, "identity"), Sealed: sealed}, func(seal func([]byte) ([]byte, error)) error {
+			return db.Reseal(t.Context(), seal)
+		})
+	}
+	if err := errors.Join(err, db.Close()); err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -125,6 +145,13 @@ func TestASourceThatIsAwayTakesNoMemberOut(t *testing.T) {
 	eventually(t, "it is asked again", func() bool { return s.asked.Load() > asked+3 })
 	if n := b.count(t, pool.EventFetchFailed); n != 1 {
 		t.Errorf("said %d times", n)
+	}
+	// Nor does a new identity for what is sealed need the source.
+	b.stop()
+	b.rekey(t)
+	b.start(t)
+	if got := token(b.acquire(t, r)); got != "sk-1" {
+		t.Errorf("after a rekey requests carry %s", got)
 	}
 	// Back with the same: nothing is replaced, and it is said that all is well.
 	s.put("a", "sk-1")
