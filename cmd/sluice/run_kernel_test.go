@@ -3,10 +3,16 @@ package main
 import (
 	"bytes"
 	"errors"
+	"fmt"
+	"os"
 	"os/exec"
+	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/sluice-proxy/sluice/bpf/kerneltest"
 )
 
 // TestRunEndsAsItsAgentWhateverTheDaemonDoes: the daemon is gone when the agent ends. The
@@ -42,5 +48,74 @@ func TestRunEndsAsItsAgentWhateverTheDaemonDoes(t *testing.T) {
 		if time.Now().After(deadline) {
 			t.Fatal("the target of an agent that ended stays")
 		}
+	}
+}
+
+// below is everything in a directory: names, modes, times and contents.
+func below(t *testing.T, dir string) string {
+	t.Helper()
+	var all strings.Builder
+	err := filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		var text []byte
+		if d.Type().IsRegular() {
+			text, err = os.ReadFile(path)
+		}
+		fmt.Fprintln(&all, path, info.Mode(), info.ModTime().UnixNano(), string(text))
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all.String()
+}
+
+// What an agent keeps of its own is as it was, whether it is started or attached: not one
+// file of its home is written, made or touched.
+func TestNothingIsWrittenIntoTheAgent(t *testing.T) {
+	h := newHouse(t, nil)
+	home := t.TempDir()
+	for path, text := range map[string]string{
+		".codex/auth.json": `{"OPENAI_API_KEY":"sk-of-its-own"}`, ".codex/config.toml": "model = \"m\"\n", ".hermes/auth.json": `{"credential_pool":{}}`,
+		".claude.json": "{}", ".bashrc": "", ".config/pip/pip.conf": "[global]\n", ".npmrc": "fund=false\n",
+	} {
+		if err := os.MkdirAll(filepath.Dir(filepath.Join(home, path)), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(home, path), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	before := below(t, home)
+	run := h.agent([]string{"HOME=" + home}, h.path, "run", "--user", "root", "--", "sh", "-c",
+		`cd && curl -sS -o /dev/null -w '%{http_code}' -H 'Content-Type: application/json' -d '`+chatBody+`' https://api.openai.com/v1/chat/completions`)
+	run.Dir = home
+	if out, err := run.CombinedOutput(); err != nil || string(out) != "200" {
+		t.Fatalf("%v: %s", err, out)
+	}
+	if after := below(t, home); after != before {
+		t.Errorf("run: before %s\nafter %s", before, after)
+	}
+	attached := h.agent([]string{"HOME=" + home}, "sleep", "60")
+	attached.Dir = home
+	if err := attached.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = attached.Wait() }()
+	defer func() { _ = attached.Process.Kill() }()
+	cgroup := kerneltest.Cgroup(t)
+	if err := os.WriteFile(filepath.Join(cgroup, "cgroup.procs"), []byte(strconv.Itoa(attached.Process.Pid)), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	id := strings.TrimSpace(h.sluice("", "attach", "--cgroup", cgroup))
+	h.sluice("", "detach", id)
+	if after := below(t, home); after != before {
+		t.Errorf("attach: before %s\nafter %s", before, after)
 	}
 }
