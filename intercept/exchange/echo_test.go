@@ -10,6 +10,8 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptrace"
+	"net/textproto"
 	"strings"
 	"sync"
 	"testing"
@@ -202,9 +204,18 @@ func TestEchoesInFieldsAreReplaced(t *testing.T) {
 			_ = http.NewResponseController(w).Flush()
 			w.Header().Set("X-Key", echoedKey)
 		})})
-		resp, err := b.client(h2).Do(newRequest("GET", nil))
+		hints := ""
+		r := newRequest("GET", nil)
+		r = r.WithContext(httptrace.WithClientTrace(r.Context(), &httptrace.ClientTrace{Got1xxResponse: func(_ int, h textproto.MIMEHeader) error {
+			hints += h.Get("Link")
+			return nil
+		}}))
+		resp, err := b.client(h2).Do(r)
 		if err != nil {
 			t.Fatal(err)
+		}
+		if hints != "</>; rel=preload; k="+echoStub {
+			t.Errorf("early hints: %q", hints)
 		}
 		if _, err := io.ReadAll(resp.Body); err != nil {
 			t.Error(err)

@@ -236,7 +236,7 @@ func (s *stream) send(ctx context.Context, cancel context.CancelCauseFunc, l *po
 				return nil // the library answers Expect itself when the body is first read
 			}
 			header := s.w.Header()
-			for k, v := range h {
+			for k, v := range s.cleanFields(http.Header(h), l) {
 				header[k] = v
 			}
 			s.w.WriteHeader(code)
