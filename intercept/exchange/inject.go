@@ -63,16 +63,36 @@ func appendRequest(dst []byte, h *head, l *pool.Lease) []byte {
 // replaced tells whether a field of this name is removed for the lease's sake.
 func replaced(name []byte, l *pool.Lease) bool {
 	for _, s := range l.Strip {
-		if equalFold(name, s) {
+		if sameField(name, s) {
 			return true
 		}
 	}
 	for i := range l.Inject {
-		if equalFold(name, l.Inject[i].Name) {
+		if sameField(name, l.Inject[i].Name) {
 			return true
 		}
 	}
 	return false
+}
+
+// sameField compares a field's name with one in lower case, as a server does that hands
+// fields on as CGI's variables (RFC 3875 section 4.1.18): there x_api_key is x-api-key.
+func sameField(name []byte, lower string) bool {
+	if len(name) != len(lower) {
+		return false
+	}
+	for i, c := range name {
+		switch {
+		case c >= 'A' && c <= 'Z':
+			c |= 0x20
+		case c == '_':
+			c = '-'
+		}
+		if c != lower[i] && (c != '-' || lower[i] != '_') {
+			return false
+		}
+	}
+	return true
 }
 
 // originForm cuts scheme and authority off an absolute-form target, which was
