@@ -50,6 +50,7 @@ type client struct {
 
 func newClient(ctx context.Context, x *Exchanger, c *net.TCPConn, u Upstream, r pool.Route) *client {
 	ctx, cancel := context.WithCancel(ctx)
+	u.pool = r.Pool
 	cl := &client{x: x, ctx: ctx, cancel: cancel, raw: c, upstream: u, route: r}
 	cl.in.pool = &x.blocks
 	return cl

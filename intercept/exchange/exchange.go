@@ -43,6 +43,8 @@ type Upstream struct {
 	Addr  netip.AddrPort // where the client connected to
 	Host  string         // canonical host, which the server's certificate must be for
 	Port  uint16
+
+	pool string // whose credentials go there
 }
 
 // Dialer opens TCP connections from inside a client's network namespace.

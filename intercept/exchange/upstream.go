@@ -34,16 +34,17 @@ const (
 	connTalks // has bytes to be read that no request asked for
 )
 
-// upstreamKey is what a connection may be used again for: a namespace and the
-// server the client meant. Never another host's requests, never another
-// namespace's.
+// upstreamKey is what a connection may be used again for: a namespace, the server
+// the client meant and a pool. Never another host's requests, never another
+// namespace's, never another pool's credentials.
 type upstreamKey struct {
 	netns uint64
 	host  string
 	addr  netip.AddrPort
+	pool  string
 }
 
-func (u Upstream) key() upstreamKey { return upstreamKey{u.NetNS, u.Host, u.Addr} }
+func (u Upstream) key() upstreamKey { return upstreamKey{u.NetNS, u.Host, u.Addr, u.pool} }
 
 func (x *Exchanger) newUpstreamConn(u Upstream, c *tls.Conn) *upstreamConn {
 	up := &upstreamConn{key: u.key(), raw: c.NetConn().(*net.TCPConn), tls: c, fresh: true}
