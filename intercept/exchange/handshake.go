@@ -19,10 +19,10 @@ const (
 	protoH2 = "h2"
 )
 
-// serverConfigs are the two ways of ending a client's TLS. They are shared by
-// all connections, so that session tickets work from one to the next.
+// serverConfigs are the two ways of ending a client's TLS, and the one that chooses. It is
+// shared by all connections: the keys of session tickets are its own, whichever it chooses.
 type serverConfigs struct {
-	h1, h2 *tls.Config
+	any, h1, h2 *tls.Config
 }
 
 func (s *serverConfigs) init(leaves Leaves) {
@@ -38,6 +38,12 @@ func (s *serverConfigs) init(leaves Leaves) {
 		}
 	}
 	s.h1, s.h2 = config(protoH1), config(protoH2)
+	s.any = &tls.Config{
+		MinVersion: tls.VersionTLS12,
+		GetConfigForClient: func(h *tls.ClientHelloInfo) (*tls.Config, error) {
+			return h.Context().Value(clientKey{}).(*client).answer(h)
+		},
+	}
 }
 
 // canonical is a host name without regard to case and a trailing dot.
@@ -88,25 +94,26 @@ func (cl *client) handshake() error {
 	}
 	ctx, cancel := context.WithTimeout(cl.ctx, x.opts.HandshakeTimeout)
 	defer cancel()
-	cl.tls = tls.Server(cl.raw, &tls.Config{
-		GetConfigForClient: func(h *tls.ClientHelloInfo) (*tls.Config, error) {
-			// The route was chosen by another reader of this hello: what counts is
-			// that the one who answers it understands the same host.
-			if canonical(h.ServerName) != cl.route.Host {
-				x.deny(cl.upstream, cl.route, []byte(h.ServerName), "server name of the handshake is another host's")
-				return nil, errors.New("server name does not match the route")
-			}
-			if cl.protocol(ctx, h.SupportedProtos) == protoH2 {
-				return x.tls.h2, nil
-			}
-			return x.tls.h1, nil
-		},
-	})
-	err := cl.tls.HandshakeContext(ctx)
+	cl.tls = tls.Server(cl.raw, x.tls.any)
+	err := cl.tls.HandshakeContext(context.WithValue(ctx, clientKey{}, cl))
 	if err != nil && (errors.Is(ctx.Err(), context.DeadlineExceeded) || isTimeout(err)) {
 		x.counts.handshakesTimedOut.Add(1)
 	}
 	return err
+}
+
+// answer chooses how to go on with a client's hello.
+func (cl *client) answer(h *tls.ClientHelloInfo) (*tls.Config, error) {
+	// The route was chosen by another reader of this hello: what counts is
+	// that the one who answers it understands the same host.
+	if canonical(h.ServerName) != cl.route.Host {
+		cl.x.deny(cl.upstream, cl.route, []byte(h.ServerName), "server name of the handshake is another host's")
+		return nil, errors.New("server name does not match the route")
+	}
+	if cl.protocol(h.Context(), h.SupportedProtos) == protoH2 {
+		return cl.x.tls.h2, nil
+	}
+	return cl.x.tls.h1, nil
 }
 
 // protocol decides what to offer the client: what the upstream chooses, of what

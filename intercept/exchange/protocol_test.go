@@ -1,6 +1,7 @@
 package exchange
 
 import (
+	"crypto/tls"
 	"io"
 	"net"
 	"net/http"
@@ -31,5 +32,26 @@ func TestNoCommonProtocol(t *testing.T) {
 	got.Body.Close()
 	if got.StatusCode != 502 || got.ProtoMajor != 2 || !strings.Contains(string(text), "does not speak h2") {
 		t.Errorf("HTTP/2 to an HTTP/1.1 upstream: %d %q", got.StatusCode, text)
+	}
+}
+
+// TestSessionsAreResumed: a client that comes back does not pay for a whole handshake, with
+// either version of TLS.
+func TestSessionsAreResumed(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, setup{raw: smallOrigin})
+	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
+		conf := &tls.Config{RootCAs: b.ca.pool, ServerName: testHost, MaxVersion: version, ClientSessionCache: tls.NewLRUClientSessionCache(1)}
+		for again := range 2 {
+			c, err := tls.Dial("tcp", b.addr, conf)
+			if err != nil {
+				t.Fatal(err)
+			}
+			smallRequests(t, c)()
+			if c.ConnectionState().DidResume != (again == 1) {
+				t.Errorf("%s, connection %d: resumed is %v", tls.VersionName(version), again+1, again == 0)
+			}
+			c.Close()
+		}
 	}
 }
