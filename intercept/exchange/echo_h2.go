@@ -164,8 +164,11 @@ func (g *h2guard) look(p []byte, n int, last bool) (out int, ok bool) {
 
 // block is how much is read at once: there has to be room behind what is held back.
 func (g *h2guard) block() int {
-	if g == nil || g.lease.Echo.Longest() <= block4k {
+	switch {
+	case g == nil || g.lease.Echo.Longest() <= block4k:
 		return block16k
+	case g.lease.Echo.Longest() <= block64k/2:
+		return block64k
 	}
 	return block256k
 }

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"compress/gzip"
+	"compress/zlib"
 	"crypto/tls"
 	"encoding/base64"
 	"fmt"
@@ -27,6 +28,9 @@ import (
 const (
 	echoedKey = "sk-proj-A+b/c=31415926535897932384626433832795"
 	echoStub  = "sk-sluice-0123456789abcdef"
+	// As JSON and a URL may have it.
+	escapedKey = `\u0073k-pro\u006A\u002dA\u002Bb\/c=3141592653589793238462643383279\u0035`
+	percentKey = "sk%2dproj%2DA%2bb%2Fc%3D3141592653589793238462643383279%35"
 )
 
 // parrot is a pool whose only member's key upstreams repeat. seen are what was told.
@@ -52,6 +56,8 @@ func compressed(encoding, text string) string {
 	switch encoding {
 	case "gzip":
 		w = gzip.NewWriter(&b)
+	case "deflate":
+		w = zlib.NewWriter(&b)
 	case "br":
 		w = brotli.NewWriter(&b)
 	case "zstd":
@@ -113,6 +119,10 @@ func TestEchoesAreReplaced(t *testing.T) {
 		"long":                      {reply{kind: "application/json", parts: []string{long}, length: true}, strings.Replace(long, text, same, 1)},
 		"long in chunks":            {reply{kind: "text/plain", parts: []string{long[:307250], long[307250:]}}, strings.Replace(long, text, same, 1)},
 		"base64":                    {reply{kind: "text/plain", parts: []string{base64.StdEncoding.EncodeToString([]byte("user:" + echoedKey))}, length: true}, base64.StdEncoding.EncodeToString([]byte("user:" + echoedKey[:1] + same[len(text)-len(echoedKey)-3:len(text)-4]))},
+		"JSON with escapes":         {reply{kind: "application/json", parts: []string{strings.Replace(text, echoedKey, escapedKey, 1)}}, want},
+		"events with escapes":       {reply{kind: "text/event-stream", parts: letters("data: " + escapedKey + "\n\n")}, "data: " + echoStub + strings.Repeat("x", len(escapedKey)-len(echoStub)) + "\n\n"},
+		"text as of a URL":          {reply{kind: "text/plain", parts: []string{"?k=" + percentKey[:10], percentKey[10:] + "&"}}, "?k=" + echoStub + strings.Repeat("x", len(percentKey)-len(echoStub)) + "&"},
+		"deflate with escapes":      {reply{kind: "application/json", encoding: "deflate", parts: letters(compressed("deflate", strings.Replace(text, echoedKey, escapedKey, 1)))}, want},
 		"gzip":                      {reply{kind: "application/json", encoding: "gzip", parts: []string{compressed("gzip", text)}, length: true}, want},
 		"gzip in pieces":            {reply{kind: "text/html", encoding: "gzip", parts: letters(compressed("gzip", text))}, want},
 		"br":                        {reply{kind: "application/json", encoding: "br", parts: []string{compressed("br", text)}}, want},
@@ -265,8 +275,12 @@ func TestEchoesBehindAnUpgrade(t *testing.T) {
 	var seen []Echoed
 	b := newBench(t, setup{change: parrot(&seen, &mu), raw: func(_ int, c net.Conn) {
 		defer c.Close()
-		if _, err := readRequest(bufio.NewReader(c)); err != nil {
+		head, err := readRequest(bufio.NewReader(c))
+		if err != nil {
 			return
+		}
+		if strings.Contains(strings.ToLower(head), "permessage-deflate") || !strings.Contains(head, "Sec-WebSocket-Key: k") {
+			t.Errorf("the upstream is asked for frames that nobody can look into: %s", head)
 		}
 		_, _ = io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n")
 		for _, part := range []string{"\x81\x05hello", "\x81\x7e\x00\x36 " + echoedKey[:20], echoedKey[20:] + " end", "sk-"} {
@@ -277,7 +291,8 @@ func TestEchoesBehindAnUpgrade(t *testing.T) {
 		_, _ = io.Copy(io.Discard, c)
 	}})
 	c := b.dial("http/1.1")
-	_, _ = io.WriteString(c, "GET / HTTP/1.1\r\nHost: "+testHost+"\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n")
+	_, _ = io.WriteString(c, "GET / HTTP/1.1\r\nHost: "+testHost+"\r\nConnection: upgrade\r\nUpgrade: websocket\r\n"+
+		"Sec-WebSocket-Key: k\r\nSec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n\r\n")
 	got, err := io.ReadAll(c)
 	if err != nil {
 		t.Fatal(err)

@@ -220,6 +220,8 @@ type setup struct {
 	cert    func(a *authority) *tls.Certificate
 	change  func(o *Options)
 	route   *pool.Route // nil: one that suits members
+
+	elsewhere func(a *authority) netip.AddrPort // starts an origin in another process instead
 }
 
 func newBench(t testing.TB, s setup) *bench {
@@ -244,6 +246,8 @@ func newBench(t testing.TB, s setup) *bench {
 		srv.StartTLS()
 		t.Cleanup(srv.Close)
 		b.origin = netip.MustParseAddrPort(srv.Listener.Addr().String())
+	} else if s.elsewhere != nil {
+		b.origin = s.elsewhere(b.ca)
 	} else {
 		b.origin = b.serveRaw(conf, s.raw)
 	}
@@ -404,9 +408,8 @@ func eventually(t testing.TB, what string, ok func() bool) {
 	}
 }
 
-func TestMain(m *testing.M) {
-	goleak.VerifyTestMain(m)
-}
+// verifyMain runs the tests, after which no goroutine may be left.
+func verifyMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func member(r *http.Request) string {
 	return strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer real-")

@@ -29,7 +29,7 @@ func appendRequest(dst []byte, h *head, l *pool.Lease) []byte {
 	length := false
 	for i := range h.fields {
 		f := &h.fields[i]
-		if h.hopByHop(f) || replaced(f.name(raw), l) {
+		if h.hopByHop(f) || replaced(f.name(raw), l) || packsFrames(h, f, l) {
 			continue
 		}
 		if f.id == fieldContentLength {
@@ -58,6 +58,12 @@ func appendRequest(dst []byte, h *head, l *pool.Lease) []byte {
 		dst = append(dst, "\r\n"...)
 	}
 	return append(dst, "\r\n"...)
+}
+
+// packsFrames tells whether a field offers to compress what comes behind an upgrade (RFC
+// 7692): in there nobody could look for the secrets of the lease.
+func packsFrames(h *head, f *field, l *pool.Lease) bool {
+	return h.upgrade && l.Echo != nil && equalFold(f.name(h.raw), "sec-websocket-extensions")
 }
 
 // replaced tells whether a field of this name is removed for the lease's sake.

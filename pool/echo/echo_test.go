@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/url"
+	"regexp"
 	"strings"
 	"testing"
 )
@@ -18,19 +19,49 @@ const (
 
 func matcher() *Matcher { return New([]Secret{{[]byte(key), []byte(stub)}}) }
 
-// written are ways in which servers repeat a key.
-func written() map[string]string {
+// ways are those in which servers repeat a key.
+func ways() map[string]string {
 	ways := map[string]string{
 		"plain": key, "JSON": quoted(key), "JSON with \\/": strings.ReplaceAll(key, "/", `\/`),
-		"query": url.QueryEscape(key), "lower-case query": strings.ReplaceAll(strings.ReplaceAll(strings.ReplaceAll(key, "+", "%2b"), "/", "%2f"), "=", "%3d"),
-		"path": url.PathEscape(key),
+		"query": url.QueryEscape(key), "path": url.PathEscape(key),
+		"query, lower case": strings.NewReplacer("+", "%2b", "/", "%2f", "=", "%3d").Replace(key),
 	}
 	for i, before := range []string{"", "a", "ab", "user:"} {
 		for name, e := range map[string]*base64.Encoding{"std": base64.StdEncoding, "raw": base64.RawStdEncoding, "url": base64.URLEncoding} {
-			ways[fmt.Sprintf("base64 %s %d", name, i)] = e.EncodeToString([]byte(before + key + strings.Repeat("z", i)))
+			coded := e.EncodeToString([]byte(before + key + strings.Repeat("z", i)))
+			ways[fmt.Sprintf("base64 %s %d", name, i)] = coded
+			ways[fmt.Sprintf("base64 %s %d in a query", name, i)] = url.QueryEscape(coded)
+			ways[fmt.Sprintf("base64 %s %d with \\/", name, i)] = strings.ReplaceAll(coded, "/", `\/`)
+			ways[fmt.Sprintf("base64 %s %d in \\u", name, i)] = escaped(coded, `\u%04X`, func(int, byte) bool { return true })
+		}
+	}
+	for _, how := range []string{`\u%04x`, `\u%04X`, "%%%02x", "%%%02X"} {
+		ways[how+" all"] = escaped(key, how, func(int, byte) bool { return true })
+		ways[how+" what is no letter"] = escaped(key, how, func(_ int, c byte) bool {
+			return !strings.ContainsRune("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789", rune(c))
+		})
+		for _, one := range []byte(`-+/=s3`) {
+			ways[fmt.Sprintf("%s %c", how, one)] = escaped(key, how, func(_ int, c byte) bool { return c == one })
+		}
+		for n := range len(key) {
+			ways[fmt.Sprintf("%s at %d", how, n)] = escaped(key, how, func(i int, _ byte) bool { return i == n })
+			ways[fmt.Sprintf("%s up to %d", how, n)] = escaped(key, how, func(i int, _ byte) bool { return i < n })
 		}
 	}
 	return ways
+}
+
+// escaped writes those characters of a text as escapes.
+func escaped(text, how string, which func(i int, c byte) bool) string {
+	var out strings.Builder
+	for i := range len(text) {
+		if which(i, text[i]) {
+			fmt.Fprintf(&out, how, text[i])
+		} else {
+			out.WriteByte(text[i])
+		}
+	}
+	return out.String()
 }
 
 func quoted(s string) string {
@@ -38,21 +69,29 @@ func quoted(s string) string {
 	return string(text[1 : len(text)-1])
 }
 
-// holds says whether any form of the key is in text; slowly, and in another way.
-func holds(text string) bool {
-	m := matcher()
-	for _, f := range m.forms {
-		if strings.Contains(text, string(f.text)) {
-			return true
+// reference finds all forms of the key, slowly and in another way.
+var reference = func() *regexp.Regexp {
+	var forms []string
+	for _, f := range matcher().forms {
+		form := ""
+		for _, c := range f.text {
+			form += fmt.Sprintf(`(?:%s|\\u00(?i:%02x)|%%(?i:%02x)`, regexp.QuoteMeta(string(c)), c, c)
+			if c == '/' {
+				form += `|\\/`
+			}
+			form += ")"
 		}
+		forms = append(forms, form)
 	}
-	return false
-}
+	return regexp.MustCompile(strings.Join(forms, "|"))
+}()
+
+func holds(text string) bool { return reference.MatchString(text) }
 
 func TestReplace(t *testing.T) {
 	t.Parallel()
 	m := matcher()
-	for name, text := range written() {
+	for name, text := range ways() {
 		body := `{"error":"key ` + text + ` is wrong, again: ` + text + `"}`
 		got := string(m.Replace([]byte(body)))
 		if holds(got) || !m.Contains([]byte(body)) {
@@ -132,10 +171,10 @@ func TestStream(t *testing.T) {
 	t.Parallel()
 	m := matcher()
 	r := rand.New(rand.NewPCG(1, 2))
-	for name, text := range written() {
+	for name, text := range ways() {
 		body := "data: " + text + "\n\ndata: " + key[:20] + "\n\n" + text + text
 		for _, framed := range []bool{false, true} {
-			for size := 1; size < 70; size += 3 {
+			for size := 1; size < 70; size += 6 {
 				got, found := stream(m, body, framed, func() int { return 1 + r.IntN(size) })
 				if len(got) != len(body) || found != 3 || m.Contains([]byte(got)) || !strings.Contains(got, "\n\ndata: "+key[:20]+"\n\n") {
 					t.Fatalf("%s in pieces of up to %d: %d found: %s", name, size, found, got)
@@ -143,6 +182,32 @@ func TestStream(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestStreamSplitAnywhere cuts a body in two, at every byte.
+func TestStreamSplitAnywhere(t *testing.T) {
+	t.Parallel()
+	m := matcher()
+	for name, text := range ways() {
+		body := "data: " + text + "\n"
+		for at := 1; at < len(body); at++ {
+			sizes := []int{len(body), at}
+			next := func() int {
+				n := sizes[len(sizes)-1]
+				sizes = sizes[:max(1, len(sizes)-1)]
+				return n
+			}
+			got, found := stream(m, body, at%2 == 0, next)
+			if len(got) != len(body) || found != 1 || holdsSome(m, got) {
+				t.Fatalf("%s cut at %d: %d found: %s", name, at, found, got)
+			}
+		}
+	}
+}
+
+// holdsSome says whether a secret is in what went out.
+func holdsSome(m *Matcher, text string) bool {
+	return m.Contains([]byte(text)) || strings.Contains(text, key[4:])
 }
 
 // TestNothingIsHeldForLong: what a message ends with goes out with it.
@@ -178,7 +243,9 @@ func FuzzStream(f *testing.F) {
 		text := string(body)
 		for range r.IntN(4) {
 			at := r.IntN(len(text) + 1)
-			text = text[:at] + key[r.IntN(len(key)):] + text[at:]
+			how, odds := []string{`\u%04x`, `\u%04X`, "%%%02x", "%%%02X"}[r.IntN(4)], r.IntN(8)
+			some := escaped(key[max(0, r.IntN(2*len(key))-len(key)):], how, func(int, byte) bool { return r.IntN(8) < odds })
+			text = text[:at] + some + text[at:]
 		}
 		got, found := stream(m, text, seed%2 == 0, func() int { return 1 + r.IntN(1+int(size)) })
 		if len(got) != len(text) || m.Contains([]byte(got)) {

@@ -3,51 +3,56 @@ package echo
 import (
 	"bytes"
 	"encoding/base64"
-	"encoding/json"
-	"net/url"
-	"strings"
+	"fmt"
+	"unicode/utf8"
 )
 
-// plainForms write a text byte for byte, each in a way of its own: as it is; for JSON, as
-// encoding/json does and as PHP does; for a URL's query and its path, the digits in upper
-// and in lower case (RFC 3986 section 2.1).
-var plainForms = []func([]byte) []byte{
-	bytes.Clone,
-	func(s []byte) []byte {
-		text, _ := json.Marshal(string(s)) // a string cannot fail
-		return text[1 : len(text)-1]
-	},
-	func(s []byte) []byte {
-		var b bytes.Buffer
-		e := json.NewEncoder(&b)
-		e.SetEscapeHTML(false)
-		_ = e.Encode(string(s))
-		text := bytes.TrimSpace(b.Bytes())
-		return text[1 : len(text)-1]
-	},
-	func(s []byte) []byte {
-		text, _ := json.Marshal(string(s))
-		return bytes.ReplaceAll(text[1:len(text)-1], []byte("/"), []byte(`\/`))
-	},
-	func(s []byte) []byte { return []byte(url.QueryEscape(string(s))) },
-	func(s []byte) []byte { return []byte(lowerHex(url.QueryEscape(string(s)))) },
-	func(s []byte) []byte { return []byte(url.PathEscape(string(s))) },
-	func(s []byte) []byte { return []byte(lowerHex(url.PathEscape(string(s)))) },
-	func(s []byte) []byte { return []byte(strings.ReplaceAll(url.QueryEscape(string(s)), "+", "%20")) },
-}
-
-func lowerHex(s string) string {
-	b := []byte(s)
-	for i := 0; i+2 < len(b); i++ {
-		if b[i] == '%' {
-			copy(b[i+1:i+3], bytes.ToLower(b[i+1:i+3]))
-			i += 2
-		}
-	}
-	return string(b)
+// form is one text that a secret may stand in an answer as, whatever of it is escaped.
+type form struct {
+	text []byte
+	// stub goes in its place; if it is nil the text is inside of base64, nothing may move,
+	// and same, which is as long as text, goes there.
+	stub, same []byte
 }
 
 var alphabets = []*base64.Encoding{base64.RawStdEncoding, base64.RawURLEncoding}
+
+// formsOf are all forms of a secret.
+func formsOf(s Secret) []form {
+	all := []form{{text: s.Value, stub: s.Placeholder}}
+	if bytes.IndexByte(s.Value, ' ') >= 0 { // in a query
+		all = append(all, form{text: bytes.ReplaceAll(s.Value, []byte(" "), []byte("+")), stub: s.Placeholder})
+	}
+	if bytes.ContainsFunc(s.Value, func(r rune) bool { return r >= utf8.RuneSelf }) {
+		for _, digits := range []string{`\u%04x`, `\u%04X`} {
+			all = append(all, form{text: ascii(s.Value, digits), stub: s.Placeholder})
+		}
+	}
+	filler := fill(s.Placeholder, len(s.Value))
+	for _, alphabet := range alphabets {
+		for shift := range 3 {
+			all = append(all, form{text: inside(alphabet, s.Value, shift), same: inside(alphabet, filler, shift)})
+		}
+	}
+	return all
+}
+
+// ascii writes what is not ASCII as JSON may (RFC 8259 section 7).
+func ascii(text []byte, digits string) []byte {
+	var out []byte
+	for _, r := range string(text) {
+		switch {
+		case r < utf8.RuneSelf:
+			out = append(out, byte(r))
+		case r > 0xffff:
+			r -= 0x10000
+			out = fmt.Appendf(out, digits+digits, 0xd800+r>>10, 0xdc00+r&0x3ff)
+		default:
+			out = fmt.Appendf(out, digits, r)
+		}
+	}
+	return out
+}
 
 // inside is what is sure of a text in base64 with shift bytes (modulo 3) before it: of its
 // first and last characters some bits are its neighbours' (RFC 4648 section 4).
@@ -58,4 +63,35 @@ func inside(alphabet *base64.Encoding, text []byte, shift int) []byte {
 		coded = coded[:len(coded)-1]
 	}
 	return []byte(coded[before:])
+}
+
+// fill makes a text of n bytes out of a placeholder: cut, or filled up.
+func fill(placeholder []byte, n int) []byte {
+	out := bytes.Repeat([]byte{'x'}, n)
+	copy(out, placeholder)
+	return out
+}
+
+// instead is what overwrites an occurrence without moving anything: as many bytes as raw,
+// which it was, has.
+func (f *form) instead(raw []byte) []byte {
+	if f.same == nil {
+		return fill(f.stub, len(raw))
+	}
+	out := make([]byte, 0, len(raw))
+	for i, rest := 0, raw; i < len(f.text); i++ {
+		n := written(rest, f.text[i])
+		switch c := f.same[i]; n {
+		case 1:
+			out = append(out, c)
+		case 3:
+			out = fmt.Appendf(out, "%%%02X", c)
+		case longestEscape:
+			out = fmt.Appendf(out, `\u%04x`, c)
+		default: // a slash with a backslash before it, which nothing else can have there
+			out = append(out, rest[:n]...)
+		}
+		rest = rest[n:]
+	}
+	return out
 }

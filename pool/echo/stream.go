@@ -29,30 +29,41 @@ func (s *Stream) Next(buf []byte, off, n int) {
 	}
 	s.begun, s.at = s.begun[:0], s.at[:0]
 	for {
-		at, form, begun := s.m.next(p, from)
-		if form < 0 {
+		f, begun := s.m.next(p, from)
+		if f.form < 0 {
 			for ; begun < len(p); begun++ {
 				s.begun, s.at = append(s.begun, p[begun]), append(s.at, off+begun)
 			}
 			return
 		}
-		from = at + copy(p[at:], s.m.forms[form].same)
+		copy(p[f.at:], s.m.forms[f.form].instead(p[f.at:f.end]))
+		from = f.end
 		s.found++
 	}
 }
+
+// glance is how much is looked at first of what may go on with what has begun: few
+// beginnings are one.
+const glance = 128
 
 // resume looks for what began before p. It returns where in p to go on; not at all if all
 // of p may belong to it.
 func (s *Stream) resume(buf, p []byte, off int) (from int, goesOn bool) {
 	before := len(s.begun)
+	if len(p) > glance {
+		f, begun := s.m.next(append(s.begun, p[:glance]...), 0)
+		if f.form >= 0 && f.at >= before || f.form < 0 && begun >= before {
+			return 0, false
+		}
+	}
 	some := p[:min(len(p), s.m.longest)]
 	joint := append(s.begun, some...)
 	next := 0
 	for {
-		at, form, begun := s.m.next(joint, next)
-		if form >= 0 && at < before {
-			for i, b := range s.m.forms[form].same {
-				switch j := at + i; {
+		f, begun := s.m.next(joint, next)
+		if f.form >= 0 && f.at < before {
+			for i, b := range s.m.forms[f.form].instead(joint[f.at:f.end]) {
+				switch j := f.at + i; {
 				case j >= before:
 					p[j-before] = b
 				case s.at[j] >= 0:
@@ -60,10 +71,10 @@ func (s *Stream) resume(buf, p []byte, off int) (from int, goesOn bool) {
 				}
 			}
 			s.found++
-			next = at + len(s.m.forms[form].text)
+			next = f.end
 			continue
 		}
-		if form < 0 && begun < before {
+		if f.form < 0 && begun < before {
 			for i := range some {
 				s.at = append(s.at, off+i)
 			}
