@@ -25,8 +25,10 @@ type Flow struct {
 // nobody was redirected here, and the connection must be closed. Taking is
 // atomic: of two callers one gets the flow (Linux 5.14).
 func (r *Redirect) Take(cookie uint64, peer, local netip.AddrPort) (Flow, bool, error) {
-	key := redirectFlowKey{Netns: cookie, PeerPort: peer.Port(), ListenerPort: local.Port()}
-	key.Peer.Word = words(peer.Addr())
+	if !peer.IsValid() {
+		return Flow{}, false, nil
+	}
+	key := flowKey(cookie, peer, local)
 	var value redirectFlow
 	if err := r.objs.Flows.LookupAndDelete(&key, &value); err != nil {
 		if errors.Is(err, ebpf.ErrKeyNotExist) {
@@ -85,6 +87,13 @@ func (r *Redirect) FlowCount() (int, error) {
 		return n, fmt.Errorf("read flows: %w", err)
 	}
 	return n, nil
+}
+
+// flowKey is the key under which the programs publish a connection.
+func flowKey(cookie uint64, peer, local netip.AddrPort) redirectFlowKey {
+	key := redirectFlowKey{Netns: cookie, PeerPort: peer.Port(), ListenerPort: local.Port()}
+	key.Peer.Word = words(peer.Addr())
+	return key
 }
 
 // words is an address as the programs write it: network order, IPv4 as v4-mapped.

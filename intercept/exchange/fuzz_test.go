@@ -4,8 +4,13 @@ import (
 	"bufio"
 	"bytes"
 	"net/http"
+	"net/url"
 	"slices"
+	"strings"
 	"testing"
+
+	"github.com/sluice-proxy/sluice/pool"
+	"github.com/sluice-proxy/sluice/pool/echo"
 )
 
 // FuzzResponseHead: what the parser takes, net/http reads the same way.
@@ -54,6 +59,105 @@ func FuzzResponseHead(f *testing.F) {
 			}
 		}
 		sameFields(t, &h, r.Header)
+	})
+}
+
+// FuzzForwarded holds what goes upstream against net/http's reading of it, whatever the
+// client sent: one message for the connection's host, framed as it was, with the lease's
+// credential and no other one.
+func FuzzForwarded(f *testing.F) {
+	for _, seed := range []string{
+		"GET / HTTP/1.1\r\nHost: api.example.com\r\n\r\n", "POST https://API.example.com:443?key=a&b HTTP/1.1\r\nHost: api.example.com.\r\nContent-Length: 3\r\nContent-Length: 3\r\n\r\nabc",
+		"POST /x?k%65y=1&key HTTP/1.1\r\nhost:api.example.com\r\nTransfer-Encoding: chunked\r\nAuthorization: mine\r\nX_Api_Key: mine\r\nTE: trailers\r\n\r\n0\r\n\r\n",
+		"GET / HTTP/1.0\r\nHost: api.example.com\r\nConnection: close, authorization, host, content-length, x\r\nX: y\r\nUpgrade: h2c, websocket\r\n\r\n",
+		"GET //b/ HTTP/1.1\r\nHost: api.example.com:\r\nConnection: upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Extensions: permessage-deflate\r\n\r\n",
+	} {
+		f.Add([]byte(seed))
+	}
+	lease := pool.Lease{
+		Strip: []string{"authorization", "x-api-key"}, StripQuery: []string{"key"}, Echo: echo.New([]echo.Secret{{Value: []byte(echoedKey), Placeholder: []byte(echoStub)}}),
+		Inject: []pool.Field{{Name: "authorization", Value: []byte("Bearer " + echoedKey)}, {Name: "chatgpt-account-id", Value: []byte("theirs")}},
+	}
+	f.Fuzz(func(t *testing.T, in []byte) {
+		n, err := headEnd(in, 0)
+		if err != nil || n == 0 {
+			return
+		}
+		var h head
+		if h.parseRequest(in[:n], 50) != nil {
+			return
+		}
+		if denied, err := checkTarget(&h, testHost, 443); denied != nil || err != nil {
+			return
+		}
+		out := appendRequest(nil, &h, &lease)
+		if len(out) > requestSize(&h, &lease) {
+			t.Fatalf("%d bytes, and room for %d", len(out), requestSize(&h, &lease))
+		}
+		var sent head
+		if end, err := headEnd(out, 0); err != nil || end != len(out) || sent.parseRequest(out, 60) != nil {
+			t.Fatalf("%q became %q, which is no head", in[:n], out)
+		}
+		if denied, err := checkTarget(&sent, testHost, 443); denied != nil || err != nil || sent.length != h.length || sent.chunked != h.chunked {
+			t.Fatalf("%q became %q", in[:n], out)
+		}
+		input := bytes.NewReader(out)
+		buffered := bufio.NewReader(input)
+		r, err := http.ReadRequest(buffered)
+		if err != nil {
+			return // it is stricter about targets
+		}
+		if input.Len()+buffered.Buffered() != 0 {
+			t.Fatalf("%q: more than one message", out)
+		}
+		host, _, _ := strings.Cut(r.Host, ":")
+		if canonical(host) != testHost || r.URL.Host != "" || r.Method != string(h.methodBytes()) {
+			t.Fatalf("%q goes to %q, %q", out, r.Host, r.URL)
+		}
+		if chunked := len(r.TransferEncoding) > 0; chunked != h.chunked || !chunked && r.ContentLength != max(h.length, 0) {
+			t.Fatalf("%q: length %d, %v", out, r.ContentLength, r.TransferEncoding)
+		}
+		for name, want := range map[string]string{"Authorization": "Bearer " + echoedKey, "Chatgpt-Account-Id": "theirs"} {
+			if !slices.Equal(r.Header[name], []string{want}) {
+				t.Fatalf("%q: %s is %q", out, name, r.Header[name])
+			}
+		}
+		for name := range r.Header {
+			if slices.Contains([]string{"X-Api-Key", "Sec-Websocket-Extensions", "Keep-Alive", "Proxy-Authorization", "Http2-Settings"}, strings.ReplaceAll(name, "_", "-")) && (name != "Sec-Websocket-Extensions" || h.upgrade) {
+				t.Fatalf("%q: %s goes along", out, name)
+			}
+		}
+		if values, err := url.ParseQuery(r.URL.RawQuery); err == nil && values.Has("key") {
+			t.Fatalf("%q: a key goes along", out)
+		}
+	})
+}
+
+// FuzzUnpacked holds that a secret in a compressed body is seen in whatever pieces it
+// comes, exactly if it is in there.
+func FuzzUnpacked(f *testing.F) {
+	f.Add([]byte("data: "), []byte(" end"), uint8(0), uint8(1), true)
+	f.Add(bytes.Repeat([]byte("x"), 20000), []byte(echoedKey[:20]), uint8(3), uint8(100), false)
+	m := echo.New([]echo.Secret{{Value: []byte(echoedKey), Placeholder: []byte(echoStub)}})
+	f.Fuzz(func(t *testing.T, before, behind []byte, coding, step uint8, with bool) {
+		text := string(before) + echoedKey[:len(echoedKey)-1] + string(behind)
+		if with {
+			text = string(before) + echoedKey + string(behind)
+		}
+		name := []string{"gzip", "br", "zstd", "deflate"}[coding%4]
+		packed := []byte(compressed(name, text))
+		u := newUnpacker(m, name)
+		for rest := packed; len(rest) > 0; {
+			n := min(len(rest), 1+int(step))
+			u.see(rest[:n])
+			rest = rest[n:]
+		}
+		if got := u.echoes(true); got != m.Contains([]byte(text)) {
+			t.Fatalf("%s in pieces of %d: %v: %q", name, step, got, text)
+		}
+		if got := decode(packed, name, 64<<20); string(got) != text {
+			t.Fatalf("%s: %q, want %q", name, got, text)
+		}
 	})
 }
 

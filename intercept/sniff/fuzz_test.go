@@ -1,8 +1,11 @@
 package sniff
 
 import (
+	"bufio"
+	"bytes"
 	"crypto/tls"
 	"errors"
+	"net/http"
 	"net/netip"
 	"slices"
 	"strings"
@@ -57,6 +60,32 @@ func FuzzParseAsGo(f *testing.F) {
 		}
 		if ok && errors.Is(err, ErrIncomplete) {
 			t.Fatal("incomplete, and crypto/tls reads it")
+		}
+	})
+}
+
+// FuzzHTTPAsGo holds that a head which this package and net/http both understand names the
+// same host to both: plain HTTP for a bound host is refused by that name.
+func FuzzHTTPAsGo(f *testing.F) {
+	for _, seed := range []string{
+		"GET / HTTP/1.1\r\nHost: a\r\n\r\n", "GET http://b:80/x HTTP/1.1\nHost: a\n\n", "CONNECT b:443 HTTP/1.1\r\nHost: a\r\n\r\n",
+		"OPTIONS * HTTP/1.0\r\nhOsT:\ta \r\nX: y\r\n\r\n", "GET //b/ HTTP/1.1\r\nHost: a\r\n\r\n", "POST http://u:p@b/?x HTTP/1.1\r\nHost: a\r\n\r\nHost: c",
+		"GET http:/b HTTP/1.1\r\nHost: a\r\n\r\n", "GET / HTTP/1.1\r\nX: y\r\n Host: b\r\nHost: a\r\n\r\n",
+	} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		h, err := Parse(b)
+		r, bad := http.ReadRequest(bufio.NewReader(bytes.NewReader(b)))
+		if err != nil || bad != nil || h.Kind != KindHTTP {
+			return
+		}
+		host, _, err := CanonicalHost(r.Host)
+		if err != nil {
+			return // it can name no binding
+		}
+		if got, _, err := CanonicalHost(h.Host); err != nil || got != host {
+			t.Fatalf("%q, %v, and net/http says %q", h.Host, err, r.Host)
 		}
 	})
 }

@@ -18,7 +18,7 @@ const MinSecret = 8
 // form is found by that.
 const (
 	gram      = 8
-	maxWindow = 128
+	maxWindow = 96
 )
 
 // seenBits makes a table of 4 KiB, which stays near the processor while other work is done
