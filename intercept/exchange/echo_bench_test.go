@@ -8,7 +8,6 @@ import (
 	"encoding/pem"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/netip"
 	"os"
@@ -18,7 +17,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/sluice-proxy/sluice/pool"
 	"github.com/sluice-proxy/sluice/pool/echo"
@@ -31,8 +29,8 @@ const asChild = "SLUICE_BENCH_CHILD"
 // batch is how many requests a child sends when it is told to.
 const batch = 8
 
-// megabytes are answers of 1 MiB, by what agents get: events, JSON that escapes much, and
-// what has no text in it.
+// megabytes are answers of 1 MiB, by what agents get: events, JSON in which much is
+// escaped, and what has no text in it.
 func megabytes() map[string][]byte {
 	fill := func(line string) []byte { return bytes.Repeat([]byte(line), 1<<20/len(line)+1)[:1<<20] }
 	noise := make([]byte, 1<<20)
@@ -41,9 +39,9 @@ func megabytes() map[string][]byte {
 		noise[i] = byte(x >> 56)
 	}
 	return map[string][]byte{
-		"events":  fill(`data: {"type":"response.output_text.delta","delta":" some words of an answer","n":12}` + "\n\n"),
-		"escapes": fill(`{"text":"if a \u003c b {\n\treturn \"x\" // caf\u00e9, 100%25\n}\n\nsee https:\/\/example.com\/a%20b, 5% of it"}`),
-		"binary":  noise,
+		"events": fill(`data: {"type":"response.output_text.delta","delta":" some words of an answer","n":12}` + "\n\n"),
+		"code":   fill(`{"text":"func main() {\n\tfor i := range 10 {\n\t\tfmt.Println(\"hello\", i)\n\t}\n}\n\nMore of it is at https:\/\/caf\u00e9.example.com\/"}`),
+		"binary": noise,
 	}
 }
 
@@ -181,8 +179,12 @@ func BenchmarkMegabyteEcho(b *testing.B) {
 	secrets := []struct {
 		name  string
 		value []string
-	}{{"key", []string{echoedKey}}, {"account", []string{account, "rt_" + account[:90]}}, {"short", []string{"sk-0123456789abcd"}}}
-	names := []string{"events", "escapes", "binary"}
+	}{
+		{"key", []string{"sk-proj-" + strings.Repeat("Ab3-x_Zq9Tb5", 13)}}, // as long as OpenAI's are
+		{"old key", []string{"sk-" + strings.Repeat("Ab3xZq9Tb5Cu", 4)}},
+		{"account", []string{account, "rt_" + account[:90]}},
+	}
+	names := []string{"events", "code", "binary"}
 	for _, s := range secrets {
 		var rounds [2]func(path string) float64
 		for i := range rounds {
@@ -225,6 +227,3 @@ func median(v []float64) float64 {
 	slices.Sort(v)
 	return v[len(v)/2]
 }
-
-var _ = net.Listen
-var _ = time.Now

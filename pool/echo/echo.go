@@ -18,7 +18,7 @@ const MinSecret = 8
 // form is found by that.
 const (
 	gram      = 8
-	maxWindow = 96
+	maxWindow = 160
 )
 
 // seenBits makes a table of 4 KiB, which stays near the processor while other work is done
@@ -46,6 +46,7 @@ type Matcher struct {
 	seen   *[1 << seenBits / 64]uint64 // a bit for each hash of a gram
 	grams  map[uint64][]place          // where a gram stands
 	starts map[uint16][]uint16         // forms by their first two bytes
+	chars  *[256]bool                  // that forms are made of
 	pairs  []uint64                    // a bit for each of these
 }
 
@@ -68,12 +69,16 @@ func New(secrets []Secret) *Matcher {
 	if len(m.forms) == 0 {
 		return nil
 	}
+	m.chars = new([256]bool)
 	m.seen, m.pairs = new([1 << seenBits / 64]uint64), make([]uint64, 1<<16/64)
 	for _, f := range m.forms {
 		m.window, m.longest = min(m.window, len(f.text)), max(m.longest, longestEscape*len(f.text))
 	}
 	m.stride = m.window - gram + 1
 	for i, f := range m.forms {
+		for _, c := range f.text {
+			m.chars[c] = true
+		}
 		for o := range m.stride {
 			g := binary.LittleEndian.Uint64(f.text[o:])
 			h := hash(g)
@@ -128,18 +133,21 @@ func (m *Matcher) next(p []byte, from int) (first found, begun int) {
 			return first, 0
 		}
 	}
-	for ; q+gram <= len(p); q += m.stride {
+	for quoted := m.chars['"'] || m.chars['\\']; q+gram <= len(p); q += m.stride {
 		g := binary.LittleEndian.Uint64(p[q:])
 		if h := hash(g); m.seen[h/64]&(1<<(h%64)) != 0 {
 			if first, begun = m.occurrence(p, from, q, g, begun); first.form >= 0 {
 				return first, 0
 			}
 		}
-		if q >= longestEscape && !escapes(g) && !escapes(binary.LittleEndian.Uint64(p[q-longestEscape+1:])) {
+		if q >= longestEscape && !mayEscape(g, quoted) && !mayEscape(binary.LittleEndian.Uint64(p[q-longestEscape+1:]), quoted) {
 			continue
 		}
-		g, at, ok := gramAt(p, q) // if p ends before, the tail is looked at closely
-		if h := hash(g); !ok || m.seen[h/64]&(1<<(h%64)) == 0 {
+		g, at, ok := gramAt(p, q, m.chars) // if p ends before, the tail is looked at closely
+		if !ok {
+			continue
+		}
+		if h := hash(g); m.seen[h/64]&(1<<(h%64)) == 0 {
 			continue
 		}
 		if first, begun = m.occurrence(p, from, at, g, begun); first.form >= 0 {

@@ -9,7 +9,9 @@ import (
 	"net/url"
 	"regexp"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 )
 
 const (
@@ -266,17 +268,33 @@ func BenchmarkStream(b *testing.B) {
 		"key":     {{[]byte(key), []byte(stub)}},
 		"account": {{[]byte(long), []byte(stub)}, {[]byte(key), []byte(stub)}},
 	} {
-		b.Run(name, func(b *testing.B) {
-			m := New(secrets)
-			body := bytes.Repeat([]byte(`{"type":"response.output_text.delta","delta":" some words of an answer, and more","sequence_number":12}`+"\n"), 160)[:16<<10]
-			b.SetBytes(int64(len(body)))
-			b.ReportAllocs()
-			var s Stream
-			s.Begin(m)
-			for b.Loop() {
-				s.Next(body, 0, len(body))
-				s.Passed(s.Held(len(body)))
-			}
-		})
+		for kind, line := range map[string]string{
+			"events": `data: {"type":"response.output_text.delta","delta":" some words of an answer, and more","sequence_number":12}` + "\n\n",
+			"code":   `{"text":"func main() {\n\tfor i := range 10 {\n\t\tfmt.Println(\"hello\", i)\n\t}\n}\n\nMore of it is at https:\/\/caf\u00e9.example.com\/"}`,
+		} {
+			b.Run(name+"/"+kind, func(b *testing.B) {
+				m := New(secrets)
+				body := bytes.Repeat([]byte(line), 160)[:16<<10]
+				b.SetBytes(int64(len(body)))
+				b.ReportAllocs()
+				var s Stream
+				s.Begin(m)
+				before := cpu()
+				for b.Loop() {
+					s.Next(body, 0, len(body))
+					s.Passed(s.Held(len(body)))
+				}
+				b.ReportMetric(float64((cpu()-before).Nanoseconds())/float64(b.N), "cpu-ns/op")
+			})
+		}
 	}
+}
+
+// cpu is the processor time that this process has had.
+func cpu() time.Duration {
+	var r syscall.Rusage
+	if syscall.Getrusage(syscall.RUSAGE_SELF, &r) != nil {
+		return 0
+	}
+	return time.Duration(r.Utime.Nano() + r.Stime.Nano())
 }

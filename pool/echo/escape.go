@@ -142,15 +142,23 @@ func firstEscape(p []byte) int {
 	return len(p)
 }
 
-// escapes says whether one of eight bytes may begin an escape.
-func escapes(w uint64) bool {
-	b, u := w^everyByte*'\\', w^everyByte*'%'
-	return ((b-everyByte)&^b|(u-everyByte)&^u)&highBits != 0
+// zeros has a bit for each byte that is 0, and perhaps for one behind it.
+func zeros(w uint64) uint64 { return (w - everyByte) &^ w & highBits }
+
+// mayEscape says whether an escape may begin in eight bytes: that of a quotation mark or a
+// backslash only if quoted.
+func mayEscape(w uint64, quoted bool) bool {
+	slash := zeros(w ^ everyByte*'\\')
+	if !quoted {
+		slash &= (zeros(w^everyByte*'u')|zeros(w^everyByte*'/'))>>8 | 1<<63 // what follows the last is not known
+	}
+	return slash|zeros(w^everyByte*'%') != 0
 }
 
 // gramAt reads the group of characters that begins at q, or with the escape that q is in
-// the middle of: where it begins. ok is false if p ends before.
-func gramAt(p []byte, q int) (g uint64, at int, ok bool) {
+// the middle of: where it begins. ok is false if p ends before, or if it holds a character
+// that is not one of chars.
+func gramAt(p []byte, q int, chars *[256]bool) (g uint64, at int, ok bool) {
 	at = q
 	for k := 1; k < longestEscape && k <= q; k++ {
 		if c := p[q-k]; c == '\\' || c == '%' {
@@ -164,18 +172,22 @@ func gramAt(p []byte, q int) (g uint64, at int, ok bool) {
 		if s >= len(p) {
 			return 0, 0, false
 		}
-		c, n := p[s], 1
+		c := p[s]
+		s++
 		if c == '\\' || c == '%' {
-			d, m := unescape(p[s:])
-			if m == ended {
+			d, n := unescape(p[s-1:])
+			if n == ended {
 				return 0, 0, false
 			}
-			if m > 0 {
-				c, n = d, m
+			if n > 0 {
+				c = d
+				s += n - 1
 			}
 		}
+		if !chars[c] {
+			return 0, 0, false
+		}
 		g |= uint64(c) << (8 * i)
-		s += n
 	}
 	return g, at, true
 }

@@ -51,7 +51,9 @@ const glance = 128
 func (s *Stream) resume(buf, p []byte, off int) (from int, goesOn bool) {
 	before := len(s.begun)
 	if len(p) > glance {
-		f, begun := s.m.next(append(s.begun, p[:glance]...), 0)
+		joint := append(s.begun, p[:glance]...)
+		s.begun = joint[:before] // with more room
+		f, begun := s.m.next(joint, 0)
 		if f.form >= 0 && f.at >= before || f.form < 0 && begun >= before {
 			return 0, false
 		}
