@@ -29,7 +29,7 @@ output. The daemon goes on meanwhile. What was copied is opened and checked befo
 
 Who has the file has every secret in it: keep it as you would keep the keys. An identity that systemd keeps is not in
 it and has to be backed up apart. 'sluice restore' puts a backup in place.`,
-		Example: `  sudo sluice backup /backup/sluice.tar.gz
+		Example: `  sudo sluice backup /var/backups/sluice.tar.gz
   sudo sluice backup - | age -r age1... > sluice.tar.gz.age`,
 		Args: arguments("FILE"),
 		ValidArgsFunction: func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {

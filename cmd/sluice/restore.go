@@ -26,7 +26,7 @@ Targets are remembered and attached again when the daemon starts; cooldowns go o
 were refreshed after the backup are out of date in it: such an account has to be added again.`,
 		Example: `  sudo systemctl stop sluice
   sudo mv /var/lib/sluice /var/lib/sluice.before
-  sudo sluice restore /backup/sluice.tar.gz
+  sudo sluice restore /var/backups/sluice.tar.gz
   sudo systemctl start sluice`,
 		Args: arguments("FILE"),
 		ValidArgsFunction: func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
