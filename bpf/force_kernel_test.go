@@ -94,6 +94,26 @@ func TestSomebodyElseTookItOff(t *testing.T) {
 	}
 }
 
+// A vigil that was detached is put back by the next SetVigils, with the same places.
+func TestVigilThatSomebodyElseTookOff(t *testing.T) {
+	w := newWorld(t, bpf.Options{})
+	must(t, w.Detach(w.cgroup))
+	must(t, w.SetVigils([]string{w.cgroup}))
+	w.agent.refused(t, order{Do: "dial", Dst: origin4})
+	pins, err := filepath.Glob(filepath.Join(w.pins, "vigil", "*", "*"))
+	must(t, err)
+	for _, pin := range pins {
+		bpftool(t, "link", "detach", "pinned", pin)
+	}
+	if got := w.agent.do(order{Do: "dial", Dst: origin4}); got.Said != "origin" {
+		t.Fatalf("not taken off: %+v", got)
+	}
+	w.origin.tcp.Store(0)
+	must(t, w.SetVigils([]string{w.cgroup}))
+	w.agent.refused(t, order{Do: "dial", Dst: origin4})
+	w.untouched(t)
+}
+
 // TestUnpinnedIsPinnedAgain: without its pins a set ends with the daemon, and would leave everything open.
 func TestUnpinnedIsPinnedAgain(t *testing.T) {
 	w := newWorld(t, bpf.Options{})

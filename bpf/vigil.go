@@ -27,7 +27,7 @@ type vigilLoaded struct {
 // SetVigils makes these, and no others, the cgroups that may not reach bound ports while they
 // carry no hooks: a cgroup that is removed and made again under its path is refused until
 // [Redirect.Attach], also when this process is gone by then. There needs to be no such cgroup now, only its parent;
-// a path without one is left out. With FailOpen nothing is refused.
+// a path without one is left out. What somebody else has detached is put back. With FailOpen nothing is refused.
 //
 // The error matches [ebpf.ErrNotSupported] where the kernel has no type information (CONFIG_DEBUG_INFO_BTF).
 func (r *Redirect) SetVigils(cgroupPaths []string) error {
@@ -161,8 +161,16 @@ func (r *Redirect) withdraw(wanted map[vigilPlace]bool) error {
 // when this life's are there, so that nothing is let through in between.
 func (r *Redirect) keepVigil(parents map[uint64]string) error {
 	for id, path := range parents {
-		if r.vigil.above[id] != nil {
+		if whole, err := r.vigil.whole(id); err != nil {
+			return err
+		} else if whole {
 			continue
+		} else if a := r.vigil.above[id]; a != nil {
+			// Somebody else has taken some off.
+			delete(r.vigil.above, id)
+			if err := a.detach(); err != nil {
+				return err
+			}
 		}
 		a := new(attachment)
 		var err error
@@ -183,6 +191,24 @@ func (r *Redirect) keepVigil(parents map[uint64]string) error {
 		}
 	}
 	return r.dropVigils()
+}
+
+// whole tells whether a cgroup has its vigil, by the kernel's word.
+func (v *vigil) whole(id uint64) (bool, error) {
+	a := v.above[id]
+	if a == nil {
+		return false, nil
+	}
+	for i, l := range a.links {
+		on, err := alive(l, id, nil)
+		if err != nil {
+			return false, fmt.Errorf("vigil %s on cgroup %d: %w", a.names[i], id, err)
+		}
+		if !on {
+			return false, nil
+		}
+	}
+	return true, nil
 }
 
 // vigilDir makes a directory for a cgroup's pins, beside that of an earlier life.

@@ -59,6 +59,11 @@ func (in *Interceptor) look() {
 			return
 		case <-every.C:
 		}
+		in.ops.Lock()
+		if !in.stopped {
+			in.keepVigil()
+		}
+		in.ops.Unlock()
 		for _, t := range in.allTargets() {
 			if v := in.present(t); v.State == StateAttached && in.inForce(v) != nil {
 				in.ops.Lock()
