@@ -31,6 +31,9 @@ func (e *exclusiveError) Error() string {
 		e.hook, e.cgroup, e.on, e.program, e.id, e.whose(), e.wayOut(), e.on, bpftoolName(e.attach), e.id, where)
 }
 
+// Is makes errors.Is(err, ErrExclusive) true.
+func (e *exclusiveError) Is(target error) bool { return target == ErrExclusive }
+
 // ofSystemd tells by the name: systemd's firewall of a unit is sd_fw_egress and sd_fw_ingress, its others begin with sd_, too.
 func (e *exclusiveError) ofSystemd() bool { return strings.HasPrefix(e.program, "sd_") }
 

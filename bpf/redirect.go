@@ -27,6 +27,9 @@ var (
 	ErrLocked = errors.New("pin directory is in use by another sluice")
 	// ErrNoBPFFS is returned by [Load] when the pin directory is not on a bpf file system.
 	ErrNoBPFFS = errors.New("not on a bpf file system")
+	// ErrExclusive is matched by what [Redirect.Attach] returns when somebody else's program allows no other beside or below
+	// it. The message names the program, the cgroup that it is on, and the way out.
+	ErrExclusive = errors.New("an exclusive program is in the way")
 	// ErrNotAttached is returned by [Redirect.Detach] for a cgroup without hooks.
 	ErrNotAttached = errors.New("no hooks on this cgroup")
 )

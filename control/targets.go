@@ -160,7 +160,7 @@ func targetError(err error) error {
 	}
 	code := pool.CodeInternal
 	switch {
-	case errors.Is(err, intercept.ErrConflict):
+	case errors.Is(err, intercept.ErrConflict), errors.Is(err, intercept.ErrExclusive):
 		code = pool.CodeConflict
 	case errors.Is(err, intercept.ErrStopped), errors.Is(err, container.ErrUnavailable):
 		code = pool.CodeUnavailable

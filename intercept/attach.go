@@ -41,7 +41,7 @@ type Request struct {
 // returned. A container that does not run is attached when it starts; a selector's
 // containers, those that run and those to come, become targets of their own. When it fails, nothing is left: no
 // program, no listener, no row. The errors match what cgroup.Validate, cgroup.OfPID, cgroup.OfUnit and
-// container.Finder give, ErrConflict and ErrStopped.
+// container.Finder give, ErrConflict, ErrExclusive and ErrStopped.
 func (in *Interceptor) Attach(ctx context.Context, r Request) (Target, error) {
 	v := Target{Kind: r.Kind, Pools: append([]string{}, r.Pools...), Created: in.opts.Now()}
 	pid := r.PID

@@ -9,6 +9,8 @@ import (
 	"slices"
 	"sync/atomic"
 	"time"
+
+	"github.com/sluice-proxy/sluice/bpf"
 )
 
 var (
@@ -17,6 +19,8 @@ var (
 	// ErrConflict says that another target is in the way: the cgroup is attached already
 	// for other pools, or one above or below it is.
 	ErrConflict = errors.New("another target is in the way")
+	// ErrExclusive says that somebody else's program keeps ours off a cgroup; the message says whose, and what to do.
+	ErrExclusive = bpf.ErrExclusive
 	// ErrStopped says that the interceptor does not run any more.
 	ErrStopped = errors.New("the interceptor has stopped")
 )

@@ -11,8 +11,11 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
 	"github.com/containerd/containerd/v2/pkg/oci"
 
+	"github.com/sluice-proxy/sluice/bpf/kerneltest"
 	"github.com/sluice-proxy/sluice/intercept/cgroup"
 	"github.com/sluice-proxy/sluice/scripts/containerbox"
 )
@@ -110,6 +113,48 @@ func TestDoctorTellsTheTruth(t *testing.T) {
 	if log := w.daemon.log.String(); !strings.Contains(log, strconv.FormatUint(gone, 10)) || !strings.Contains(log, "former run") {
 		t.Errorf("the sweep is not in the log: %s", log)
 	}
+}
+
+// TestAttachBelowAnExclusiveProgram: the person who attaches is told whose program it is, and how to get rid of it.
+func TestAttachBelowAnExclusiveProgram(t *testing.T) {
+	needs(t, "bpftool")
+	h := newHouse(t, nil)
+	parent := kerneltest.Cgroup(t)
+	child := filepath.Join(parent, "child")
+	if err := os.Mkdir(child, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	program, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+		Name: "somebodys", Type: ebpf.CGroupSockAddr, AttachType: ebpf.AttachCGroupInet4Connect, License: "MIT",
+		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 1), asm.Return()},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer program.Close()
+	pin := filepath.Join(kerneltest.BPFFS(t), "program")
+	if err := program.Pin(pin); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command("bpftool", "cgroup", "attach", parent, "connect4", "pinned", pin).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	told, err := h.try("attach", "--cgroup", child)
+	for _, want := range []string{child, parent + " carries an exclusive program", "\"somebodys\"", "bpftool cgroup detach " + parent + " connect4 id "} {
+		if err == nil || !strings.Contains(told, want) || strings.Count(told, "\n") != 1 {
+			t.Errorf("%v: %q, without %q", err, told, want)
+		}
+	}
+	if got := h.targets(); len(got) != 0 {
+		t.Errorf("left: %+v", got)
+	}
+	// The way out that it gives is one.
+	_, out, _ := strings.Cut(told, "('bpftool ")
+	out, _, _ = strings.Cut(out, "')")
+	if said, err := exec.Command("bpftool", strings.Fields(out)...).CombinedOutput(); err != nil {
+		t.Fatalf("%q: %v: %s", out, err, said)
+	}
+	h.sluice("", "attach", "--cgroup", child)
 }
 
 // TestTargetsTellTheTruth: somebody detaches a link under the daemon's eyes.
