@@ -15,7 +15,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/sluice-proxy/sluice/monitor/audit"
-	"github.com/sluice-proxy/sluice/pool/store"
 	"github.com/sluice-proxy/sluice/pool/vault"
 )
 
@@ -100,7 +99,7 @@ func (c *cli) caution(b backedUp, identity string) {
 
 // backup stages a copy beside the state, checks it, and packs it.
 func (c *cli) backup(ctx context.Context, stateDir, file string) (made backedUp, err error) {
-	if _, err := os.Stat(filepath.Join(stateDir, store.FileName)); err != nil {
+	if _, err := os.Stat(filepath.Join(stateDir, databaseFile)); err != nil {
 		return backedUp{}, fmt.Errorf("there is no state: %w; --state-dir says where the daemon keeps it", err)
 	}
 	staged, err := os.MkdirTemp(filepath.Dir(stateDir), ".sluice-backup-") // 0700
@@ -140,7 +139,7 @@ func stageState(ctx context.Context, stateDir, staged string) error {
 			return err
 		}
 	}
-	if err := store.Copy(ctx, stateDir, filepath.Join(staged, store.FileName)); err != nil {
+	if err := copyDatabase(ctx, stateDir, staged); err != nil {
 		return err
 	}
 	return filepath.WalkDir(stateDir, func(path string, entry fs.DirEntry, err error) error {
@@ -153,7 +152,7 @@ func stageState(ctx context.Context, stateDir, staged string) error {
 			return err
 		case name == "audit":
 			return fs.SkipDir
-		case name == "lock" || strings.HasPrefix(name, store.FileName) || strings.HasSuffix(name, ".new"):
+		case name == "lock" || strings.HasPrefix(name, databaseFile) || strings.HasSuffix(name, ".new"):
 			return nil
 		case entry.IsDir():
 			return os.Mkdir(filepath.Join(staged, name), 0o700)

@@ -169,3 +169,11 @@ func openState(ctx context.Context, stateDir string) (*store.DB, error) {
 	}
 	return store.Open(ctx, stateDir)
 }
+
+// databaseFile is the store's name in a state directory. Files of SQLite's beside it begin with it.
+const databaseFile = store.FileName
+
+// copyDatabase puts the store of a state directory, as of one moment, into another directory.
+func copyDatabase(ctx context.Context, stateDir, into string) error {
+	return store.Copy(ctx, stateDir, filepath.Join(into, databaseFile))
+}
