@@ -56,6 +56,8 @@ func Probe() []Feature {
 		{Name: "socket release hooks", MinKernel: "5.9", Err: haveHook(ebpf.CGroupSock, ebpf.AttachCgroupInetSockRelease)},
 		{Name: "getpeername hooks", MinKernel: "5.8", Err: haveHook(ebpf.CGroupSockAddr, ebpf.AttachCgroupInet4GetPeername)},
 		{Name: "cgroup bpf_link", MinKernel: "5.7", Err: haveCgroupLink()},
+		{Name: "taking entries out of hash maps in one step", MinKernel: "5.14", Err: haveLookupAndDelete()},
+		{Name: "asking a socket for its network namespace's cookie (SO_NETNS_COOKIE)", MinKernel: "5.14", Err: haveNetnsCookie()},
 		setRetval,
 		{Name: "refusing what is made again before it is attached (kernel type information)", MinKernel: "5.4", Optional: true, Err: haveBTF()},
 		{Name: "refusing AF_XDP and the like (LSM programs on cgroups)", MinKernel: "6.0", Optional: true, Err: haveFamilies()},
@@ -101,6 +103,34 @@ func haveCgroupLink() error {
 		return err
 	}
 	return nil
+}
+
+// haveLookupAndDelete takes an entry out of an empty hash map. Queues could do that before hash maps could.
+func haveLookupAndDelete() error {
+	m, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.Hash, KeySize: 4, ValueSize: 4, MaxEntries: 1})
+	if err != nil {
+		return fmt.Errorf("make a map: %w", err)
+	}
+	defer func() { _ = m.Close() }()
+	var key, value uint32
+	if err := m.LookupAndDelete(&key, &value); !errors.Is(err, ebpf.ErrKeyNotExist) {
+		return fmt.Errorf("lookup and delete: %w", errors.Join(ebpf.ErrNotSupported, err))
+	}
+	return nil
+}
+
+// haveNetnsCookie asks a socket, as the daemon asks its listeners.
+func haveNetnsCookie() error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("socket: %w", err)
+	}
+	defer func() { _ = unix.Close(fd) }()
+	_, err = unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
+	if errors.Is(err, unix.ENOPROTOOPT) {
+		return fmt.Errorf("getsockopt: %w", errors.Join(ebpf.ErrNotSupported, err))
+	}
+	return err
 }
 
 // explain turns a failed load into the feature that was found missing, if one was.

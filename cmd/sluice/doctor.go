@@ -185,8 +185,12 @@ func checkKernel(features []bpf.Feature) []finding {
 	const check = "kernel"
 	var lacking []finding
 	for _, f := range features {
-		if f.Err != nil {
-			lacking = append(lacking, failed(check, "boot Linux "+f.MinKernel+" or newer", "no %s: %s", f.Name, f.Err))
+		switch mend := "boot Linux " + f.MinKernel + " or newer"; {
+		case f.Err == nil:
+		case f.Optional:
+			lacking = append(lacking, warn(check, mend, "it works, but without %s: %s", f.Name, f.Err))
+		default:
+			lacking = append(lacking, failed(check, mend, "no %s: %s", f.Name, f.Err))
 		}
 	}
 	if len(lacking) > 0 {
