@@ -51,3 +51,15 @@ func mountBPFFS(pinDir string) (bool, error) {
 	}
 	return true, nil
 }
+
+// unmountBPFFS takes back what mountBPFFS did, unless something is pinned there.
+func unmountBPFFS() error {
+	entries, err := os.ReadDir(bpffsMount)
+	if err != nil || len(entries) > 0 {
+		return err
+	}
+	if err := unix.Unmount(bpffsMount, 0); err != nil && !errors.Is(err, unix.EBUSY) {
+		return fmt.Errorf("unmount %s: %w", bpffsMount, err)
+	}
+	return nil
+}

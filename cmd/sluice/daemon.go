@@ -28,7 +28,6 @@ import (
 	"github.com/sluice-proxy/sluice/control/telegram"
 	"github.com/sluice-proxy/sluice/intercept"
 	"github.com/sluice-proxy/sluice/intercept/ca"
-	"github.com/sluice-proxy/sluice/intercept/cgroup"
 	"github.com/sluice-proxy/sluice/intercept/container"
 	"github.com/sluice-proxy/sluice/intercept/exchange"
 	"github.com/sluice-proxy/sluice/monitor"
@@ -154,6 +153,7 @@ func (d *sluiced) openKernel(context.Context) error {
 	}
 	if mounted {
 		d.log.Info("mounted the BPF file system", "at", bpffsMount)
+		d.acquired(unmountBPFFS)
 	}
 	d.hooks, err = bpf.Load(bpf.Options{PinDir: d.cfg.PinDir, MaxFlows: d.cfg.MaxFlows, FailOpen: d.cfg.FailOpen})
 	if errors.Is(err, bpf.ErrLocked) {
@@ -174,6 +174,7 @@ func (d *sluiced) openKernel(context.Context) error {
 func (d *sluiced) leaveKernel() error {
 	attached, err := d.hooks.Attachments()
 	if err == nil && len(attached) == 0 && !d.hooks.Vigilant() {
+		removeScopeParent()
 		return d.hooks.Remove()
 	}
 	return errors.Join(err, d.hooks.Close())
@@ -221,9 +222,7 @@ func (d *sluiced) openInterceptor(context.Context) error {
 		return err
 	}
 	scopes := newReaper(d.log)
-	if mount, err := cgroup.Mount(); err == nil {
-		scopes.clear(filepath.Join(mount, scopeParent))
-	}
+	scopes.clearAll()
 	d.acquired(scopes.close)
 	dialer := intercept.NewDialer()
 	repeats := &echoes{note: d.note, log: d.log}
@@ -399,6 +398,8 @@ func (c *cli) removePins(ctx context.Context, configFile, stateDir string) ([]st
 	if os.Geteuid() != 0 {
 		return nil, errors.New("detach --all: no daemon answers, and taking programs out of the kernel needs root: use sudo")
 	}
+	newReaper(slog.New(slog.DiscardHandler)).clearAll()
+	defer removeScopeParent()
 	forgotten, err := forgetTargets(ctx, cfg.StateDir)
 	if err != nil {
 		return nil, fmt.Errorf("detach --all: %w", err)

@@ -153,13 +153,27 @@ func forgetTargets(ctx context.Context, stateDir string) (forgotten []string, er
 	if err != nil {
 		return nil, err
 	}
+	var distrusted error
 	for _, t := range targets {
+		distrusted = errors.Join(distrusted, distrust(ctx, t))
 		if err := db.DeleteTarget(ctx, t.ID); err != nil {
-			return forgotten, err
+			return forgotten, errors.Join(err, distrusted)
 		}
 		forgotten = append(forgotten, t.ID)
 	}
-	return forgotten, nil
+	return forgotten, distrusted
+}
+
+// distrust takes the CA out of a remembered target's processes. That of a run is in mounts of its own.
+func distrust(ctx context.Context, row store.Target) error {
+	var ref reference
+	if err := json.Unmarshal([]byte(row.Ref), &ref); err != nil || ref.Cgroup == "" || row.Kind == string(intercept.KindRun) {
+		return err
+	}
+	if err := (confidant{}).Remove(ctx, intercept.Target{ID: row.ID, Cgroup: ref.Cgroup}); err != nil {
+		return fmt.Errorf("take the CA out of target %s: %w", row.ID, err)
+	}
+	return nil
 }
 
 // openState opens the store of a daemon that does not run. Error: [fs.ErrNotExist].

@@ -30,6 +30,13 @@ func newReaper(log *slog.Logger) *reaper {
 	return r
 }
 
+// clearAll is clear for the cgroups of every run.
+func (r *reaper) clearAll() {
+	if mount, err := cgroup.Mount(); err == nil {
+		r.clear(filepath.Join(mount, scopeParent))
+	}
+}
+
 // clear removes what runs have left that were killed while no daemon ran: cgroups in
 // parent that are empty and whose maker is gone. One that has just been made is empty
 // too, but its maker lives.

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -99,13 +100,19 @@ func (c *cli) runTarget(ctx context.Context, pools []string, as string, argv []s
 	return c.start(scope, signals, stage{Argv: argv, Identity: who, Environment: maps.Clone(target.Environment), CA: ca})
 }
 
+// detachLimit is how long the end of a run waits for a daemon that is away.
+const detachLimit = 10 * time.Second
+
 // detachScope empties the cgroup first, so that nothing is ever left running
 // without the interception that it was started with.
 func (c *cli) detachScope(ctx context.Context, client *api.Client, s *scope, id string) error {
 	if err := s.empty(c.stderr); err != nil {
 		return err
 	}
-	err := client.Detach(context.WithoutCancel(ctx), id)
+	// A socket that systemd keeps for the next daemon answers nobody until that is there.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), detachLimit)
+	defer cancel()
+	err := client.Detach(ctx, id)
 	if err != nil && !notFound(err) { // then the daemon saw the cgroup become empty before we said so
 		// No fault of the agent's, whose status is what counts: an empty cgroup is let go of anyway.
 		fmt.Fprintf(c.stderr, "sluice: run: detach %s: %v; the daemon does it once it is back\n", id, err)

@@ -34,10 +34,23 @@ func newScope() (*scope, error) {
 	var suffix [4]byte
 	rand.Read(suffix[:])
 	path := filepath.Join(mount, scopeParent, fmt.Sprintf("run-%d-%s", os.Getpid(), hex.EncodeToString(suffix[:])))
-	if err := os.MkdirAll(path, 0o755); err != nil {
-		return nil, fmt.Errorf("make a cgroup: %w", err)
+	for {
+		// Whoever takes everything away may remove the parent between the two.
+		err := os.MkdirAll(path, 0o755)
+		if err == nil {
+			return &scope{path: path}, nil
+		}
+		if !errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("make a cgroup: %w", err)
+		}
 	}
-	return &scope{path: path}, nil
+}
+
+// removeScopeParent removes the parent of all scopes, if there is none any more.
+func removeScopeParent() {
+	if mount, err := cgroup.Mount(); err == nil {
+		_ = unix.Rmdir(filepath.Join(mount, scopeParent)) // busy: a run's is there
+	}
 }
 
 // killLimit is how long SIGKILL may take to work.
@@ -113,6 +126,7 @@ func (s *scope) remove(report io.Writer) error {
 	for {
 		err := removeTree(s.path)
 		if err == nil || errors.Is(err, fs.ErrNotExist) {
+			removeScopeParent()
 			return nil
 		}
 		if !errors.Is(err, unix.EBUSY) || time.Now().After(deadline) {

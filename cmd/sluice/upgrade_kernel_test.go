@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -133,6 +134,7 @@ type prober struct {
 	h   *house
 	in  io.WriteCloser
 	out *bufio.Scanner
+	end func()
 }
 
 // newProber starts one under `sluice run`.
@@ -151,11 +153,14 @@ func (h *house) newProber() *prober {
 	if err := cmd.Start(); err != nil {
 		h.t.Fatal(err)
 	}
-	p := &prober{h, in, bufio.NewScanner(out)}
-	h.t.Cleanup(func() {
-		_ = in.Close()
-		_ = cmd.Wait() // its daemon may be away
-	})
+	var once sync.Once
+	p := &prober{h: h, in: in, out: bufio.NewScanner(out), end: func() {
+		once.Do(func() {
+			_ = in.Close()
+			_ = cmd.Wait() // its daemon may be away
+		})
+	}}
+	h.t.Cleanup(p.end)
 	return p
 }
 
