@@ -41,6 +41,10 @@ type order struct {
 	Data   string
 	N      int
 	Path   string
+
+	Bytes           []byte // a frame or packet as it is
+	HeaderIncluded  bool   // Bytes begin with the IP header
+	Bypass, Segment bool   // PACKET_QDISC_BYPASS, PACKET_VNET_HDR
 }
 
 // answer is how it went. Error is the errno's name, "" for success.
@@ -60,6 +64,8 @@ func actions() map[string]func(*state, order) (answer, error) {
 		"disconnect": (*state).disconnect, "twice": (*state).connectTwice, "fastopen": (*state).fastOpen,
 		"go": (*state).goDial, "many": (*state).many, "sequential": (*state).sequential,
 		"sendto": (*state).sendTo, "sendmmsg": (*state).sendMany, "gso": (*state).sendSegments, "pktinfo": (*state).sendPktInfo,
+		"frame": (*state).frame, "raw": (*state).raw, "option": (*state).option, "cookie": (*state).cookie, "say": (*state).say, "ping": (*state).ping,
+		"listen": (*state).listen, "accept": (*state).accept,
 		"bind": (*state).bind, "unshare": (*state).unshare, "bench": (*state).bench,
 		"setns": (*state).setns, "namespaces": (*state).newNamespaces, "move": (*state).move, "move thread": (*state).moveThread,
 		"receive": (*state).receive, "steal": (*state).steal, "inherited": (*state).inherited, "spawn": (*state).spawn, "execute": (*state).execute,

@@ -33,6 +33,8 @@ type hook struct {
 func (r *Redirect) hooks() []hook {
 	p := &r.objs.redirectPrograms
 	all := []hook{
+		{"egress", ebpf.AttachCGroupInetEgress, p.SluiceEgress},
+		{"setsockopt", ebpf.AttachCGroupSetsockopt, p.SluiceSetsockopt},
 		{"sock_create", ebpf.AttachCGroupInetSockCreate, p.SluiceSockCreate},
 		{"sock_release", ebpf.AttachCgroupInetSockRelease, p.SluiceSockRelease},
 		{"bind4", ebpf.AttachCGroupInet4Bind, p.SluiceBind4},
@@ -114,6 +116,9 @@ func (r *Redirect) Attach(cgroupPath string) error {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if err := r.watchOver(id, cgroupPath); err != nil {
+		return err
+	}
 	if a, ok := r.links[id]; ok {
 		if err := r.weed(a, id); err != nil {
 			return err
@@ -124,11 +129,11 @@ func (r *Redirect) Attach(cgroupPath string) error {
 	if !r.opts.FailOpen {
 		a.dir = r.linkDir(id)
 		if err := os.MkdirAll(a.dir, 0o700); err != nil {
-			return fmt.Errorf("make the pin directory: %w", err)
+			return errors.Join(fmt.Errorf("make the pin directory: %w", err), r.stopWatching(id))
 		}
 	}
 	if err := r.complete(a, cgroupPath); err != nil {
-		return errors.Join(err, a.detach())
+		return errors.Join(err, a.detach(), r.stopWatching(id))
 	}
 	r.links[id] = a
 	return nil
@@ -261,7 +266,7 @@ func (r *Redirect) DetachID(id uint64) error {
 		return fmt.Errorf("cgroup %d: %w", id, ErrNotAttached)
 	}
 	delete(r.links, id)
-	return a.detach()
+	return errors.Join(a.detach(), r.stopWatching(id))
 }
 
 // Attachments asks the kernel which cgroups carry which hooks.

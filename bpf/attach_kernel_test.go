@@ -110,7 +110,7 @@ func TestExclusiveProgramIsNamed(t *testing.T) {
 			t.Errorf("%s: %v", cgroup, err)
 		}
 	}
-	// Ten hooks were on before the eleventh failed: none may stay.
+	// Twelve hooks were on before the last one failed: none may stay.
 	if left, err := filepath.Glob(filepath.Join(pins, "links", "*")); err != nil || len(left) != 0 {
 		t.Errorf("pins %v, %v", left, err)
 	}
@@ -199,7 +199,7 @@ func TestHalfAttachedIsCompleted(t *testing.T) {
 	must(t, w.Attach(w.cgroup))
 	att, err := w.Attachments()
 	must(t, err)
-	if names := att[0].Hooks; len(names) != hooks || names[len(optional)] != "sock_create" || names[hooks-1] != "connect6" {
+	if names := att[0].Hooks; len(names) != hooks || names[len(optional)] != "egress" || names[hooks-1] != "connect6" {
 		t.Errorf("hooks %v", names)
 	}
 	w.proxied(t, order{Do: "dial", Dst: origin6}) // asserts getpeername6

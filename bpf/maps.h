@@ -50,6 +50,38 @@ struct {
 	__type(value, __u8);
 } ports SEC(".maps");
 
+/*
+ * cgroup id -> 1, for each target. Written by the daemon when it attaches, deleted when it
+ * detaches; read by the guard. Full: attaching fails.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 4096);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u64);
+	__type(value, __u32); /* its level: how far below the root it is */
+} guarded SEC(".maps");
+
+/* 0 -> at which levels there are guarded cgroups. Written by the daemon. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct level_set);
+} levels SEC(".maps");
+
+/*
+ * cookie of a socket -> 1, for each connection that is older than an attach and was
+ * to be kept. Written by the daemon, deleted when it is gone. Full: closed instead.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 65536);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u64);
+	__type(value, __u8);
+} kept SEC(".maps");
+
 /* verdicts by enum counter. Written here, read by the daemon. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);

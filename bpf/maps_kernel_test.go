@@ -128,13 +128,14 @@ func TestTakeIsOnce(t *testing.T) {
 }
 
 func TestCounters(t *testing.T) {
-	w := newWorld(t, bpf.Options{})
+	w := newWorld(t, bpf.Options{Strict: true})
 	for name, o := range map[string]order{
 		"redirected":       {Do: "dial", Dst: origin4},
 		"published":        {Do: "dial", Dst: origin6},
 		"refused_udp":      {Do: "sendto", Dst: origin4},
 		"refused_mptcp":    {Do: "dial", Dst: origin4, Proto: unix.IPPROTO_MPTCP},
 		"refused_protocol": {Do: "dial", Dst: origin4, Type: unix.SOCK_RAW, Proto: unix.IPPROTO_RAW},
+		"refused_bypass":   {Do: "frame", Bypass: true},
 		"refused_bind":     {Do: "bind", Dst: fmt.Sprintf("127.0.0.1:%d", w.doorman.port)},
 	} {
 		before := w.count(t, name)

@@ -19,6 +19,7 @@ func pinnedMaps(m *redirectMaps) map[string]*ebpf.Map {
 	return map[string]*ebpf.Map{
 		redirectMapFlows: m.Flows, redirectMapListeners: m.Listeners, redirectMapPorts: m.Ports,
 		redirectMapOrigDsts: m.OrigDsts, redirectMapCounters: m.Counters,
+		redirectMapGuarded: m.Guarded, redirectMapLevels: m.Levels, redirectMapKept: m.Kept,
 	}
 }
 
@@ -78,6 +79,9 @@ func (r *Redirect) pinMaps() (err error) {
 		}
 	}
 	if err := r.keepPorts(); err != nil {
+		return err
+	}
+	if err := r.keepGuarded(); err != nil {
 		return err
 	}
 	if err := os.RemoveAll(r.mapDir()); err != nil {

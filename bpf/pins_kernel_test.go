@@ -52,7 +52,7 @@ func TestLoadAdoptsItsPins(t *testing.T) {
 }
 
 // hooks is how many programs a cgroup gets on this kernel.
-var hooks = 11 + len(optional)
+var hooks = 13 + len(optional)
 
 // optional are the hooks of those that not every kernel has, in the order of attaching.
 var optional = func() (names []string) {
@@ -169,7 +169,9 @@ func pinned(t testing.TB, pins string) ids {
 	all := ids{map[ebpf.ProgramID]bool{}, map[ebpf.MapID]bool{}, map[link.ID]bool{}}
 	paths, err := filepath.Glob(filepath.Join(pins, "links", "*", "*"))
 	must(t, err)
-	for _, path := range paths {
+	guards, err := filepath.Glob(filepath.Join(pins, "guard", "*", "*"))
+	must(t, err)
+	for _, path := range append(paths, guards...) {
 		l, err := link.LoadPinnedLink(path, nil)
 		must(t, err)
 		info, err := l.Info()
@@ -218,10 +220,11 @@ func TestRemoveLeavesNothing(t *testing.T) {
 	gone := kerneltest.Cgroup(t)
 	must(t, w.Attach(gone))
 	must(t, kerneltest.RemoveCgroup(gone))
+	w.guardAll(t)
 	w.proxied(t, order{Do: "dial", Dst: origin4})
 	all := pinned(t, w.pins)
-	// Seven maps, and the read-only data.
-	if len(all.programs) != hooks || len(all.links) != 2*hooks || len(all.maps) != 8 || all.exist() != 3*hooks+8 {
+	// Two programs of the guard; ten maps, and the read-only data.
+	if len(all.programs) != hooks+2 || len(all.links) != 2*hooks+2 || len(all.maps) != 11 || all.exist() != 3*hooks+4+11 {
 		t.Fatalf("this test cannot see what is loaded: %+v, %d exist", all, all.exist())
 	}
 	must(t, w.Remove())

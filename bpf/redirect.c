@@ -5,8 +5,7 @@
  * daemon's listener in the same network namespace, and where they were going is
  * handed over before the SYN leaves. Whatever cannot be redirected is refused.
  */
-#include "maps.h"
-#include "loopback.h"
+#include "packet.h"
 
 char __license[] SEC("license") = "Dual MIT/GPL";
 
@@ -15,6 +14,9 @@ const struct event *const volatile event_type = NULL;
 
 /* Set by the loader. Without the helper (before Linux 5.18) a refusal is EPERM. */
 const volatile __u8 have_set_retval = 0;
+
+/* Set by the loader: sockets are refused that are not on the list, and not only those that nobody could judge. */
+const volatile __u8 strict = 0;
 
 #define REFUSE 0
 #define ALLOW 1
@@ -380,12 +382,51 @@ int sluice_sock_create(struct bpf_sock *ctx)
 	/* getpeername of an MPTCP socket would show the listener; clients fall back to TCP. */
 	if (ctx->protocol == IPPROTO_MPTCP)
 		return refuse(COUNTER_REFUSED_MPTCP, EPROTONOSUPPORT);
-	/* Raw, UDP-Lite, SCTP and the like send what no connect hook sees. */
-	if (!is_seen(ctx))
+	/* Raw, UDP-Lite, SCTP and the like send what no connect hook sees: that is left to egress and the guard. */
+	if (strict && !is_seen(ctx))
 		return refuse(COUNTER_REFUSED_PROTOCOL, EPROTONOSUPPORT);
 	/* A first socket, often the resolver's, comes before the first connect: time to start listening. */
 	netns = bpf_get_netns_cookie(ctx);
 	find_listener(netns);
+	return ALLOW;
+}
+
+/*
+ * What the hooks on sockets did not see, because the socket is older than they are or
+ * of another kind: it must not go to a bound port either. Sees no frames (AF_PACKET).
+ */
+SEC("cgroup_skb/egress")
+int sluice_egress(struct __sk_buff *skb)
+{
+	struct bpf_sock *sk = skb->sk;
+	enum verdict v;
+	__u8 version;
+	int lo = skb->ifindex == LOOPBACK_IFINDEX;
+
+	if (lo && sk) {
+		sk = bpf_sk_fullsock(sk);
+		if (sk && is_hooked(sk))
+			return ALLOW;
+	}
+	if (bpf_skb_load_bytes(skb, 0, &version, sizeof(version)))
+		v = VERDICT_UNREADABLE;
+	else
+		v = judge_packet(skb, ORIGIN_FRAME, 0, version >> 4 == 4 ? IPPROTO_IPIP : IPPROTO_IPV6, lo);
+	if (v == VERDICT_PASS)
+		return ALLOW;
+	count_drop(COUNTER_DROPPED_TCP, v);
+	return REFUSE;
+}
+
+/* What would send frames past the guard: around the queues of a packet socket, and AF_XDP's rings. */
+SEC("cgroup/setsockopt")
+int sluice_setsockopt(struct bpf_sockopt *ctx)
+{
+	if ((ctx->level == SOL_PACKET && ctx->optname == PACKET_QDISC_BYPASS) || ctx->level == SOL_XDP) {
+		count(COUNTER_REFUSED_BYPASS);
+		return REFUSE;
+	}
+	ctx->optlen = 0; /* the kernel goes on with the caller's own buffer, which may be longer than a page */
 	return ALLOW;
 }
 

@@ -44,6 +44,9 @@ type Options struct {
 	// FailOpen leaves the links unpinned, so that the kernel takes the hooks off
 	// when this process ends, however it ends.
 	FailOpen bool
+	// Strict has sockets refused that are not TCP, UDP or ICMP datagram ones. Without it only
+	// MPTCP is; what the others send to bound ports is dropped.
+	Strict bool
 }
 
 // Redirect is the loaded programs and maps. Its methods may be called concurrently.
@@ -59,6 +62,7 @@ type Redirect struct {
 	mu    sync.Mutex
 	links map[uint64]*attachment // by cgroup id
 	vigil *vigil                 // nil until there is something to keep vigil over
+	guard guard
 }
 
 // objects are what is loaded. Not the variables: their memory would keep a map in the kernel.
@@ -102,13 +106,27 @@ func Load(opts Options) (_ *Redirect, err error) {
 			return nil, fmt.Errorf("set %s: %w", redirectVarHaveSetRetval, err)
 		}
 	}
+	if opts.Strict {
+		if err := spec.Variables[redirectVarStrict].Set(uint8(1)); err != nil {
+			return nil, fmt.Errorf("set %s: %w", redirectVarStrict, err)
+		}
+	}
 	if err := r.loadObjects(spec); err != nil {
 		return nil, explain(err, Probe())
 	}
 	if err := r.loadFamilies(); err != nil {
 		return nil, err
 	}
+	if err := r.loadGuard(); err != nil {
+		return nil, explain(err, Probe())
+	}
+	if err := r.adoptGuards(); err != nil {
+		return nil, err
+	}
 	if err := r.adoptLinks(); err != nil {
+		return nil, err
+	}
+	if err := r.pruneGuarded(); err != nil {
 		return nil, err
 	}
 	return r, nil
@@ -127,7 +145,7 @@ func (r *Redirect) Close() error {
 		errs = append(errs, a.close())
 		delete(r.links, id)
 	}
-	errs = append(errs, r.closeVigil(), r.closeFamilies(), r.objs.redirectPrograms.Close(), r.objs.redirectMaps.Close())
+	errs = append(errs, r.closeVigil(), r.closeFamilies(), r.closeGuard(), r.objs.redirectPrograms.Close(), r.objs.redirectMaps.Close())
 	if r.lock != nil {
 		errs = append(errs, r.lock.Close())
 		r.lock = nil
@@ -151,6 +169,9 @@ func (r *Redirect) Remove() error {
 		}
 	}
 	errs = append(errs, r.dropVigils())
+	for netns := range r.guard.links {
+		errs = append(errs, r.detachGuards(netns, func(*guardLink) bool { return true }))
+	}
 	r.mu.Unlock()
 	if err := os.RemoveAll(r.opts.PinDir); err != nil {
 		errs = append(errs, fmt.Errorf("remove pins: %w", err))

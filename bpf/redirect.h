@@ -57,6 +57,14 @@ struct event {
 	__u32 reserved;
 };
 
+/* So many different depths of targets' cgroups. */
+#define MAX_LEVELS 16
+
+/* The levels of guarded cgroups; 0 ends the list. */
+struct level_set {
+	__u32 level[MAX_LEVELS];
+};
+
 /* One per verdict. Names on the Go side come from this list. */
 enum counter {
 	COUNTER_REDIRECTED,
@@ -70,6 +78,15 @@ enum counter {
 	COUNTER_REFUSED_BIND,
 	COUNTER_LOST_PUBLISH,
 	COUNTER_LOST_EVENT,
+	COUNTER_REFUSED_BYPASS,
+	COUNTER_DROPPED_TCP, /* these four, and the four after them, are in the order of enum verdict */
+	COUNTER_DROPPED_UDP,
+	COUNTER_DROPPED_PROTOCOL,
+	COUNTER_DROPPED_UNREADABLE,
+	COUNTER_DROPPED_LINK_TCP,
+	COUNTER_DROPPED_LINK_UDP,
+	COUNTER_DROPPED_LINK_PROTOCOL,
+	COUNTER_DROPPED_LINK_UNREADABLE,
 	COUNTER_MAX,
 };
 

@@ -16,18 +16,27 @@ import (
 type redirectCounter uint32
 
 const (
-	redirectCounterCOUNTER_REDIRECTED          redirectCounter = 0
-	redirectCounterCOUNTER_PUBLISHED           redirectCounter = 1
-	redirectCounterCOUNTER_REFUSED_NO_LISTENER redirectCounter = 2
-	redirectCounterCOUNTER_REFUSED_FLOWS_FULL  redirectCounter = 3
-	redirectCounterCOUNTER_REFUSED_NO_STORAGE  redirectCounter = 4
-	redirectCounterCOUNTER_REFUSED_UDP         redirectCounter = 5
-	redirectCounterCOUNTER_REFUSED_MPTCP       redirectCounter = 6
-	redirectCounterCOUNTER_REFUSED_PROTOCOL    redirectCounter = 7
-	redirectCounterCOUNTER_REFUSED_BIND        redirectCounter = 8
-	redirectCounterCOUNTER_LOST_PUBLISH        redirectCounter = 9
-	redirectCounterCOUNTER_LOST_EVENT          redirectCounter = 10
-	redirectCounterCOUNTER_MAX                 redirectCounter = 11
+	redirectCounterCOUNTER_REDIRECTED              redirectCounter = 0
+	redirectCounterCOUNTER_PUBLISHED               redirectCounter = 1
+	redirectCounterCOUNTER_REFUSED_NO_LISTENER     redirectCounter = 2
+	redirectCounterCOUNTER_REFUSED_FLOWS_FULL      redirectCounter = 3
+	redirectCounterCOUNTER_REFUSED_NO_STORAGE      redirectCounter = 4
+	redirectCounterCOUNTER_REFUSED_UDP             redirectCounter = 5
+	redirectCounterCOUNTER_REFUSED_MPTCP           redirectCounter = 6
+	redirectCounterCOUNTER_REFUSED_PROTOCOL        redirectCounter = 7
+	redirectCounterCOUNTER_REFUSED_BIND            redirectCounter = 8
+	redirectCounterCOUNTER_LOST_PUBLISH            redirectCounter = 9
+	redirectCounterCOUNTER_LOST_EVENT              redirectCounter = 10
+	redirectCounterCOUNTER_REFUSED_BYPASS          redirectCounter = 11
+	redirectCounterCOUNTER_DROPPED_TCP             redirectCounter = 12
+	redirectCounterCOUNTER_DROPPED_UDP             redirectCounter = 13
+	redirectCounterCOUNTER_DROPPED_PROTOCOL        redirectCounter = 14
+	redirectCounterCOUNTER_DROPPED_UNREADABLE      redirectCounter = 15
+	redirectCounterCOUNTER_DROPPED_LINK_TCP        redirectCounter = 16
+	redirectCounterCOUNTER_DROPPED_LINK_UDP        redirectCounter = 17
+	redirectCounterCOUNTER_DROPPED_LINK_PROTOCOL   redirectCounter = 18
+	redirectCounterCOUNTER_DROPPED_LINK_UNREADABLE redirectCounter = 19
+	redirectCounterCOUNTER_MAX                     redirectCounter = 20
 )
 
 type redirectEvent struct {
@@ -76,6 +85,9 @@ const (
 	redirectMapCounters            = "counters"
 	redirectMapEvents              = "events"
 	redirectMapFlows               = "flows"
+	redirectMapGuarded             = "guarded"
+	redirectMapKept                = "kept"
+	redirectMapLevels              = "levels"
 	redirectMapListeners           = "listeners"
 	redirectMapOrigDsts            = "orig_dsts"
 	redirectMapPorts               = "ports"
@@ -84,15 +96,18 @@ const (
 	redirectProgSluiceBind6        = "sluice_bind6"
 	redirectProgSluiceConnect4     = "sluice_connect4"
 	redirectProgSluiceConnect6     = "sluice_connect6"
+	redirectProgSluiceEgress       = "sluice_egress"
 	redirectProgSluiceGetpeername4 = "sluice_getpeername4"
 	redirectProgSluiceGetpeername6 = "sluice_getpeername6"
 	redirectProgSluiceSendmsg4     = "sluice_sendmsg4"
 	redirectProgSluiceSendmsg6     = "sluice_sendmsg6"
+	redirectProgSluiceSetsockopt   = "sluice_setsockopt"
 	redirectProgSluiceSockCreate   = "sluice_sock_create"
 	redirectProgSluiceSockRelease  = "sluice_sock_release"
 	redirectProgSluiceSockops      = "sluice_sockops"
 	redirectVarEventType           = "event_type"
 	redirectVarHaveSetRetval       = "have_set_retval"
+	redirectVarStrict              = "strict"
 )
 
 // loadRedirect returns the embedded CollectionSpec for redirect.
@@ -141,10 +156,12 @@ type redirectProgramSpecs struct {
 	SluiceBind6        *ebpf.ProgramSpec `ebpf:"sluice_bind6"`
 	SluiceConnect4     *ebpf.ProgramSpec `ebpf:"sluice_connect4"`
 	SluiceConnect6     *ebpf.ProgramSpec `ebpf:"sluice_connect6"`
+	SluiceEgress       *ebpf.ProgramSpec `ebpf:"sluice_egress"`
 	SluiceGetpeername4 *ebpf.ProgramSpec `ebpf:"sluice_getpeername4"`
 	SluiceGetpeername6 *ebpf.ProgramSpec `ebpf:"sluice_getpeername6"`
 	SluiceSendmsg4     *ebpf.ProgramSpec `ebpf:"sluice_sendmsg4"`
 	SluiceSendmsg6     *ebpf.ProgramSpec `ebpf:"sluice_sendmsg6"`
+	SluiceSetsockopt   *ebpf.ProgramSpec `ebpf:"sluice_setsockopt"`
 	SluiceSockCreate   *ebpf.ProgramSpec `ebpf:"sluice_sock_create"`
 	SluiceSockRelease  *ebpf.ProgramSpec `ebpf:"sluice_sock_release"`
 	SluiceSockops      *ebpf.ProgramSpec `ebpf:"sluice_sockops"`
@@ -157,6 +174,9 @@ type redirectMapSpecs struct {
 	Counters  *ebpf.MapSpec `ebpf:"counters"`
 	Events    *ebpf.MapSpec `ebpf:"events"`
 	Flows     *ebpf.MapSpec `ebpf:"flows"`
+	Guarded   *ebpf.MapSpec `ebpf:"guarded"`
+	Kept      *ebpf.MapSpec `ebpf:"kept"`
+	Levels    *ebpf.MapSpec `ebpf:"levels"`
 	Listeners *ebpf.MapSpec `ebpf:"listeners"`
 	OrigDsts  *ebpf.MapSpec `ebpf:"orig_dsts"`
 	Ports     *ebpf.MapSpec `ebpf:"ports"`
@@ -169,6 +189,7 @@ type redirectMapSpecs struct {
 type redirectVariableSpecs struct {
 	EventType     *ebpf.VariableSpec `ebpf:"event_type"`
 	HaveSetRetval *ebpf.VariableSpec `ebpf:"have_set_retval"`
+	Strict        *ebpf.VariableSpec `ebpf:"strict"`
 }
 
 // redirectObjects contains all objects after they have been loaded into the kernel.
@@ -194,6 +215,9 @@ type redirectMaps struct {
 	Counters  *ebpf.Map `ebpf:"counters"`
 	Events    *ebpf.Map `ebpf:"events"`
 	Flows     *ebpf.Map `ebpf:"flows"`
+	Guarded   *ebpf.Map `ebpf:"guarded"`
+	Kept      *ebpf.Map `ebpf:"kept"`
+	Levels    *ebpf.Map `ebpf:"levels"`
 	Listeners *ebpf.Map `ebpf:"listeners"`
 	OrigDsts  *ebpf.Map `ebpf:"orig_dsts"`
 	Ports     *ebpf.Map `ebpf:"ports"`
@@ -205,6 +229,9 @@ func (m *redirectMaps) Close() error {
 		m.Counters,
 		m.Events,
 		m.Flows,
+		m.Guarded,
+		m.Kept,
+		m.Levels,
 		m.Listeners,
 		m.OrigDsts,
 		m.Ports,
@@ -218,6 +245,7 @@ func (m *redirectMaps) Close() error {
 type redirectVariables struct {
 	EventType     *ebpf.Variable `ebpf:"event_type"`
 	HaveSetRetval *ebpf.Variable `ebpf:"have_set_retval"`
+	Strict        *ebpf.Variable `ebpf:"strict"`
 }
 
 // redirectPrograms contains all programs after they have been loaded into the kernel.
@@ -228,10 +256,12 @@ type redirectPrograms struct {
 	SluiceBind6        *ebpf.Program `ebpf:"sluice_bind6"`
 	SluiceConnect4     *ebpf.Program `ebpf:"sluice_connect4"`
 	SluiceConnect6     *ebpf.Program `ebpf:"sluice_connect6"`
+	SluiceEgress       *ebpf.Program `ebpf:"sluice_egress"`
 	SluiceGetpeername4 *ebpf.Program `ebpf:"sluice_getpeername4"`
 	SluiceGetpeername6 *ebpf.Program `ebpf:"sluice_getpeername6"`
 	SluiceSendmsg4     *ebpf.Program `ebpf:"sluice_sendmsg4"`
 	SluiceSendmsg6     *ebpf.Program `ebpf:"sluice_sendmsg6"`
+	SluiceSetsockopt   *ebpf.Program `ebpf:"sluice_setsockopt"`
 	SluiceSockCreate   *ebpf.Program `ebpf:"sluice_sock_create"`
 	SluiceSockRelease  *ebpf.Program `ebpf:"sluice_sock_release"`
 	SluiceSockops      *ebpf.Program `ebpf:"sluice_sockops"`
@@ -243,10 +273,12 @@ func (p *redirectPrograms) Close() error {
 		p.SluiceBind6,
 		p.SluiceConnect4,
 		p.SluiceConnect6,
+		p.SluiceEgress,
 		p.SluiceGetpeername4,
 		p.SluiceGetpeername6,
 		p.SluiceSendmsg4,
 		p.SluiceSendmsg6,
+		p.SluiceSetsockopt,
 		p.SluiceSockCreate,
 		p.SluiceSockRelease,
 		p.SluiceSockops,

@@ -93,6 +93,7 @@ func TestWaysRound(t *testing.T) {
 		w.untouched(t)
 	})
 	t.Run("case_15_other_protocols", func(t *testing.T) { otherProtocols(t, w) })
+	t.Run("case_15_raw_sockets", func(t *testing.T) { rawSockets(t, w) })
 	t.Run("case_19_udp", func(t *testing.T) { datagrams(t, w) })
 	t.Run("case_42_getpeername", func(t *testing.T) {
 		for _, dst := range []string{origin4, origin6, originMapped} {
@@ -157,8 +158,35 @@ func family(pair [2]string) int {
 	return unix.AF_INET6
 }
 
-// otherProtocols are those that connect hooks do not see.
+// otherProtocols are sockets that connect hooks do not see: what they send to a bound port is dropped.
 func otherProtocols(t *testing.T, w *world) {
+	before := w.count(t, "dropped_protocol")
+	for _, dst := range []string{origin4, origin6} {
+		for _, proto := range []int{unix.IPPROTO_UDPLITE, unix.IPPROTO_SCTP} {
+			typ := unix.SOCK_DGRAM
+			if proto == unix.IPPROTO_SCTP {
+				typ = unix.SOCK_STREAM
+			}
+			got := w.agent.do(order{Do: "socket", Socket: "s", Type: typ, Proto: proto, Dst: dst})
+			if proto == unix.IPPROTO_SCTP && (got.Error == "EPROTONOSUPPORT" || got.Error == "ESOCKTNOSUPPORT") {
+				continue // this kernel has none
+			}
+			w.agent.do(order{Do: "connect", Socket: "s", Dst: dst, Data: "mute"})
+			if got := w.agent.do(order{Do: "say", Socket: "s", Data: "hello"}); got.Error != "EPERM" {
+				t.Errorf("protocol %d to %s: %+v", proto, dst, got)
+			}
+			w.agent.do(order{Do: "close", Socket: "s"})
+		}
+	}
+	if n := w.count(t, "dropped_protocol") - before; n < 2 {
+		t.Errorf("counted %d times", n)
+	}
+	w.untouched(t)
+}
+
+// TestStrict refuses sockets of all kinds that connect hooks do not see.
+func TestStrict(t *testing.T) {
+	w := newWorld(t, bpf.Options{Strict: true})
 	const sctp = unix.IPPROTO_SCTP
 	refused := uint64(0)
 	before := w.count(t, "refused_protocol")
