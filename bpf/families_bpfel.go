@@ -75,7 +75,8 @@ type familiesMapSpecs struct {
 // familiesVariableSpecs contains global variables before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
-type familiesVariableSpecs struct{}
+type familiesVariableSpecs struct {
+}
 
 // familiesObjects contains all objects after they have been loaded into the kernel.
 //
@@ -109,7 +110,8 @@ func (m *familiesMaps) Close() error {
 // familiesVariables contains all global variables after they have been loaded into the kernel.
 //
 // It can be passed to loadFamiliesObjects or ebpf.CollectionSpec.LoadAndAssign.
-type familiesVariables struct{}
+type familiesVariables struct {
+}
 
 // familiesPrograms contains all programs after they have been loaded into the kernel.
 //

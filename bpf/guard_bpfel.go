@@ -103,7 +103,8 @@ type guardMapSpecs struct {
 // guardVariableSpecs contains global variables before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
-type guardVariableSpecs struct{}
+type guardVariableSpecs struct {
+}
 
 // guardObjects contains all objects after they have been loaded into the kernel.
 //
@@ -155,7 +156,8 @@ func (m *guardMaps) Close() error {
 // guardVariables contains all global variables after they have been loaded into the kernel.
 //
 // It can be passed to loadGuardObjects or ebpf.CollectionSpec.LoadAndAssign.
-type guardVariables struct{}
+type guardVariables struct {
+}
 
 // guardPrograms contains all programs after they have been loaded into the kernel.
 //

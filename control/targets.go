@@ -45,6 +45,8 @@ type TargetSpec struct {
 	Namespace string   // containerd's, for Container and Selector; empty is any
 	Pools     []string // only these serve it; empty is every pool
 	Transient bool     // ends with its cgroup; PID is the process that fills it
+	// KeepConnections lets connections to bound ports that are there already be.
+	KeepConnections bool
 }
 
 // ListTargets lists the targets, oldest first, and who in them does not trust the CA.
@@ -90,6 +92,7 @@ func (s TargetSpec) request() (intercept.Request, error) {
 	r := intercept.Request{
 		Kind: intercept.KindCgroup, Cgroup: s.Cgroup, PID: s.PID, Unit: s.Unit,
 		Container: s.Container, Selector: s.Selector, Namespace: s.Namespace, Pools: s.Pools,
+		KeepConnections: s.KeepConnections,
 	}
 	if s.Transient {
 		switch {
@@ -170,7 +173,7 @@ func targetError(err error) error {
 		code = pool.CodeNotFound
 	case errors.Is(err, intercept.ErrNotFound), errors.Is(err, fs.ErrNotExist), errors.Is(err, cgroup.ErrGone):
 		code = pool.CodeNotFound
-	case errors.Is(err, cgroup.ErrVersion1), errors.Is(err, cgroup.ErrNotCgroup), errors.Is(err, cgroup.ErrOwn):
+	case errors.Is(err, cgroup.ErrVersion1), errors.Is(err, cgroup.ErrNotCgroup), errors.Is(err, cgroup.ErrOwn), errors.Is(err, cgroup.ErrShared):
 		code = pool.CodeInvalid
 	default:
 		return err

@@ -10,7 +10,6 @@ import (
 
 	"github.com/sluice-proxy/sluice/bpf"
 	"github.com/sluice-proxy/sluice/intercept/cgroup"
-	"github.com/sluice-proxy/sluice/intercept/guard"
 )
 
 // Request says what to attach to.
@@ -34,6 +33,9 @@ type Request struct {
 	Namespace string
 	// Pools are the names of the pools that the target may use. Empty: any.
 	Pools []string
+	// KeepConnections lets connections to bound ports that are there already go on past us until they
+	// end, instead of closing them.
+	KeepConnections bool
 }
 
 // Attach puts the programs on a cgroup, after every network namespace of its processes
@@ -43,7 +45,7 @@ type Request struct {
 // program, no listener, no row. The errors match what cgroup.Validate, cgroup.OfPID, cgroup.OfUnit and
 // container.Finder give, ErrConflict, ErrExclusive and ErrStopped.
 func (in *Interceptor) Attach(ctx context.Context, r Request) (Target, error) {
-	v := Target{Kind: r.Kind, Pools: append([]string{}, r.Pools...), Created: in.opts.Now()}
+	v := Target{Kind: r.Kind, Pools: append([]string{}, r.Pools...), Created: in.opts.Now(), KeepConnections: r.KeepConnections}
 	pid := r.PID
 	var err error
 	switch r.Kind {
@@ -150,8 +152,11 @@ func locate(ctx context.Context, r Request) (path, ref string, err error) {
 		return "", "", fmt.Errorf("unknown kind of target %q", r.Kind)
 	}
 	path, err = cgroup.Validate(path)
-	if err != nil && r.Kind == KindPID {
-		err = fmt.Errorf("process %d: %w", r.PID, err)
+	if err == nil && r.Kind == KindPID {
+		err = cgroup.Alone(r.PID, path)
+	} else if err != nil && r.Kind == KindPID {
+		err = fmt.Errorf("process %d: %w; it would have to be moved, which its open connections do not follow: start it anew "+
+			"with 'sluice run' or as a systemd unit", r.PID, err)
 	} else if err != nil && r.Kind == KindUnit {
 		err = fmt.Errorf("unit %s: %w", ref, err)
 	}
@@ -245,7 +250,9 @@ func (in *Interceptor) dismiss(t *target, hooked bool) error {
 	in.mu.Unlock()
 	t.end()
 	t.cut()
-	return errors.Join(err, in.distrust(t), in.release(t))
+	err = errors.Join(err, in.distrust(t), in.release(t))
+	in.refreshGuards()
+	return err
 }
 
 // unhook takes the programs off, by id if the path is gone or stands for another cgroup.
@@ -283,6 +290,8 @@ func (in *Interceptor) engage(ctx context.Context, t *target, witness int) error
 		return err
 	}
 	in.confide(ctx, t, witness)
+	in.keepOlder(t)
+	in.refreshGuards()
 	if err := in.opts.Hooks.Attach(t.Cgroup); err != nil {
 		return fmt.Errorf("attach to %s: %w", t.Cgroup, err)
 	}
@@ -292,36 +301,6 @@ func (in *Interceptor) engage(ctx context.Context, t *target, witness int) error
 	}
 	in.closeOlder(t)
 	return nil
-}
-
-// closeOlder destroys the target's connections to bound ports that were made before the
-// programs were there, and notes how many. A kernel that cannot is told of in the log:
-// those connections go on past us until they end.
-func (in *Interceptor) closeOlder(t *target) {
-	own := make(map[uint64]bool)
-	wanted := func(id uint64) bool {
-		is, known := own[id]
-		if !known {
-			o, ok := in.owner(id)
-			is = ok && o == t
-			own[id] = is
-		}
-		return is
-	}
-	var closed int
-	for _, s := range in.allSpaces() {
-		err := s.home.ns.Do(func() error {
-			n, err := guard.Destroy(wanted, in.opts.Routes.Ports())
-			closed += n
-			return err
-		})
-		if err != nil {
-			in.opts.Log.Warn("older connections not closed", "target", t.ID, "error", err)
-		}
-	}
-	in.mu.Lock()
-	t.Destroyed = closed
-	in.mu.Unlock()
 }
 
 func (in *Interceptor) setState(t *target, s State, reason string) {

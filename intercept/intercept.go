@@ -16,6 +16,7 @@ import (
 	"github.com/sluice-proxy/sluice/bpf"
 	"github.com/sluice-proxy/sluice/intercept/cgroup"
 	"github.com/sluice-proxy/sluice/intercept/exchange"
+	"github.com/sluice-proxy/sluice/intercept/guard"
 )
 
 // Hooks puts the programs on cgroups and takes them off. *bpf.Redirect is one.
@@ -78,6 +79,14 @@ type Options struct {
 	Memory    Memory
 	// Vigils refuses what is made again in a target's place before we come to it. nil: that is let through.
 	Vigils Vigils
+	// Guard judges packets on the links of targets' namespaces. nil: nobody does.
+	Guard Guard
+	// GuardName is what is known by in namespaces what is not pinned. Empty: guard.DefaultName.
+	GuardName string
+	// GuardBackend is by what it does. Empty: the best that the kernel has.
+	GuardBackend guard.Backend
+	// GuardVolatile leaves no guard that outlives this process.
+	GuardVolatile bool
 	// Containers finds containers. nil: they cannot be attached by name.
 	Containers Containers
 	// FDStore keeps the listeners while no daemon runs. nil: connects are refused meanwhile.
@@ -129,6 +138,8 @@ type Interceptor struct {
 	buffers sync.Pool     // *[]byte of firstPeek bytes
 	slots   chan struct{} // one for each connection served
 	ready   chan struct{}
+	links   *guard.Guard  // nil: links are not guarded
+	moved   chan struct{} // links of a namespace came or went
 
 	live context.Context // ends when Run's context does: no new work
 	halt context.CancelFunc
@@ -197,6 +208,8 @@ func New(opts Options) (*Interceptor, error) {
 		b := make([]byte, firstPeek)
 		return &b
 	}
+	in.moved = make(chan struct{}, 1)
+	in.links = in.newLinks()
 	in.live, in.halt = context.WithCancel(context.Background())
 	in.conn, in.cut = context.WithCancel(context.Background())
 	return in, nil
@@ -223,6 +236,7 @@ func (in *Interceptor) Run(ctx context.Context) error {
 		in.tasks.Go(in.followPorts)
 		in.tasks.Go(in.sweep)
 		in.tasks.Go(in.look)
+		in.tasks.Go(in.followLinks)
 		close(in.ready)
 		<-ctx.Done()
 	}
@@ -261,7 +275,7 @@ func (in *Interceptor) restore(ctx context.Context) error {
 		}
 	}
 	in.keepVigil()
-	return errors.Join(in.dropStrayHooks(), in.dropStrayListeners())
+	return errors.Join(in.dropStrayHooks(), in.dropStrayListeners(), in.dropStrayGuards())
 }
 
 // dropStrayHooks takes the programs off cgroups that no target stands for.
@@ -377,6 +391,7 @@ func (in *Interceptor) show(t *target) Target {
 		}
 	}
 	slices.Sort(out.Namespaces)
+	out.Older, out.Guard = slices.Clone(t.Older), in.guardedBy(t)
 	return out
 }
 
@@ -433,6 +448,7 @@ func (in *Interceptor) followPorts() {
 			in.opts.Log.Error("redirected ports not set", "error", err)
 			retry = time.After(retryPorts)
 		}
+		in.refreshGuards()
 		select {
 		case <-changed:
 		case <-retry:
@@ -454,6 +470,9 @@ func (in *Interceptor) sweep() {
 		}
 		if _, err := in.opts.Flows.Sweep(sweepAge); err != nil {
 			in.opts.Log.Error("flows not swept", "error", err)
+		}
+		if err := in.sweepKept(); err != nil {
+			in.opts.Log.Error("kept connections not swept", "error", err)
 		}
 	}
 }

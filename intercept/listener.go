@@ -11,6 +11,7 @@ import (
 
 	"github.com/sluice-proxy/sluice/bpf"
 	"github.com/sluice-proxy/sluice/intercept/cgroup"
+	"github.com/sluice-proxy/sluice/intercept/guard"
 	"github.com/sluice-proxy/sluice/intercept/netns"
 )
 
@@ -22,6 +23,7 @@ type space struct {
 	v6    *net.TCPListener // nil where the namespace has no ::1
 	done  chan struct{}    // closed when the space is given up
 	inode uint64
+	links *guard.Links // nil where there is no guard
 
 	users  map[string]bool // ids of the targets with a process here: under Interceptor.mu
 	pins   map[string]bool // ids of the targets that it was prepared for: under ops
@@ -146,6 +148,14 @@ func (in *Interceptor) open(ctx context.Context, ns *netns.NS) (*space, error) {
 		v4: v4, v6: v6, done: make(chan struct{}), inode: ns.Inode(),
 		users: make(map[string]bool), pins: make(map[string]bool),
 	}
+	if in.links != nil {
+		if s.links, err = in.links.Protect(ns); err != nil {
+			in.count.notAdopted.Add(1)
+			s.stopListening()
+			ns.Close()
+			return nil, err
+		}
+	}
 	ports := bpf.Listener{Port4: port(v4)}
 	if v6 != nil {
 		ports.Port6 = port(v6)
@@ -155,8 +165,9 @@ func (in *Interceptor) open(ctx context.Context, ns *netns.NS) (*space, error) {
 		in.count.notAdopted.Add(1)
 		s.stopListening()
 		in.forsake(ns.Cookie())
+		err = errors.Join(fmt.Errorf("publish the listener: %w", err), s.unguard())
 		ns.Close()
-		return nil, fmt.Errorf("publish the listener: %w", err)
+		return nil, err
 	}
 	s.home = in.opts.Dialer.add(ns)
 	in.mu.Lock()
@@ -168,6 +179,14 @@ func (in *Interceptor) open(ctx context.Context, ns *netns.NS) (*space, error) {
 		in.tasks.Go(func() { in.accept(s, v6) })
 	}
 	return s, nil
+}
+
+// unguard takes the guard off the links.
+func (s *space) unguard() error {
+	if s.links == nil {
+		return nil
+	}
+	return s.links.Close()
 }
 
 func port(l *net.TCPListener) uint16 { return addrPort(l.Addr()).Port() }
@@ -248,6 +267,7 @@ func (in *Interceptor) review(ctx context.Context, s *space) error {
 	close(s.done)
 	s.stopListening()
 	in.forsake(cookie)
+	err = errors.Join(err, s.unguard())
 	in.opts.Exchange.CloseNetNS(cookie)
 	s.home.release()
 	// Somebody may have come between the survey and the withdrawal, and saw a listener.

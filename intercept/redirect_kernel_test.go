@@ -38,7 +38,7 @@ func onKernel(t *testing.T, r *bpf.Redirect) func(*bench, *Options) {
 	events, err := r.Events()
 	must(t, err)
 	return func(_ *bench, o *Options) {
-		o.Hooks, o.Listeners, o.Flows, o.Events, o.Vigils = r, r, r, events, r
+		o.Hooks, o.Listeners, o.Flows, o.Events, o.Vigils, o.Guard = r, r, r, events, r, r
 	}
 }
 

@@ -33,6 +33,9 @@ func (in *Interceptor) shutdown() error {
 	in.cut()
 	<-ended
 	for _, s := range in.allSpaces() {
+		if s.links != nil {
+			s.links.Stop()
+		}
 		s.home.release()
 	}
 	if drained != nil && !errors.Is(drained, context.DeadlineExceeded) {

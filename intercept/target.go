@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/sluice-proxy/sluice/bpf"
+	"github.com/sluice-proxy/sluice/intercept/guard"
 )
 
 var (
@@ -82,12 +83,17 @@ type Target struct {
 	Parent       string    `json:"parent,omitempty"`        // the selector's id
 	Pools        []string  `json:"pools"`                   // empty: any pool
 	Created      time.Time `json:"created"`
+	// KeepConnections: connections older than an attach are not closed.
+	KeepConnections bool `json:"keep_connections,omitempty"`
 
 	State       State    `json:"state"`
 	Reason      string   `json:"reason,omitempty"` // why it waits or failed
 	Connections int      `json:"connections"`      // open now
 	Namespaces  []uint64 `json:"namespaces"`       // cookies of the namespaces its processes are in
 	Destroyed   int      `json:"destroyed"`        // connections older than the attach that it closed
+	Kept        int      `json:"kept"`             // and those that it let be
+	Older       []Older  `json:"older,omitempty"`  // the first hundred of both
+	Guard       string   `json:"guard,omitempty"`  // by what packets are judged on its namespaces' links
 	// Untrusting are its processes that do not trust our CA. Whoever asks the one who knows fills it in.
 	Untrusting []Untrusting `json:"untrusting,omitempty"`
 }
@@ -120,6 +126,7 @@ type target struct {
 	Target // State, Reason and CgroupID change under Interceptor.mu
 	pid    int
 	part   context.CancelFunc // ends the goroutine that follows the cgroup; under ops
+	kept   []guard.Connection // under Interceptor.mu
 
 	life context.Context // ends when the target is detached
 	end  context.CancelFunc

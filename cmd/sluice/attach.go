@@ -15,6 +15,7 @@ type attachFlags struct {
 	cgroup, unit, container, namespace, selector string
 	pid                                          int
 	pools                                        []string
+	keep                                         bool
 }
 
 func (c *cli) attachCommand() *cobra.Command {
@@ -57,12 +58,14 @@ are named with the way out; 'sluice targets' and 'sluice doctor' name them later
 			}
 			return c.print(target, func() {
 				fmt.Fprintln(c.stdout, target.Id)
+				c.reportOlder(target)
 				c.warnUntrusting(target.Id, target.Untrusting)
 			})
 		},
 	}
 	cmd.Flags().StringVar(&f.cgroup, "cgroup", "", "directory of a cgroup v2 group")
 	cmd.Flags().StringVar(&f.container, "container", "", "container to attach, by name or id")
+	cmd.Flags().BoolVar(&f.keep, "keep-connections", false, "let connections that are there already go on past sluice until they end")
 	cmd.Flags().StringVar(&f.namespace, "namespace", "", "containerd's namespace; without it, any")
 	cmd.Flags().IntVar(&f.pid, "pid", 0, "process whose cgroup to attach")
 	cmd.Flags().StringVar(&f.selector, "selector", "", "label of the containers to attach, now and later, as KEY=VALUE")
@@ -110,6 +113,9 @@ func (f attachFlags) spec() (api.TargetSpec, error) {
 	}
 	if len(f.pools) > 0 {
 		spec.Pools = &f.pools
+	}
+	if f.keep {
+		spec.KeepConnections = &f.keep
 	}
 	return spec, nil
 }

@@ -23,6 +23,13 @@ const (
 	defaultPinDir     = "/sys/fs/bpf/sluice"
 )
 
+// What `guard` may be.
+const (
+	guardOn     = "on"     // packets are judged on links
+	guardStrict = "strict" // and sockets are refused that are not TCP, UDP or ICMP datagram ones
+	guardOff    = "off"    // links are left alone
+)
+
 // config is what the daemon is told, checked. scripts/packaging/config.toml documents
 // each key with its default, and a test holds it to this.
 type config struct {
@@ -31,6 +38,7 @@ type config struct {
 	Socket        string
 	PinDir        string
 	FailOpen      bool
+	Guard         string // on, strict or off
 	MaxFlows      uint32
 	UpstreamRoots []byte // PEM, trusted beside the system's roots
 	DrainTime     time.Duration
@@ -74,6 +82,7 @@ type rawConfig struct {
 	Socket        *string `toml:"socket"`
 	PinDir        *string `toml:"pin_dir"`
 	FailMode      *string `toml:"fail_mode"`
+	Guard         *string `toml:"guard"`
 	MaxFlows      *int64  `toml:"max_flows"`
 	UpstreamRoots *string `toml:"upstream_roots"`
 	DrainTime     *string `toml:"drain_time"`
@@ -108,7 +117,7 @@ type rawConfig struct {
 
 func defaultConfig() config {
 	return config{
-		StateDir: defaultStateDir, Socket: defaultSocket, PinDir: defaultPinDir, MaxFlows: 65536,
+		StateDir: defaultStateDir, Socket: defaultSocket, PinDir: defaultPinDir, Guard: guardOn, MaxFlows: 65536,
 		DrainTime: 30 * time.Second, LogLevel: "info", LogFormat: "auto",
 		Pool:   poolConfig{MaxStatedRetry: 15 * time.Minute, ProbeInterval: 15 * time.Minute, MaxHeld: pool.DefaultMaxHeld},
 		Replay: replayConfig{MaxBody: 32 << 20, Budget: 256 << 20},
@@ -163,6 +172,7 @@ func parseConfig(text []byte) (config, error) {
 	mode := "closed"
 	keep(choice("fail_mode", raw.FailMode, &mode, "closed", "open"))
 	c.FailOpen = mode == "open"
+	keep(choice("guard", raw.Guard, &c.Guard, guardOn, guardStrict, guardOff))
 	flows, held := int64(c.MaxFlows), int64(c.Pool.MaxHeld)
 	keep(between("max_flows", raw.MaxFlows, &flows, 1024, 1<<24))
 	keep(between("pool.max_held", raw.Pool.MaxHeld, &held, 1, 1<<16))

@@ -155,7 +155,7 @@ func (d *sluiced) openKernel(context.Context) error {
 		d.log.Info("mounted the BPF file system", "at", bpffsMount)
 		d.acquired(unmountBPFFS)
 	}
-	d.hooks, err = bpf.Load(bpf.Options{PinDir: d.cfg.PinDir, MaxFlows: d.cfg.MaxFlows, FailOpen: d.cfg.FailOpen})
+	d.hooks, err = bpf.Load(bpf.Options{PinDir: d.cfg.PinDir, MaxFlows: d.cfg.MaxFlows, FailOpen: d.cfg.FailOpen, Strict: d.cfg.Guard == guardStrict})
 	if errors.Is(err, bpf.ErrLocked) {
 		return fmt.Errorf("%w: stop that one, or set another pin_dir in the configuration", err)
 	}
@@ -242,6 +242,7 @@ func (d *sluiced) openInterceptor(context.Context) error {
 		Hooks: d.hooks, Listeners: d.hooks, Flows: d.hooks, Events: events, Routes: d.keep, Exchange: d.exchange, Dialer: dialer,
 		Memory: newTargetMemory(d.store, d.record, scopes), Containers: d.finder, Vigils: d.hooks, Log: d.log, Drain: d.cfg.DrainTime, Denied: d.denied,
 		Trust: confidant{d.ca, d.log}, FDStore: keep,
+		Guard: d.hooks, GuardName: guardName(d.cfg.PinDir), GuardBackend: guardBackend(d.cfg), GuardVolatile: d.cfg.FailOpen,
 	})
 	if err != nil {
 		return errors.Join(err, events.Close(), d.exchange.Shutdown(context.Background()))
@@ -401,6 +402,9 @@ func (c *cli) removePins(ctx context.Context, configFile, stateDir string) ([]st
 	newReaper(slog.New(slog.DiscardHandler)).clearAll()
 	defer removeScopeParent()
 	forgotten, err := forgetTargets(ctx, cfg.StateDir)
+	if err == nil {
+		err = clearGuards(cfg.PinDir)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("detach --all: %w", err)
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/sluice-proxy/sluice/bpf"
 	"github.com/sluice-proxy/sluice/control/api"
 	"github.com/sluice-proxy/sluice/intercept/cgroup"
+	"github.com/sluice-proxy/sluice/intercept/guard"
 	"github.com/sluice-proxy/sluice/intercept/powers"
 )
 
@@ -92,6 +93,7 @@ func (c *cli) examine(ctx context.Context, cfg config) []finding {
 	findings := []finding{checkRoot(), checkCgroup(), checkBPFFS(cfg.PinDir), checkUnprivilegedBPF("/proc/sys/kernel/unprivileged_bpf_disabled")}
 	if os.Geteuid() == 0 {
 		findings = append(findings, checkKernel(bpf.Probe())...)
+		findings = append(findings, checkGuard(cfg.Guard, guard.Probe()))
 	}
 	findings = append(findings, checkContainers(ctx, cfg.Containers)...)
 	findings = append(findings, checkStateDir(cfg.StateDir)...)

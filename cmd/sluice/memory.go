@@ -47,6 +47,8 @@ type reference struct {
 	PodNamespace string `json:"pod_namespace,omitempty"`
 	Selector     string `json:"selector,omitempty"`
 	Parent       string `json:"parent,omitempty"`
+
+	KeepConnections bool `json:"keep_connections,omitempty"`
 }
 
 // Save implements [intercept.Memory].
@@ -54,6 +56,7 @@ func (m *targetMemory) Save(ctx context.Context, t intercept.Target) error {
 	ref, err := json.Marshal(reference{
 		Given: t.Ref, Cgroup: t.Cgroup, CgroupID: t.CgroupID, Unit: t.Unit, Container: t.Container, ContainerID: t.ContainerID,
 		Runtime: t.Runtime, Namespace: t.Namespace, PodNamespace: t.PodNamespace, Selector: t.Selector, Parent: t.Parent,
+		KeepConnections: t.KeepConnections,
 	})
 	if err != nil {
 		return err
@@ -110,6 +113,7 @@ func (m *targetMemory) List(ctx context.Context) ([]intercept.Target, error) {
 			Pools: row.Pools, Created: row.CreatedAt,
 			Unit: ref.Unit, Container: ref.Container, ContainerID: ref.ContainerID, Runtime: ref.Runtime,
 			Namespace: ref.Namespace, PodNamespace: ref.PodNamespace, Selector: ref.Selector, Parent: ref.Parent,
+			KeepConnections: ref.KeepConnections,
 		})
 		m.known[row.ID] = true
 		if id, err := cgroup.ID(ref.Cgroup); row.Kind == string(intercept.KindRun) && err == nil && id == ref.CgroupID {

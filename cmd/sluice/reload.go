@@ -38,6 +38,7 @@ func needRestart(now, next config) []string {
 		{"socket", now.Socket, next.Socket},
 		{"pin_dir", now.PinDir, next.PinDir},
 		{"fail_mode", now.FailOpen, next.FailOpen},
+		{"guard", now.Guard, next.Guard},
 		{"max_flows", now.MaxFlows, next.MaxFlows},
 		{"upstream_roots", string(now.UpstreamRoots), string(next.UpstreamRoots)},
 		{"drain_time", now.DrainTime, next.DrainTime},

@@ -185,6 +185,48 @@ func (e MemberState) Valid() bool {
 	}
 }
 
+// Defines values for OlderConnectionFate.
+const (
+	Closed    OlderConnectionFate = "closed"
+	Kept      OlderConnectionFate = "kept"
+	NotClosed OlderConnectionFate = "not closed"
+)
+
+// Valid indicates whether the value is a known member of the OlderConnectionFate enum.
+func (e OlderConnectionFate) Valid() bool {
+	switch e {
+	case Closed:
+		return true
+	case Kept:
+		return true
+	case NotClosed:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for OlderConnectionProtocol.
+const (
+	Tcp     OlderConnectionProtocol = "tcp"
+	Udp     OlderConnectionProtocol = "udp"
+	Udplite OlderConnectionProtocol = "udplite"
+)
+
+// Valid indicates whether the value is a known member of the OlderConnectionProtocol enum.
+func (e OlderConnectionProtocol) Valid() bool {
+	switch e {
+	case Tcp:
+		return true
+	case Udp:
+		return true
+	case Udplite:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for PoolState.
 const (
 	Degraded  PoolState = "degraded"
@@ -334,11 +376,21 @@ type AttachedTarget struct {
 	ContainerId string    `json:"container_id"`
 	CreatedAt   time.Time `json:"created_at"`
 
+	// Destroyed How many connections to bound ports that were older than the attach were closed.
+	Destroyed int `json:"destroyed"`
+
 	// Environment The provider's variables and the placeholder each may hold.
 	Environment map[string]string `json:"environment"`
 
+	// Guard By what packets that go to bound ports past sluice are dropped on the links of its namespaces: `tcx`, `clsact`,
+	// `nftables` or `none`, several with a comma between them; empty while it has no namespace, or with `guard = "off"`.
+	Guard string `json:"guard"`
+
 	// Id The same for the same cgroup path.
 	Id string `json:"id"`
+
+	// Kept How many were let be, because of `keep_connections`, and go on.
+	Kept int `json:"kept"`
 
 	// Kind How it was named when it was attached.
 	Kind AttachedTargetKind `json:"kind"`
@@ -348,6 +400,9 @@ type AttachedTarget struct {
 
 	// Namespaces Cookies of the network namespaces in which sluice listens for it.
 	Namespaces []uint64 `json:"namespaces"`
+
+	// Older Those that there were when it was attached, at most a hundred of them.
+	Older []OlderConnection `json:"older"`
 
 	// Parent That selector's id.
 	Parent string `json:"parent"`
@@ -557,6 +612,36 @@ type OAuthTokens struct {
 	RefreshToken string    `json:"refresh_token"`
 }
 
+// OlderConnection defines model for OlderConnection.
+type OlderConnection struct {
+	// Command That process's name.
+	Command string `json:"command"`
+
+	// Fate Closed: its process gets ECONNABORTED, and connects anew, through sluice. Kept: it goes on past sluice, with the
+	// credential that the agent has, until it ends. Not closed: the kernel could not, and what it sends is dropped.
+	Fate OlderConnectionFate `json:"fate"`
+
+	// Local ADDRESS:PORT
+	Local string `json:"local"`
+
+	// Pid Of a process that holds it, on the host; 0 when none is known.
+	Pid      int                     `json:"pid"`
+	Protocol OlderConnectionProtocol `json:"protocol"`
+
+	// Remote ADDRESS:PORT
+	Remote string `json:"remote"`
+
+	// State As ss(8) says it.
+	State string `json:"state"`
+}
+
+// OlderConnectionFate Closed: its process gets ECONNABORTED, and connects anew, through sluice. Kept: it goes on past sluice, with the
+// credential that the agent has, until it ends. Not closed: the kernel could not, and what it sends is dropped.
+type OlderConnectionFate string
+
+// OlderConnectionProtocol defines model for OlderConnection.Protocol.
+type OlderConnectionProtocol string
+
 // Pool defines model for Pool.
 type Pool struct {
 	// Active Empty when the pool is exhausted.
@@ -707,8 +792,18 @@ type Target struct {
 	ContainerId string    `json:"container_id"`
 	CreatedAt   time.Time `json:"created_at"`
 
+	// Destroyed How many connections to bound ports that were older than the attach were closed.
+	Destroyed int `json:"destroyed"`
+
+	// Guard By what packets that go to bound ports past sluice are dropped on the links of its namespaces: `tcx`, `clsact`,
+	// `nftables` or `none`, several with a comma between them; empty while it has no namespace, or with `guard = "off"`.
+	Guard string `json:"guard"`
+
 	// Id The same for the same cgroup path.
 	Id string `json:"id"`
+
+	// Kept How many were let be, because of `keep_connections`, and go on.
+	Kept int `json:"kept"`
 
 	// Kind How it was named when it was attached.
 	Kind TargetKind `json:"kind"`
@@ -718,6 +813,9 @@ type Target struct {
 
 	// Namespaces Cookies of the network namespaces in which sluice listens for it.
 	Namespaces []uint64 `json:"namespaces"`
+
+	// Older Those that there were when it was attached, at most a hundred of them.
+	Older []OlderConnection `json:"older"`
 
 	// Parent That selector's id.
 	Parent string `json:"parent"`
@@ -762,6 +860,9 @@ type TargetSpec struct {
 	// Container An id of a container, the unambiguous beginning of one, a name of Docker's or nerdctl's, or a Kubernetes pod's or
 	// container's name or POD/CONTAINER. A container that does not run is attached when it starts.
 	Container *string `json:"container,omitempty"`
+
+	// KeepConnections Let connections to bound ports that are there already go on past sluice until they end, instead of closing them.
+	KeepConnections *bool `json:"keep_connections,omitempty"`
 
 	// Namespace containerd's namespace, for `container` and `selector`; without it, any.
 	Namespace *string `json:"namespace,omitempty"`

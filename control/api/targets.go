@@ -22,6 +22,7 @@ func (s *Server) AttachTarget(w http.ResponseWriter, r *http.Request) {
 	target, environment, err := s.ops.Attach(r.Context(), actor(r), control.TargetSpec{
 		Cgroup: deref(spec.Cgroup), PID: deref(spec.Pid), Unit: deref(spec.Unit), Container: deref(spec.Container),
 		Selector: deref(spec.Selector), Namespace: deref(spec.Namespace), Pools: deref(spec.Pools), Transient: deref(spec.Transient),
+		KeepConnections: deref(spec.KeepConnections),
 	})
 	s.answer(w, r, http.StatusCreated, newAttachedTarget(target, environment), err)
 }
@@ -52,7 +53,19 @@ func newTarget(t intercept.Target) Target {
 		Connections: t.Connections, CreatedAt: t.Created.UTC(),
 		Unit: t.Unit, Container: t.Container, ContainerId: t.ContainerID, Runtime: t.Runtime,
 		Namespace: t.Namespace, Selector: t.Selector, Parent: t.Parent, Untrusting: newUntrusting(t.Untrusting),
+		Guard: t.Guard, Destroyed: t.Destroyed, Kept: t.Kept, Older: newOlder(t.Older),
 	}
+}
+
+func newOlder(all []intercept.Older) []OlderConnection {
+	list := make([]OlderConnection, 0, len(all))
+	for _, o := range all {
+		list = append(list, OlderConnection{
+			Protocol: OlderConnectionProtocol(o.Protocol), Local: o.Local, Remote: o.Remote, State: o.State, Pid: o.PID,
+			Command: o.Command, Fate: OlderConnectionFate(o.Fate),
+		})
+	}
+	return list
 }
 
 func newUntrusting(all []intercept.Untrusting) []Untrusting {
@@ -71,7 +84,7 @@ func newAttachedTarget(t intercept.Target, environment map[string]string) Attach
 		Pools: plain.Pools, Connections: plain.Connections, CreatedAt: plain.CreatedAt, Environment: environment,
 		Unit: plain.Unit, Container: plain.Container, ContainerId: plain.ContainerId, Runtime: plain.Runtime,
 		Namespace: plain.Namespace, Selector: plain.Selector, Parent: plain.Parent,
-		Untrusting: plain.Untrusting,
+		Untrusting: plain.Untrusting, Guard: plain.Guard, Destroyed: plain.Destroyed, Kept: plain.Kept, Older: plain.Older,
 	}
 }
 

@@ -1,2 +1,3 @@
-// Package guard closes what the redirect cannot see: connections that are older than an attach.
+// Package guard closes what the redirect cannot see: packets that leave by a namespace's links
+// without it, and connections that are older than an attach.
 package guard

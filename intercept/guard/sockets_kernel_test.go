@@ -5,6 +5,8 @@ import (
 	"net"
 	"os"
 	"runtime"
+	"slices"
+	"syscall"
 	"testing"
 	"time"
 
@@ -58,36 +60,109 @@ func pair(t *testing.T, addr string) net.Conn {
 	return c
 }
 
-func TestDestroy(t *testing.T) {
+// datagrams is a connected socket of UDP to addr.
+func datagrams(t *testing.T, addr string) net.Conn {
+	t.Helper()
+	c, err := net.Dial("udp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return c
+}
+
+func TestOlderAreFoundNamedAndDestroyed(t *testing.T) {
 	enter(t)
-	for _, addr := range []string{"192.0.2.1:443", "[2001:db8::1]:443"} {
-		c := pair(t, addr)
+	for _, c := range []struct {
+		protocol, state string
+		open            func(*testing.T, string) net.Conn
+		addr            string
+	}{
+		{"tcp", "ESTAB", pair, "192.0.2.1:443"},
+		{"tcp", "ESTAB", pair, "[2001:db8::1]:443"},
+		{"udp", "ESTAB", datagrams, "192.0.2.7:443"},
+		{"udp", "ESTAB", datagrams, "[2001:db8::7]:443"},
+	} {
+		conn := c.open(t, c.addr)
+		name := c.protocol + " " + conn.RemoteAddr().String()
 		seen := map[uint64]bool{}
 		note := func(id uint64) bool { seen[id] = true; return false }
-		if n, err := Destroy(note, []uint16{443}); n != 0 || err != nil || len(seen) != 1 {
-			t.Fatalf("%s: nothing wanted: %d destroyed, %v; cgroups %v", addr, n, err, seen)
+		if found, err := Older(note, nil, []uint16{443}); len(found) != 0 || err != nil || len(seen) != 1 {
+			t.Fatalf("%s: nothing wanted: %v, %v; cgroups %v", name, found, err, seen)
 		}
 		all := func(uint64) bool { return true }
-		if n, err := Destroy(all, []uint16{444}); n != 0 || err != nil {
-			t.Fatalf("%s: another port: %d destroyed, %v", addr, n, err)
+		if found, err := Older(all, nil, []uint16{444}); len(found) != 0 || err != nil {
+			t.Fatalf("%s: another port: %v, %v", name, found, err)
 		}
-		if n, err := Destroy(all, []uint16{443}); n != 1 || err != nil {
-			t.Fatalf("%s: %d destroyed, %v", addr, n, err)
+		// A socket that was made in another cgroup is the process's that holds it.
+		if found, err := Older(note, HeldBy([]int{os.Getpid()}), []uint16{443}); len(found) == 0 || err != nil {
+			t.Errorf("%s: held: %v, %v", name, found, err)
 		}
-		if err := c.SetDeadline(time.Now().Add(5 * time.Second)); err != nil {
+		found, err := Older(all, HeldBy([]int{os.Getpid()}), []uint16{443})
+		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := c.Read(make([]byte, 1)); !errors.Is(err, unix.ECONNABORTED) {
-			t.Errorf("%s: the client reads %v", addr, err)
+		i := slices.IndexFunc(found, func(f Connection) bool { return f.Local.String() == conn.LocalAddr().String() })
+		if i < 0 {
+			t.Fatalf("%s: not found in %v", name, found)
+		}
+		f := found[i]
+		if f.Protocol != c.protocol || f.State != c.state || f.Remote.String() != conn.RemoteAddr().String() || f.PID != os.Getpid() || f.Command == "" {
+			t.Errorf("%s: %+v", name, f)
+		}
+		raw, err := conn.(interface {
+			SyscallConn() (syscall.RawConn, error)
+		}).SyscallConn()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var cookie uint64
+		_ = raw.Control(func(fd uintptr) { cookie, err = unix.GetsockoptUint64(int(fd), unix.SOL_SOCKET, unix.SO_COOKIE) })
+		if err != nil || cookie != f.Cookie {
+			t.Errorf("%s: cookie %d, is %d, %v", name, f.Cookie, cookie, err)
+		}
+		if open, err := Cookies(); err != nil || !open[cookie] {
+			t.Errorf("%s: not among the open ones, %v", name, err)
+		}
+		for _, f := range found {
+			if err := f.Destroy(); err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+			if err := f.Destroy(); err != nil {
+				t.Errorf("%s: a second time: %v", name, err)
+			}
+		}
+		if err := conn.SetDeadline(time.Now().Add(5 * time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := conn.Read(make([]byte, 1)); !errors.Is(err, unix.ECONNABORTED) {
+			t.Errorf("%s: the client reads %v", name, err)
 		}
 	}
 }
 
-func TestDestroySparesLoopback(t *testing.T) {
+// A server's connections are not its clients', whatever port those come from.
+func TestOlderSparesLoopbackAndServers(t *testing.T) {
 	enter(t)
 	pair(t, "127.0.0.1:443")
 	pair(t, "[::1]:443")
-	if n, err := Destroy(func(uint64) bool { return true }, []uint16{443}); n != 0 || err != nil {
-		t.Errorf("%d destroyed, %v", n, err)
+	l, err := net.Listen("tcp", "192.0.2.1:7000")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 443}}
+	client, err := d.Dial("tcp", "192.0.2.1:7000")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { client.Close() })
+	served, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { served.Close() })
+	if found, err := Older(func(uint64) bool { return true }, nil, []uint16{443}); len(found) != 0 || err != nil {
+		t.Errorf("%+v, %v", found, err)
 	}
 }

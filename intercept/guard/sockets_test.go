@@ -43,8 +43,8 @@ func TestOlder(t *testing.T) {
 		if !ok {
 			t.Errorf("%s: not understood", name)
 		}
-		if got := older(s, wanted, []uint16{443}); got != c.want {
-			t.Errorf("%s: %t", name, got)
+		if got := past([]Connection{s}, wanted, nil, []uint16{443}); len(got) == 1 != c.want {
+			t.Errorf("%s: %v", name, got)
 		}
 	}
 }
@@ -53,7 +53,7 @@ func FuzzParse(f *testing.F) {
 	f.Add(message(unix.AF_INET, netip.MustParseAddrPort("192.0.2.1:443"), 7))
 	f.Add(message(unix.AF_INET6, netip.MustParseAddrPort("[::1]:443"), 7)[:messageSize+6])
 	f.Fuzz(func(t *testing.T, m []byte) {
-		if s, ok := parse(m); ok && !s.dst.IsValid() {
+		if s, ok := parse(m); ok && !s.Remote.IsValid() {
 			t.Errorf("no destination in %x", m)
 		}
 	})
