@@ -79,6 +79,7 @@ func TestWaysOfAsking(t *testing.T) {
 		w.untouched(t)
 		eventually(t, "no flow is left", func() bool { return w.flows(t) == 0 })
 	})
+	t.Run("case_16_frames_of_its_own_making", TestGuardFrames)
 	t.Run("case_17_xdp_and_other_families", func(t *testing.T) {
 		const rds, tipc, smc = 21, 30, 43
 		refused := uint64(0)

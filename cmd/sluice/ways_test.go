@@ -17,7 +17,7 @@ func ways() map[int]string {
 	return map[int]string{
 		1: "v4", 2: "v6", 3: "v4-mapped", 4: "IPV6_V6ONLY", 5: "no IPv6 in the namespace", 6: "bound to a v4 source", 7: "bound to a v6 source",
 		8: "SO_BINDTODEVICE", 9: "IP_UNICAST_IF", 10: "IP_TRANSPARENT and IP_FREEBIND", 11: "non-blocking, connected twice",
-		12: "TCP Fast Open", 13: "AF_UNSPEC and again", 14: "MPTCP", 15: "SCTP, UDP-Lite, raw", 17: "AF_VSOCK and AF_XDP",
+		12: "TCP Fast Open", 13: "AF_UNSPEC and again", 14: "MPTCP", 15: "SCTP, UDP-Lite, raw", 16: "AF_PACKET", 17: "AF_VSOCK and AF_XDP",
 		19: "QUIC", 20: "a socket older than the attach", 21: "a connection older than the attach", 22: "a socket from outside",
 		24: "a namespace of its own", 25: "setns back and forth", 27: "many connections", 29: "straight to the listener",
 		31: "the daemon is killed", 32: "the daemon is killed, fail open", 33: "the daemon is stopped", 34: "the cgroup is made again",
