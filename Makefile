@@ -123,7 +123,7 @@ unit: ## tests that need no root
 
 kernel: ## all tests, those on the kernel required (as root)
 	@[ "$$(id -u)" = 0 ] || { echo "make kernel: the tests attach BPF programs and make network namespaces: run it with sudo" >&2; exit 1; }
-	SLUICE_KERNEL_TESTS=require $(GO) test -race -timeout 15m $(TESTFLAGS) $(PKG)
+	SLUICE_KERNEL_TESTS=require $(GO) test -race -timeout 30m $(TESTFLAGS) $(PKG)
 
 test: ## everything: dependencies, lint, generated files, every test (as root)
 	@[ "$$(id -u)" = 0 ] || { echo "make test: the tests attach BPF programs and make network namespaces: run 'sudo make test'" >&2; exit 1; }
