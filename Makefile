@@ -30,10 +30,10 @@ TESTFLAGS ?=
 PKG       ?= ./...
 
 .DEFAULT_GOAL := help
-.PHONY: help build install uninstall package release image examples reference deps generate drift fmt lint unit kernel test allocs soak demo bench fuzz clean
+.PHONY: help build install uninstall package release image examples reference deps generate drift fmt lint unit kernel test test-vm test-vm-fast test-kernels allocs soak demo bench fuzz clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## bin/sluice, or BIN; GOARCH=arm64 for another processor
 	CGO_ENABLED=0 GOOS=linux $(GO) build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o '$(BIN)' ./cmd/sluice
@@ -133,6 +133,22 @@ test: ## everything: dependencies, lint, generated files, every test (as root)
 	$(MAKE) --no-print-directory kernel
 	$(MAKE) --no-print-directory allocs
 	$(MAKE) --no-print-directory examples
+
+VMFLAGS ?=
+define vm
+	@[ "$$(id -u)" = 0 ] || { echo "make $@: it makes the guest's root directory: run 'sudo make $@'" >&2; exit 1; }
+	@./scripts/deps.sh --vm
+	@$(GO) run ./scripts/vm $(1) $(VMFLAGS)
+endef
+
+test-vm: ## the whole product in a guest of Vagrant's and libvirt's: real systemd, cgroup v2 alone, Linux 6.1 (as root)
+	$(call vm,vagrant)
+
+test-vm-fast: ## the same in plain qemu; VMFLAGS=-changed for those that did not pass yet (as root)
+	$(call vm,fast)
+
+test-kernels: ## the kernel side on the oldest and the newest kernels that Debian has (as root)
+	$(call vm,kernels)
 
 allocs: ## allocations on the request path (the race detector's would be counted too)
 	$(GO) test -run Alloc ./intercept/exchange ./intercept/sniff

@@ -4,6 +4,7 @@
 #   deps.sh         everything
 #   deps.sh --demo  what `make demo` needs
 #   deps.sh --bench what `make bench` needs: the proxies that sluice is measured beside, too
+#   deps.sh --vm    what the guests of scripts/vm need besides everything
 set -euo pipefail
 
 demo=(ip:iproute2 nsenter:util-linux curl:curl)
@@ -12,10 +13,14 @@ all=("${demo[@]}" clang-14:clang-14 llvm-strip-14:llvm-14 clang-format-14:clang-
      containerd:containerd runc:runc busybox:busybox-static dockerd:docker.io
      bpftool:bpftool musl-gcc:musl-tools dbus-daemon:dbus-daemon groff:groff-base mandoc:mandoc systemd-analyze:systemd setpriv:util-linux)
 bench=("${demo[@]}" nft:nftables nginx:nginx-light haproxy:haproxy mitmdump:mitmproxy)
+vm=(qemu-system-x86_64:qemu-system-x86 qemu-img:qemu-utils debootstrap:debootstrap mke2fs:e2fsprogs depmod:kmod xz:xz-utils
+    ssh:openssh-client make:make git:git busybox:busybox-static vagrant:vagrant libvirtd:libvirt-daemon-system
+    virsh:libvirt-clients dnsmasq:dnsmasq-base rsync:rsync ip:iproute2 iptables:iptables nsenter:util-linux curl:curl)
 want=("${all[@]}")
 case "${1:-}" in
 --demo) want=("${demo[@]}") ;;
 --bench) want=("${bench[@]}") ;;
+--vm) want=("${vm[@]}") ;;
 esac
 
 missing=()
@@ -24,6 +29,10 @@ for pair in "${want[@]}"; do
 done
 [ -s /etc/ssl/certs/ca-certificates.crt ] || missing+=(ca-certificates)
 [ -n "${1:-}" ] || [ -s /usr/share/bash-completion/bash_completion ] || missing+=(bash-completion)
+if [ "${1:-}" = --vm ]; then
+	compgen -G '/usr/share/rubygems-integration/all/specifications/vagrant-libvirt-*' >/dev/null || missing+=(vagrant-libvirt)
+	compgen -G '/usr/lib/*/libvirt/connection-driver/libvirt_driver_qemu.so' >/dev/null || missing+=(libvirt-daemon-driver-qemu)
+fi
 
 if [ ${#missing[@]} -gt 0 ]; then
 	if ! command -v apt-get >/dev/null 2>&1; then

@@ -23,6 +23,9 @@ done < <(git ls-files '*.sh' .ci/run)
 
 "$go" vet ./... || failed=1
 tool staticcheck ./... || failed=1
+# What only the guest of scripts/vm runs.
+"$go" vet -tags guest ./scripts/vm/guest || failed=1
+tool staticcheck -tags guest ./scripts/vm/guest || failed=1
 
 if ! "$go" mod verify >/dev/null; then failed=1; fi
 if ! "$go" mod tidy -diff >/dev/null; then

@@ -79,7 +79,7 @@ func New(t testing.TB, o Options) *Box {
 		b.Namespace = fmt.Sprintf("box%d-%d", os.Getpid(), sequence.Add(1))
 	}
 	t.Cleanup(b.close)
-	if b.Image, err = o.image(dir); err != nil {
+	if b.Image, err = o.Pack(dir); err != nil {
 		t.Fatal(err)
 	}
 	if b.log, err = os.Create(filepath.Join(dir, "log")); err != nil {
@@ -93,7 +93,8 @@ func New(t testing.TB, o Options) *Box {
 	return b
 }
 
-func (o Options) image(dir string) ([]byte, error) {
+// Pack makes the image: a tar that `ctr images import` and `docker load` take. What it compiles, it compiles in dir.
+func (o Options) Pack(dir string) ([]byte, error) {
 	files := make(map[string]File)
 	programs := map[string]string{Fetch: "github.com/sluice-proxy/sluice/scripts/containerbox/fetch"}
 	for path, pkg := range o.Programs {

@@ -1,0 +1,175 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+func newCache(t *testing.T) cache {
+	t.Helper()
+	t.Setenv("XDG_CACHE_HOME", t.TempDir())
+	c, err := openCache()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// fill is a build that leaves one file.
+func fill(_ context.Context, dir string) error {
+	return errors.Join(os.Mkdir(dir, 0o700), os.WriteFile(filepath.Join(dir, "disk"), []byte("x"), 0o600))
+}
+
+func TestAnEntryIsBuiltOnce(t *testing.T) {
+	c := newCache(t)
+	var built atomic.Int32
+	var wait sync.WaitGroup
+	for range 5 {
+		wait.Go(func() {
+			dir, err := c.entry(t.Context(), "images", "k", func(ctx context.Context, dir string) error {
+				built.Add(1)
+				return fill(ctx, dir)
+			})
+			if err != nil {
+				t.Error(err)
+			}
+			if _, err := os.Stat(filepath.Join(dir, "disk")); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wait.Wait()
+	if n := built.Load(); n != 1 {
+		t.Errorf("built %d times", n)
+	}
+}
+
+// What was interrupted or failed is no entry, and the next one does not begin with its remains.
+func TestAFailedBuildIsNoEntry(t *testing.T) {
+	c := newCache(t)
+	broken := errors.New("no space left")
+	_, err := c.entry(t.Context(), "images", "k", func(ctx context.Context, dir string) error {
+		return errors.Join(fill(ctx, dir), broken)
+	})
+	if !errors.Is(err, broken) {
+		t.Fatalf("%v, want %v", err, broken)
+	}
+	if left, _ := filepath.Glob(filepath.Join(c.dir, "images", "*")); len(left) > 0 {
+		t.Errorf("left: %q", left)
+	}
+	// One that was killed.
+	if err := os.MkdirAll(filepath.Join(c.dir, "images", "k.new", "root"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.entry(t.Context(), "images", "k", fill); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestOldEntriesGo(t *testing.T) {
+	c := newCache(t)
+	for i := range kept + 2 {
+		dir, err := c.entry(t.Context(), "images", string(rune('a'+i)), fill)
+		if err != nil {
+			t.Fatal(err)
+		}
+		when := time.Now().Add(time.Duration(i-100) * time.Hour)
+		if err := os.Chtimes(dir, when, when); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := c.entry(t.Context(), "images", "c", fill); err != nil { // used again
+		t.Fatal(err)
+	}
+	left, err := filepath.Glob(filepath.Join(c.dir, "images", "*"))
+	if err != nil || len(left) != kept {
+		t.Fatalf("%q (%v), want %d", left, err, kept)
+	}
+	for _, dir := range left {
+		if name := filepath.Base(dir); name == "a" || name == "b" {
+			t.Errorf("%s was used least, and is there", name)
+		}
+	}
+}
+
+func TestPassedIsForTheSameInputs(t *testing.T) {
+	c := newCache(t)
+	if !c.passed("fast", "one").IsZero() {
+		t.Error("it passed before it ran")
+	}
+	if err := c.pass("fast", "one"); err != nil {
+		t.Fatal(err)
+	}
+	if c.passed("fast", "one").IsZero() || !c.passed("fast", "two").IsZero() || !c.passed("vagrant", "one").IsZero() {
+		t.Error("passed is not what was noted")
+	}
+}
+
+func TestDigest(t *testing.T) {
+	t.Chdir(t.TempDir())
+	for _, args := range [][]string{{"init", "-q"}} {
+		if out, err := exec.Command("git", args...).CombinedOutput(); err != nil {
+			t.Fatalf("git: %v: %s", err, out)
+		}
+	}
+	write := func(name, text string) {
+		t.Helper()
+		if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(name, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	of := func() string {
+		t.Helper()
+		key, err := digest("vm", ":(exclude)vm/docs")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return key
+	}
+	write("vm/a", "1")
+	write(".gitignore", "*.log\n")
+	first := of()
+	for _, same := range []string{"elsewhere", "vm/docs/page", "vm/x.log"} {
+		write(same, "2")
+		if of() != first {
+			t.Errorf("%s changed it", same)
+		}
+	}
+	write("vm/a", "2")
+	second := of()
+	write("vm/b", "2")
+	if third := of(); first == second || second == third {
+		t.Error("a change of a file, or a new one, changed nothing")
+	}
+	if err := os.Remove("vm/b"); err != nil {
+		t.Fatal(err)
+	}
+	if of() != second {
+		t.Error("a file that went left its trace")
+	}
+}
+
+// The scripts, and the names in their lists, are what the commands say they are.
+func TestKernelNames(t *testing.T) {
+	t.Chdir("../..")
+	names, err := kernelNames()
+	if err != nil || len(names) < 2 || names[0] != ownKernel {
+		t.Fatalf("%q (%v)", names, err)
+	}
+	for _, name := range names {
+		if strings.ContainsAny(name, "/ ") {
+			t.Errorf("%q is no name of a directory", name)
+		}
+	}
+}

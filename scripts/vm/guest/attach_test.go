@@ -1,0 +1,164 @@
+//go:build guest
+
+package guest
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// records are the daemon's own records of this boot.
+func records(t *testing.T) []map[string]any {
+	t.Helper()
+	var all []map[string]any
+	for _, line := range strings.Split(run(t, "journalctl", "-b", "-u", "sluice", "_COMM=sluice", "--no-pager", "-o", "cat"), "\n") {
+		record := make(map[string]any)
+		if err := json.Unmarshal([]byte(line), &record); err != nil {
+			t.Errorf("a line of the daemon's log that is no record: %s", line)
+			continue
+		}
+		all = append(all, record)
+	}
+	return all
+}
+
+// attachUnit attaches a unit that runs, and is not asked to do anything for it.
+func attachUnit(t *testing.T) {
+	begun := lastArrival(t)
+	run(t, "systemctl", "start", "agent")
+	eventually(t, "the agent asks by itself", func() string {
+		if len(arrivals(t, begun)) == 0 {
+			return "nothing arrived"
+		}
+		return ""
+	})
+	before := property(t, "agent", "MainPID")
+	run(t, "sluice", "attach", "--unit", "agent.service")
+	attached(t, "agent.service")
+	served(t, agentLog, 3)
+	m, seq := markOf(agentLog), lastArrival(t)
+	served(t, agentLog, 3)
+	if good, refused := m.sound(t); good == 0 || len(refused) > 0 {
+		t.Errorf("%d good answers, refused %q", good, refused)
+	}
+	placeholdersOnly(t, seq)
+	if after := property(t, "agent", "MainPID"); after != before {
+		t.Errorf("the agent was process %s and is %s", before, after)
+	}
+}
+
+// attachContainer attaches a container before it exists: its first request is intercepted, and trusts.
+func attachContainer(t *testing.T) {
+	run(t, "sluice", "attach", "--container", "boxed")
+	seq := lastArrival(t)
+	m := markOf(boxedLog)
+	run(t, "systemctl", "start", "boxed")
+	attached(t, "boxed")
+	served(t, boxedLog, 2)
+	if good, refused := m.sound(t); good == 0 || len(refused) > 0 {
+		t.Errorf("%d good answers, refused %q", good, refused)
+	}
+	placeholdersOnly(t, seq)
+	if said, status := hermes(t, "ask", api+"/v1/chat/completions"); status != 0 || said != "200" {
+		t.Errorf("hermes: %d %s", status, said)
+	}
+}
+
+// runOut is the whole story of a pool: a key runs out and no agent notices, the other does too, hermes latches, the pool
+// is back and hermes is reset as its own user.
+func runOut(t *testing.T) {
+	const url = api + "/v1/chat/completions"
+	restore(t, "first")
+	restore(t, "second")
+	seq, begun := lastEvent(t), lastArrival(t)
+	unit, box := markOf(agentLog), markOf(boxedLog)
+	spend(t, "first", 45*time.Second)
+	eventually(t, "failover", func() string {
+		if got := kinds(t, seq, "cred_failover"); len(got) == 0 {
+			return "no failover"
+		}
+		return ""
+	})
+	if said, status := hermes(t, "ask", url); status != 0 || said != "200" {
+		t.Errorf("with the second key: %d %s", status, said)
+	}
+	served(t, boxedLog, 1)
+	for _, m := range []mark{unit, box} {
+		for _, line := range m.since(t) {
+			if !strings.HasPrefix(line, "200 ") {
+				t.Errorf("%s: while a member is healthy the agent sees %s", m.file, line)
+			}
+		}
+	}
+	placeholdersOnly(t, begun)
+
+	spend(t, "second", 60*time.Second)
+	eventually(t, "exhaustion", func() string {
+		if got := kinds(t, seq, "pool_exhausted"); len(got) == 0 {
+			return "not exhausted"
+		}
+		return ""
+	})
+	if said, status := hermes(t, "ask", url); status != 0 || said != "429" {
+		t.Errorf("exhausted: %d %s", status, said)
+	}
+	if said, status := hermes(t, "ask", url); status != 75 {
+		t.Errorf("hermes has not latched: %d %s", status, said)
+	}
+	eventually(t, "reset", func() string {
+		got := kinds(t, seq, "pool_recovered", "auth_reset", "auth_reset_failed")
+		if slices.Equal(got, []string{"pool_recovered", "auth_reset"}) {
+			return ""
+		}
+		return fmt.Sprint(got)
+	})
+	if said, status := hermes(t, "ask", url); status != 0 || said != "200" {
+		t.Errorf("after the reset: %d %s", status, said)
+	}
+	if got := kinds(t, seq, "pool_exhausted", "pool_recovered", "auth_reset"); !slices.Equal(got, []string{"pool_exhausted", "pool_recovered", "auth_reset"}) {
+		t.Errorf("%q, want each once", got)
+	}
+	owner, _ := try("ctr", "task", "exec", "--exec-id", "stat", "boxed", "/bin/stat", "-c", "%u:%g", "/home/agent/.hermes/auth.json")
+	if owner != "10000:10000" {
+		t.Errorf("hermes' file belongs to %s", owner)
+	}
+	placeholdersOnly(t, begun)
+	run(t, "sluice", "audit", "verify")
+}
+
+// slice starts a unit inside the slice that the examples attach, by the drop-in that the package brings.
+func slice(t *testing.T) {
+	const examples = "/usr/share/doc/sluice/examples/"
+	write(t, "/etc/systemd/system/agents.slice", read(t, examples+"agents.slice"))
+	write(t, "/etc/systemd/system/sliced.service.d/sluice.conf", read(t, examples+"in-agents-slice.conf"))
+	write(t, "/etc/systemd/system/sliced.service", "[Service]\nType=oneshot\nExecStart=/root/sluice/fetch "+
+		api+"/v1/models 'Authorization: Bearer "+placeholder+"'\nStandardOutput=file:/var/log/sliced.log\n")
+	run(t, "systemctl", "daemon-reload")
+	run(t, "systemctl", "start", "agents.slice")
+	run(t, "sluice", "attach", "--unit", "agents.slice")
+	attached(t, "agents.slice")
+	seq := lastArrival(t)
+	run(t, "systemctl", "start", "sliced")
+	if said := read(t, "/var/log/sliced.log"); !strings.HasPrefix(said, "200 ") || !intercepted(said) {
+		t.Errorf("the unit in the slice got %s", said)
+	}
+	placeholdersOnly(t, seq)
+	// The slice is not for the rest of the story.
+	for _, one := range ask[[]target](t, "targets") {
+		if one.Unit == "agents.slice" {
+			run(t, "sluice", "detach", one.ID)
+		}
+	}
+	run(t, "systemctl", "stop", "agents.slice")
+	for _, name := range []string{"agents.slice", "sliced.service", "sliced.service.d"} {
+		if err := os.RemoveAll("/etc/systemd/system/" + name); err != nil {
+			t.Error(err)
+		}
+	}
+	run(t, "systemctl", "daemon-reload")
+}

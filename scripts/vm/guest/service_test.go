@@ -1,0 +1,176 @@
+//go:build guest
+
+package guest
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// load has the agent ask without a pause worth the name, until the test is over.
+func load(t *testing.T) {
+	t.Helper()
+	pace := func(every time.Duration) {
+		write(t, "/etc/systemd/system/agent.service", fmt.Sprintf(agentUnit, every))
+		run(t, "systemctl", "daemon-reload")
+		run(t, "systemctl", "restart", "agent")
+		attached(t, "agent.service")
+		served(t, agentLog, 2)
+	}
+	pace(5 * time.Millisecond)
+	t.Cleanup(func() { pace(wait) })
+}
+
+// keepsListeners reports whether the unit has systemd keep the daemon's listeners over a restart.
+func keepsListeners(t *testing.T) bool {
+	t.Helper()
+	return property(t, "sluice", "FileDescriptorStoreMax") != "0"
+}
+
+// judge holds what became of a loaded agent's requests against what the unit promises: nothing goes around sluice, and with
+// listeners that are kept nothing is refused either.
+func judge(t *testing.T, m mark, seq uint64, what string) {
+	t.Helper()
+	good, refused := m.sound(t)
+	t.Logf("%s: %d good answers, %d refused connects", what, good, len(refused))
+	if good == 0 {
+		t.Error("no good answer at all")
+	}
+	for _, line := range refused {
+		if keepsListeners(t) {
+			t.Errorf("lost: %s", line)
+		} else if !strings.Contains(line, "connection refused") && !strings.Contains(line, "EOF") && !strings.Contains(line, "reset by peer") {
+			t.Errorf("neither served nor refused at once: %s", line)
+		}
+	}
+	placeholdersOnly(t, seq)
+}
+
+// restart restarts the daemon under load.
+func restart(t *testing.T) {
+	load(t)
+	m, seq := markOf(agentLog), lastArrival(t)
+	const times = 5
+	for range times {
+		before := pid(t)
+		run(t, "systemctl", "restart", "sluice")
+		if pid(t) == before {
+			t.Fatal("it is the same process")
+		}
+		attached(t, "agent.service")
+		served(t, agentLog, 3)
+	}
+	judge(t, m, seq, fmt.Sprintf("%d restarts", times))
+	attached(t, "boxed")
+	served(t, boxedLog, 1)
+}
+
+// kill ends the daemon without a word. Connects are refused at once, and systemd brings it back.
+func kill(t *testing.T) {
+	load(t)
+	m, seq := markOf(agentLog), lastArrival(t)
+	before := pid(t)
+	if err := syscall.Kill(before, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "systemd starts it again", func() string {
+		if now := property(t, "sluice", "MainPID"); now == "0" || now == fmt.Sprint(before) {
+			return "MainPID " + now
+		}
+		return ""
+	})
+	attached(t, "agent.service")
+	served(t, agentLog, 3)
+	good, refused := m.sound(t)
+	t.Logf("killed: %d good answers, %d refused connects", good, len(refused))
+	placeholdersOnly(t, seq)
+	served(t, boxedLog, 1)
+}
+
+// watchdog stops the daemon from answering, which systemd notices.
+func watchdog(t *testing.T) {
+	const dropIn = "/run/systemd/system/sluice.service.d/watchdog.conf"
+	write(t, dropIn, "[Service]\nWatchdogSec=5s\n")
+	run(t, "systemctl", "daemon-reload")
+	run(t, "systemctl", "restart", "sluice")
+	attached(t, "agent.service")
+	m, seq := markOf(agentLog), lastArrival(t)
+	before := pid(t)
+	if err := syscall.Kill(before, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "systemd replaces a daemon that hangs", func() string {
+		if now := property(t, "sluice", "MainPID"); now == "0" || now == fmt.Sprint(before) {
+			return "MainPID " + now
+		}
+		return ""
+	})
+	if said := run(t, "journalctl", "-b", "-u", "sluice", "--no-pager", "-o", "cat"); !strings.Contains(said, "Watchdog timeout") {
+		t.Errorf("it was not the watchdog:\n%s", said)
+	}
+	attached(t, "agent.service")
+	served(t, agentLog, 3)
+	m.sound(t)
+	placeholdersOnly(t, seq)
+	if err := os.RemoveAll("/run/systemd/system/sluice.service.d"); err != nil {
+		t.Fatal(err)
+	}
+	run(t, "systemctl", "daemon-reload")
+	run(t, "systemctl", "restart", "sluice")
+	attached(t, "agent.service")
+}
+
+// reload reads the configuration again: what is right applies, a mistake changes nothing and is said.
+func reload(t *testing.T) {
+	const file = "/etc/sluice/config.toml"
+	original, before := read(t, file), pid(t)
+	m := markOf(agentLog)
+	write(t, file, original+"\n[lgo]\nlevel = \"debug\"\n")
+	try("systemctl", "reload", "sluice")
+	eventually(t, "the mistake is in the unit's status", func() string {
+		if said := property(t, "sluice", "StatusText"); !strings.Contains(said, "lgo") {
+			return "StatusText " + said
+		}
+		return ""
+	})
+	write(t, file, strings.Replace(original, `#level = "info"`, `level = "debug"`, 1))
+	run(t, "systemctl", "reload", "sluice")
+	eventually(t, "the level is debug", func() string {
+		for _, record := range records(t) {
+			if record["level"] == "DEBUG" {
+				return ""
+			}
+		}
+		return "no record of that level"
+	})
+	write(t, file, original)
+	run(t, "systemctl", "reload", "sluice")
+	if now := pid(t); now != before {
+		t.Errorf("a reload made process %d of %d", now, before)
+	}
+	served(t, agentLog, 1)
+	if _, refused := m.sound(t); len(refused) > 0 {
+		t.Errorf("a reload cost %q", refused)
+	}
+}
+
+// credential hands the vault's identity to systemd, encrypted with the host's key, as docs/vault.md says.
+func credential(t *testing.T) {
+	const identity = "/var/lib/sluice/identity"
+	if err := os.MkdirAll("/etc/credstore.encrypted", 0o700); err != nil {
+		t.Fatal(err)
+	}
+	run(t, "systemd-creds", "encrypt", "--name=sluice.identity", identity, "/etc/credstore.encrypted/sluice.identity")
+	run(t, "systemctl", "restart", "sluice")
+	run(t, "shred", "-u", identity)
+	run(t, "systemctl", "restart", "sluice")
+	attached(t, "agent.service")
+	served(t, agentLog, 2)
+	if _, err := os.Stat(identity); !os.IsNotExist(err) {
+		t.Errorf("%s is there (%v)", identity, err)
+	}
+}

@@ -1,0 +1,84 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+)
+
+// kernelNames are the names in image/kernels, and the guest's own.
+func kernelNames() ([]string, error) {
+	text, err := os.ReadFile("scripts/vm/image/kernels")
+	if err != nil {
+		return nil, err
+	}
+	names := []string{ownKernel}
+	for line := range bytes.Lines(text) {
+		if fields := strings.Fields(string(line)); len(fields) == 3 && !strings.HasPrefix(fields[0], "#") {
+			names = append(names, fields[0])
+		}
+	}
+	return names, nil
+}
+
+// kernels runs the tests of the kernel side on each kernel.
+func (h *host) kernels(ctx context.Context, names []string) error {
+	if len(names) == 0 {
+		var err error
+		if names, err = kernelNames(); err != nil {
+			return err
+		}
+	}
+	i, err := h.image(ctx)
+	if err != nil {
+		return err
+	}
+	parcel, err := h.parcel(ctx)
+	if err != nil {
+		return err
+	}
+	var failed error
+	for _, name := range names {
+		if err := h.onKernel(ctx, i, name, parcel); err != nil {
+			failed = errors.Join(failed, fmt.Errorf("kernel %s: %w", name, err))
+		}
+	}
+	return failed
+}
+
+func (h *host) onKernel(ctx context.Context, i image, name, parcel string) error {
+	k := i.kernel()
+	if name != ownKernel {
+		var err error
+		if k, err = h.kernel(ctx, name); err != nil {
+			return err
+		}
+	}
+	return h.on(ctx, i, k, func(m *machine, _ string) error {
+		if err := m.unpack(ctx, parcel); err != nil {
+			return err
+		}
+		return h.goTest(ctx, &m.guest, "-tags", "guest", "-run", "^TestKernel$", "./scripts/vm/guest")
+	})
+}
+
+// prepare makes what the cache lacks.
+func (h *host) prepare(ctx context.Context) error {
+	names, err := kernelNames()
+	if err != nil {
+		return err
+	}
+	_, err = h.image(ctx)
+	for _, name := range names[1:] {
+		if err == nil {
+			_, err = h.kernel(ctx, name)
+		}
+	}
+	if err == nil {
+		_, err = h.parcel(ctx)
+	}
+	return err
+}

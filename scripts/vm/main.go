@@ -1,0 +1,121 @@
+// Command vm runs the tests of the whole product in a guest: Debian with systemd, cgroup v2 alone and a kernel of its own.
+//
+//	vm fast                    the tests in plain qemu, from a cached image
+//	vm vagrant                 the same, in a guest that Vagrant and libvirt bring up
+//	vm kernels [NAME...]       the tests of the kernel side, on each kernel of image/kernels and on the guest's own
+//	vm shell [KERNEL]          a guest to look around in, until Ctrl-C
+//	vm prepare                 only fill the cache: image, kernels, packages
+//
+// The first three take -changed: run only if what they test with changed since they last passed on this machine, and say
+// so if not. However it ends, no process, mount, network namespace or file of a guest is left, but for the cache.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/sluice-proxy/sluice/scripts/sandbox"
+)
+
+// limit is how long a run may take.
+const limit = time.Hour
+
+func main() { os.Exit(start(os.Args[1:])) }
+
+func start(args []string) int {
+	flags := flag.NewFlagSet("vm", flag.ContinueOnError)
+	changed := flags.Bool("changed", false, "only if the inputs changed since the last run that passed on this machine")
+	only := flags.String("run", "", "only the tests that match `REGEXP`, as of go test; such a run is not noted as passed")
+	flags.Usage = func() {
+		fmt.Fprintln(os.Stderr, "usage: vm fast|vagrant|kernels|shell|prepare [-changed] [-run REGEXP] [NAME...]")
+		flags.PrintDefaults()
+	}
+	if len(args) == 0 {
+		flags.Usage()
+		return 2
+	}
+	if err := flags.Parse(args[1:]); err != nil {
+		return 2
+	}
+	ctx, stop := sandbox.Signals()
+	defer stop()
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	err := run(ctx, args[0], flags.Args(), *only, *changed)
+	switch {
+	case err == nil:
+		return 0
+	case errors.Is(err, errUsage):
+		flags.Usage()
+		return 2
+	case errors.Is(ctx.Err(), context.Canceled):
+		fmt.Fprintln(os.Stderr, "vm: interrupted; cleaned up")
+		return 130
+	}
+	fmt.Fprintln(os.Stderr, "vm: "+err.Error())
+	return 1
+}
+
+var errUsage = errors.New("usage")
+
+// run does what the command line says, in a directory that is gone afterwards.
+func run(ctx context.Context, what string, names []string, only string, changed bool) (err error) {
+	if os.Geteuid() != 0 {
+		return errors.New("root is needed, to make the guest's root directory: run it with sudo")
+	}
+	store, err := openCache()
+	if err != nil {
+		return err
+	}
+	// Short: it holds sockets.
+	dir, err := os.MkdirTemp("", "sluice-vm")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	h := &host{dir: dir, cache: store, only: only}
+	var do func(context.Context) error
+	switch {
+	case what == "fast" && len(names) == 0:
+		do = h.fast
+	case what == "vagrant" && len(names) == 0:
+		do = h.vagrant
+	case what == "kernels":
+		do = func(ctx context.Context) error { return h.kernels(ctx, names) }
+	case what == "prepare" && len(names) == 0:
+		return h.prepare(ctx)
+	case what == "shell" && len(names) < 2:
+		return h.shell(ctx, append(names, ownKernel)[0])
+	default:
+		return errUsage
+	}
+	key, err := digest(inputs[what]...)
+	if err != nil {
+		return err
+	}
+	if when := store.passed(what, key); changed && !when.IsZero() {
+		fmt.Printf("vm %s: passed at %s with the same inputs (%s): not run again. 'go run ./scripts/vm %s' runs it\n",
+			what, when.Format(time.RFC3339), key[:12], what)
+		return nil
+	}
+	begun := time.Now()
+	if err := do(ctx); err != nil {
+		return err
+	}
+	fmt.Printf("vm %s: passed in %s\n", what, time.Since(begun).Round(time.Second))
+	if only != "" || len(names) > 0 {
+		return nil
+	}
+	return store.pass(what, key)
+}
+
+// inputs are what a run depends on so much that it is worth repeating when they change.
+var inputs = map[string][]string{
+	"fast":    {"."},
+	"vagrant": {"scripts/vm", "scripts/packaging", "scripts/deps.sh", "Makefile"},
+	"kernels": {"scripts/vm", "bpf", "intercept"},
+}
