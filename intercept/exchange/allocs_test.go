@@ -36,3 +36,14 @@ func TestSmallRequestAllocations(t *testing.T) {
 		t.Errorf("%.1f allocations per request, were %d", best, maxSmallRequestAllocs)
 	}
 }
+
+// TestHeadAllocations holds reading a request's head, looking where it goes and writing it
+// with the credential for the upstream: all of it in buffers that are there already.
+func TestHeadAllocations(t *testing.T) {
+	for name, one := range map[string]func(testing.TB) func(){"request": headOnce, "response": responseOnce} {
+		f := one(t)
+		if n := testing.AllocsPerRun(1000, f); n != 0 {
+			t.Errorf("%s: %v allocations", name, n)
+		}
+	}
+}

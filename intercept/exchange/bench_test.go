@@ -154,8 +154,9 @@ func cpuTime() time.Duration {
 	return time.Duration(r.Utime.Nano() + r.Stime.Nano())
 }
 
-// BenchmarkHead measures parsing a request's head and writing it for upstream.
-func BenchmarkHead(b *testing.B) {
+// headOnce returns a function that parses a request's head, checks where it goes and
+// writes it for the upstream with the credential in it.
+func headOnce(t testing.TB) func() {
 	raw := []byte("POST /v1/responses?a=b HTTP/1.1\r\nHost: " + testHost + "\r\nUser-Agent: codex/1.2.3 (Linux; x86_64)\r\nAccept: text/event-stream\r\n" +
 		"Authorization: Bearer placeholder\r\nContent-Type: application/json\r\nContent-Length: 2048\r\nOpenai-Beta: responses=experimental\r\n" +
 		"Session_id: 0199-0123456789\r\nOriginator: codex_cli\r\nConnection: keep-alive\r\n\r\n")
@@ -163,16 +164,41 @@ func BenchmarkHead(b *testing.B) {
 		Strip: []string{"authorization", "x-api-key", "x-goog-api-key"}, StripQuery: []string{"key"},
 		Inject: []pool.Field{{Name: "authorization", Value: []byte("Bearer real-a")}},
 	}
-	var h head
-	out := make([]byte, 0, block4k)
-	b.ReportAllocs()
-	for b.Loop() {
+	h, out := new(head), make([]byte, 0, block4k)
+	return func() {
 		if err := h.parseRequest(raw, 200); err != nil {
-			b.Fatal(err)
+			t.Fatal(err)
 		}
-		if denied, err := checkTarget(&h, testHost, 443); denied != nil || err != nil {
-			b.Fatal(err)
+		if denied, err := checkTarget(h, testHost, 443); denied != nil || err != nil {
+			t.Fatal(err)
 		}
-		out = appendRequest(out[:0], &h, &lease)
+		out = appendRequest(out[:0], h, &lease)
+	}
+}
+
+// responseOnce does the same for an answer's head, on its way to the client.
+func responseOnce(t testing.TB) func() {
+	raw := []byte("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 512\r\nOpenai-Version: 2020-10-01\r\n" +
+		"X-Request-Id: req_0123456789\r\nX-Ratelimit-Limit-Requests: 10000\r\nX-Ratelimit-Remaining-Requests: 9999\r\nKeep-Alive: timeout=60\r\n\r\n")
+	h, req, out := new(head), &head{minor: 1}, make([]byte, 0, block4k)
+	return func() {
+		if err := h.parseResponse(raw, 200); err != nil {
+			t.Fatal(err)
+		}
+		h.keepAliveTimeout(time.Minute)
+		out = appendResponse(out[:0], h, req, true)
+	}
+}
+
+// BenchmarkHead measures both.
+func BenchmarkHead(b *testing.B) {
+	for name, one := range map[string]func(testing.TB) func(){"request": headOnce, "response": responseOnce} {
+		b.Run(name, func(b *testing.B) {
+			f := one(b)
+			b.ReportAllocs()
+			for b.Loop() {
+				f()
+			}
+		})
 	}
 }

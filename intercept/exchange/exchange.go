@@ -88,7 +88,7 @@ type Options struct {
 	MaxFields     int   // header fields in one head; default 200
 	MaxReplayBody int64 // bytes of a request's body kept for replay; default 32 MiB
 	ReplayBudget  int64 // bytes kept for replay by all requests together; default 256 MiB
-	MaxIdle       int   // idle upstream connections to one server; default 64
+	MaxIdle       int   // idle upstream connections in all; default 1024: with fewer than are busy at once each request costs a handshake
 
 	HandshakeTimeout time.Duration // of the client's TLS handshake, the upstream's included; default 30 s
 	DialTimeout      time.Duration // TCP connect and TLS handshake with the upstream; default 15 s
@@ -108,7 +108,7 @@ func (o *Options) setDefaults() {
 	def(&o.MaxFields, 200)
 	def(&o.MaxReplayBody, 32<<20)
 	def(&o.ReplayBudget, 256<<20)
-	def(&o.MaxIdle, 64)
+	def(&o.MaxIdle, 1024)
 	def(&o.HandshakeTimeout, 30*time.Second)
 	def(&o.DialTimeout, 15*time.Second)
 	def(&o.HeadTimeout, 30*time.Second)

@@ -94,8 +94,12 @@ func (cl *client) handshake() error {
 	}
 	ctx, cancel := context.WithTimeout(cl.ctx, x.opts.HandshakeTimeout)
 	defer cancel()
-	cl.tls = tls.Server(cl.raw, x.tls.any)
-	err := cl.tls.HandshakeContext(context.WithValue(ctx, clientKey{}, cl))
+	w, err := newWire(cl.raw)
+	if err != nil {
+		return err
+	}
+	cl.tls = tls.Server(w, x.tls.any)
+	err = cl.tls.HandshakeContext(context.WithValue(ctx, clientKey{}, cl))
 	if err != nil && (errors.Is(ctx.Err(), context.DeadlineExceeded) || isTimeout(err)) {
 		x.counts.handshakesTimedOut.Add(1)
 	}
@@ -160,7 +164,12 @@ func (x *Exchanger) dialTLS(ctx context.Context, u Upstream, protos []string) (*
 	if err != nil {
 		return nil, fmt.Errorf("connect to %s: %w", u.Addr, err)
 	}
-	conn := tls.Client(raw, &tls.Config{
+	w, err := newWire(raw)
+	if err != nil {
+		raw.Close()
+		return nil, fmt.Errorf("connect to %s: %w", u.Addr, err)
+	}
+	conn := tls.Client(w, &tls.Config{
 		ServerName:                  u.Host,
 		RootCAs:                     x.opts.RootCAs,
 		MinVersion:                  tls.VersionTLS12,

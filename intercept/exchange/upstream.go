@@ -47,7 +47,7 @@ type upstreamKey struct {
 func (u Upstream) key() upstreamKey { return upstreamKey{u.NetNS, u.Host, u.Addr, u.pool} }
 
 func (x *Exchanger) newUpstreamConn(u Upstream, c *tls.Conn) *upstreamConn {
-	up := &upstreamConn{key: u.key(), raw: c.NetConn().(*net.TCPConn), tls: c, fresh: true}
+	up := &upstreamConn{key: u.key(), raw: c.NetConn().(*wire).TCPConn, tls: c, fresh: true}
 	up.in.pool = &x.blocks
 	up.peek, _ = up.raw.SyscallConn()
 	up.peeked = func(fd uintptr) {
@@ -112,6 +112,7 @@ func (up *upstreamConn) close() {
 type idlePool struct {
 	mu    sync.Mutex
 	conns map[upstreamKey][]*upstreamConn
+	count int // of all keys
 	max   int
 	shut  bool
 }
@@ -132,6 +133,7 @@ func (p *idlePool) take(key upstreamKey, now time.Time) *upstreamConn {
 		up := list[len(list)-1]
 		list[len(list)-1] = nil
 		p.conns[key] = list[:len(list)-1]
+		p.count--
 		p.mu.Unlock()
 		if now.Before(up.expires) && up.usable() {
 			return up
@@ -145,7 +147,8 @@ func (p *idlePool) put(up *upstreamConn, expires time.Time) {
 	up.expires = expires
 	up.in.release()
 	p.mu.Lock()
-	if !p.shut && len(p.conns[up.key]) < p.max {
+	if !p.shut && p.count < p.max {
+		p.count++
 		p.conns[up.key] = append(p.conns[up.key], up)
 		up = nil
 	}
@@ -177,6 +180,7 @@ func (p *idlePool) remove(all bool, match func(*upstreamConn) bool) {
 			p.conns[key] = kept
 		}
 	}
+	p.count -= len(gone)
 	p.mu.Unlock()
 	for _, up := range gone {
 		up.close()
