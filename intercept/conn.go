@@ -13,7 +13,6 @@ import (
 	"github.com/sluice-proxy/sluice/bpf"
 	"github.com/sluice-proxy/sluice/intercept/exchange"
 	"github.com/sluice-proxy/sluice/intercept/sniff"
-	"github.com/sluice-proxy/sluice/intercept/splice"
 	"github.com/sluice-proxy/sluice/pool"
 )
 
@@ -136,7 +135,7 @@ func (c *conn) splice(ctx context.Context) {
 		c.upstream = up
 	}
 	c.in.count.spliced.Add(1)
-	if _, _, err := splice.Relay(ctx, c.client, c.upstream); err != nil {
+	if _, _, err := c.in.pipes.Relay(ctx, c.client, c.upstream); err != nil {
 		c.in.opts.Log.Debug("splice ended", "destination", c.flow.Dst, "error", err)
 	}
 }

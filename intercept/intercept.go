@@ -11,12 +11,11 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/sluice-proxy/sluice/bpf"
 	"github.com/sluice-proxy/sluice/intercept/cgroup"
 	"github.com/sluice-proxy/sluice/intercept/exchange"
 	"github.com/sluice-proxy/sluice/intercept/guard"
+	"github.com/sluice-proxy/sluice/intercept/splice"
 )
 
 // Hooks puts the programs on cgroups and takes them off. *bpf.Redirect is one.
@@ -120,12 +119,6 @@ type Options struct {
 }
 
 const (
-	// connDescriptors is what one spliced connection takes at the most: two sockets and
-	// a pipe for either direction.
-	connDescriptors = 6
-	// spareDescriptors are left to the rest of the process.
-	spareDescriptors = 256
-
 	sweepEvery = 30 * time.Second
 	sweepAge   = time.Minute
 	retryPorts = time.Second
@@ -137,6 +130,7 @@ type Interceptor struct {
 	count   counters
 	buffers sync.Pool     // *[]byte of firstPeek bytes
 	slots   chan struct{} // one for each connection served
+	pipes   *splice.Pipes
 	ready   chan struct{}
 	links   *guard.Guard  // nil: links are not guarded
 	moved   chan struct{} // links of a namespace came or went
@@ -188,16 +182,17 @@ func New(opts Options) (*Interceptor, error) {
 			*d.value = d.fallback
 		}
 	}
+	files, err := OpenFiles()
+	if err != nil {
+		return nil, err
+	}
 	if opts.MaxConns == 0 {
-		var limit unix.Rlimit
-		if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
-			return nil, fmt.Errorf("ask for the limit of open files: %w", err)
-		}
-		opts.MaxConns = maxConns(limit.Cur)
+		opts.MaxConns = files.Conns
 	}
 	in := &Interceptor{
 		opts:    opts,
 		slots:   make(chan struct{}, opts.MaxConns),
+		pipes:   splice.NewPipes(files.Pipes),
 		ready:   make(chan struct{}),
 		targets: make(map[string]*target),
 		spaces:  make(map[uint64]*space),
@@ -213,15 +208,6 @@ func New(opts Options) (*Interceptor, error) {
 	in.live, in.halt = context.WithCancel(context.Background())
 	in.conn, in.cut = context.WithCancel(context.Background())
 	return in, nil
-}
-
-// maxConns is how many connections a limit of open files allows.
-func maxConns(files uint64) int {
-	const least, most = 16, 1 << 20
-	if files <= spareDescriptors {
-		return least
-	}
-	return int(min(max((files-spareDescriptors)/connDescriptors, least), most))
 }
 
 // Run restores the targets that Memory holds and then works until ctx is done. Then no

@@ -43,11 +43,18 @@ func TestDecide(t *testing.T) {
 	}
 }
 
-func TestMaxConns(t *testing.T) {
+func TestDescriptorsAreSharedOut(t *testing.T) {
 	t.Parallel()
-	for files, want := range map[uint64]int{0: 16, 256: 16, 1024: 128, 524288: 87338, ^uint64(0): 1 << 20} {
-		if got := maxConns(files); got != want {
-			t.Errorf("%d files: %d connections, want %d", files, got, want)
+	for files, want := range map[uint64]Descriptors{
+		0: {16, 8, 16}, 256: {16, 8, 16}, 1024: {336, 16, 64}, 20000: {9048, 312, 1024},
+		524288: {260480, 1024, 1024}, ^uint64(0): {1 << 20, 1024, 1024},
+	} {
+		got := shareOut(files)
+		if got != want {
+			t.Errorf("%d files: %+v, want %+v", files, got, want)
+		}
+		if all := spareDescriptors + 2*got.Conns + 2*got.Pipes + got.Idle; files >= 1024 && uint64(all) > files {
+			t.Errorf("%d files: %+v takes %d", files, got, all)
 		}
 	}
 }

@@ -32,6 +32,7 @@ func (in *Interceptor) shutdown() error {
 	drained := in.opts.Exchange.Shutdown(drain)
 	in.cut()
 	<-ended
+	in.pipes.Close()
 	for _, s := range in.allSpaces() {
 		if s.links != nil {
 			s.links.Stop()

@@ -226,10 +226,14 @@ func (d *sluiced) openInterceptor(context.Context) error {
 	d.acquired(scopes.close)
 	dialer := intercept.NewDialer()
 	repeats := &echoes{note: d.note, log: d.log}
+	files, err := intercept.OpenFiles()
+	if err != nil {
+		return errors.Join(err, events.Close())
+	}
 	d.exchange, err = exchange.New(exchange.Options{
 		Pools: d.keep, Ties: d.keep, Tokens: d.keep, Dialer: dialer, Leaves: d.ca, RootCAs: roots, Log: d.log, Denied: d.denied,
 		Echoed:              func(x exchange.Echoed) { repeats.seen(x.Pool, x.Member, x.Host, x.Cut) },
-		RefuseUnknownTokens: d.cfg.RefuseTokens, MaxReplayBody: d.cfg.Replay.MaxBody, ReplayBudget: d.cfg.Replay.Budget,
+		RefuseUnknownTokens: d.cfg.RefuseTokens, MaxReplayBody: d.cfg.Replay.MaxBody, ReplayBudget: d.cfg.Replay.Budget, MaxIdle: files.Idle,
 	})
 	if err != nil {
 		return errors.Join(err, events.Close())

@@ -55,7 +55,7 @@ func relayChild(in json.RawMessage) (any, error) {
 	if j.Copied {
 		err = copied(ends[0], ends[1])
 	} else {
-		_, _, err = Relay(context.Background(), ends[0], ends[1])
+		_, _, err = NewPipes(2).Relay(context.Background(), ends[0], ends[1])
 	}
 	if err != nil {
 		return nil, err

@@ -57,11 +57,18 @@ type result struct {
 // its caller does.
 func relay(t *testing.T, ctx context.Context) (client, server *net.TCPConn, ended <-chan result) {
 	t.Helper()
+	pipes := NewPipes(2)
+	t.Cleanup(pipes.Close)
+	return relayBy(t, ctx, pipes)
+}
+
+func relayBy(t *testing.T, ctx context.Context, pipes *Pipes) (client, server *net.TCPConn, ended <-chan result) {
+	t.Helper()
 	client, a := pair(t)
 	server, b := pair(t)
 	done := make(chan result, 1)
 	go func() {
-		up, down, err := Relay(ctx, a, b)
+		up, down, err := pipes.Relay(ctx, a, b)
 		_ = a.Close()
 		_ = b.Close()
 		done <- result{up, down, err}
