@@ -55,14 +55,25 @@ type Authority struct {
 
 	leaves *ristretto.Cache[string, *tls.Certificate]
 
-	mu  sync.RWMutex
-	cas []*authority // oldest first
+	mu      sync.RWMutex
+	cas     []*authority            // oldest first
+	domains map[string][]*authority // those that permit a name and its subdomains, oldest first
 }
 
 // authority is one CA certificate and its key.
 type authority struct {
 	cert *x509.Certificate
 	key  *ecdsa.PrivateKey
+	age  int // place among all, the oldest first
+}
+
+// add takes a CA in. The caller holds mu, or nobody else knows a yet.
+func (a *Authority) add(c *authority) {
+	c.age = len(a.cas)
+	a.cas = append(a.cas, c)
+	for _, d := range c.cert.PermittedDNSDomains {
+		a.domains[d] = append(a.domains[d], c)
+	}
 }
 
 // Open reads the CAs in a directory, which it makes if it is not there, and closes
@@ -79,7 +90,7 @@ func openSized(dir string, now func() time.Time, cached int64) (*Authority, erro
 	if err != nil {
 		return nil, fmt.Errorf("make a key: %w", err)
 	}
-	a := &Authority{dir: dir, now: now, key: key}
+	a := &Authority{dir: dir, now: now, key: key, domains: make(map[string][]*authority)}
 	if err := a.loadAll(); err != nil {
 		return nil, err
 	}
@@ -116,7 +127,7 @@ func (a *Authority) loadAll() error {
 			if err := os.Chmod(path, 0o600); err != nil {
 				return fmt.Errorf("close the CA's key to others: %w", err)
 			}
-			a.cas = append(a.cas, c)
+			a.add(c)
 		}
 	}
 	return nil
@@ -167,7 +178,7 @@ func (a *Authority) Permit(hosts []string) (changed bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	a.cas = append(a.cas, c)
+	a.add(c)
 	return true, nil
 }
 
@@ -175,17 +186,15 @@ func (a *Authority) Permit(hosts []string) (changed bool, err error) {
 // or nil: the oldest is the one that agents which run already are likeliest to trust.
 func (a *Authority) covering(host string, left time.Duration) *authority {
 	until := a.now().Add(left)
-	for _, c := range a.cas {
-		if until.After(c.cert.NotAfter) {
-			continue
-		}
-		for _, d := range c.cert.PermittedDNSDomains {
-			if host == d || strings.HasSuffix(host, "."+d) {
-				return c
+	var oldest *authority
+	for domain, more := host, true; more; _, domain, more = strings.Cut(domain, ".") {
+		for _, c := range a.domains[domain] {
+			if !until.After(c.cert.NotAfter) && (oldest == nil || c.age < oldest.age) {
+				oldest = c
 			}
 		}
 	}
-	return nil
+	return oldest
 }
 
 func (a *Authority) create(hosts []string) (*authority, error) {
