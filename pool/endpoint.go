@@ -8,12 +8,6 @@ import (
 	"strings"
 )
 
-// tokenEndpoint is where accounts of a pool are refreshed, as agents reach it.
-type tokenEndpoint struct {
-	pool *poolView
-	path string // clean
-}
-
 // tokenDigest is how a token is remembered that must be known when it is seen: nobody
 // without the installation's key can find one to a digest.
 type tokenDigest [32]byte
@@ -84,10 +78,15 @@ func (v *view) bindEndpoint(p *poolView, endpoint string) {
 	if name, err = validHost(name); err != nil {
 		return
 	}
-	at, e := hostPort{name, port}, tokenEndpoint{pool: p, path: path.Clean("/" + u.Path)}
-	if !slices.Contains(v.endpoints[at], e) {
-		v.endpoints[at] = append(v.endpoints[at], e)
+	at := hostPort{name, port}
+	if !slices.Contains(p.refresh, at) {
+		p.refresh = append(p.refresh, at)
+		v.endpoints[at] = append(v.endpoints[at], p)
 	}
+	if v.paths[at] == nil {
+		v.paths[at] = make(map[string]bool)
+	}
+	v.paths[at][path.Clean("/"+u.Path)] = true
 }
 
 // learn makes a pool's placeholders and the tokens of its accounts known.
@@ -120,8 +119,7 @@ func (k *Keeper) TokenEndpoint(r Route, target string) bool {
 	if plain, err := url.PathUnescape(p); err == nil {
 		p = plain
 	}
-	p = path.Clean("/" + p)
-	return slices.ContainsFunc(k.view.Load().endpoints[hostPort{r.Host, r.Port}], func(e tokenEndpoint) bool { return e.path == p })
+	return k.view.Load().paths[hostPort{r.Host, r.Port}][path.Clean("/"+p)]
 }
 
 // StandIn is what a token endpoint would answer (RFC 6749 section 5.1), with

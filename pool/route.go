@@ -11,18 +11,31 @@ import (
 // of those accounts, and its route is bare.
 func (k *Keeper) Route(host string, port uint16, pools []string) (Route, bool) {
 	v, at := k.view.Load(), hostPort{host, port}
-	meant := func(p *poolView) bool { return len(pools) == 0 || slices.Contains(pools, p.pool.Name) }
-	for _, p := range v.routes[at] {
-		if meant(p) {
-			return Route{Pool: p.pool.Name, Host: host, Port: port, Provider: p.pool.Provider, Tokens: len(v.endpoints[at]) > 0}, true
-		}
+	if p := v.first(v.routes[at], pools, func(p *poolView) bool { return p.binding(host, port) >= 0 }); p != nil {
+		return Route{Pool: p.pool.Name, Host: host, Port: port, Provider: p.pool.Provider, Tokens: len(v.endpoints[at]) > 0}, true
 	}
-	for _, e := range v.endpoints[at] {
-		if meant(e.pool) {
-			return Route{Pool: e.pool.pool.Name, Host: host, Port: port, Tokens: true, Bare: true}, true
-		}
+	if p := v.first(v.endpoints[at], pools, func(p *poolView) bool { return slices.Contains(p.refresh, at) }); p != nil {
+		return Route{Pool: p.pool.Name, Host: host, Port: port, Tokens: true, Bare: true}, true
 	}
 	return Route{}, false
+}
+
+// first is the oldest of all, or of the named ones those that serve. They are asked for
+// by their names: of one host there may be as many pools as there are tenants.
+func (v *view) first(all []*poolView, named []string, serves func(*poolView) bool) *poolView {
+	if len(named) == 0 {
+		if len(all) == 0 {
+			return nil
+		}
+		return all[0]
+	}
+	var oldest *poolView
+	for _, name := range named {
+		if p := v.pools[name]; p != nil && serves(p) && (oldest == nil || p.place < oldest.place) {
+			oldest = p
+		}
+	}
+	return oldest
 }
 
 // bound are all hosts and ports that a connection may be terminated for.

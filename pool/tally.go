@@ -39,14 +39,12 @@ func (k *Keeper) Tallies() []Tally {
 	return all
 }
 
-// tallyOf is what an earlier view counted for a membership, or a new one.
-func (k *Keeper) tallyOf(member int64) *tally {
-	if old := k.view.Load(); old != nil {
-		for _, p := range old.ordered {
-			if i := p.memberIndex(member); i >= 0 {
-				return p.members[i].tally
-			}
-		}
+// tallyOf is what the view before counted for a membership, or a new one.
+func (v *view) tallyOf(member int64, before *view) *tally {
+	t := new(tally)
+	if before != nil && before.tallies[member] != nil {
+		t = before.tallies[member]
 	}
-	return new(tally)
+	v.tallies[member] = t
+	return t
 }

@@ -108,10 +108,8 @@ func shiftAll(cooldowns map[int64]Cooldown, by time.Duration) {
 
 // catchUp makes a change that is not stored visible in a view of what is.
 func (v *view) catchUp(c *Change) {
-	for _, p := range v.ordered {
-		if p.id == c.Pool {
-			p.show(*c)
-		}
+	if p := v.byID[c.Pool]; p != nil {
+		p.show(*c)
 	}
 }
 

@@ -21,11 +21,14 @@ import (
 type view struct {
 	pools       map[string]*poolView
 	ordered     []*poolView // oldest first
+	byID        map[int64]*poolView
+	tallies     map[int64]*tally // by member
 	credentials map[string]Credential
-	routes      map[hostPort][]*poolView // oldest first
-	endpoints   map[hostPort][]tokenEndpoint
-	known       map[tokenDigest]*poolView // placeholders, and tokens of members
-	changed     signal                    // raised when the next view is in place
+	routes      map[hostPort][]*poolView     // oldest first
+	endpoints   map[hostPort][]*poolView     // with accounts that are refreshed there; oldest first
+	paths       map[hostPort]map[string]bool // of these token endpoints, clean
+	known       map[tokenDigest]*poolView    // placeholders, and tokens of members
+	changed     signal                       // raised when the next view is in place
 }
 
 type hostPort struct {
@@ -35,6 +38,7 @@ type hostPort struct {
 
 type poolView struct {
 	id       int64
+	place    int // in the order of the view
 	pool     Pool
 	members  []memberView
 	active   atomic.Int64 // id of a member
@@ -43,6 +47,7 @@ type poolView struct {
 	since    time.Time    // of that edge; guarded by the keeper's lock
 	line     *line        // of the requests that are held
 	tied     *line        // of those that are held for one member, in no order
+	refresh  []hostPort   // of the token endpoints of its accounts
 	owned    *tieRules    // what of its answers belongs to an account; nil: nothing
 	strip    []string
 	stripQry []string
@@ -148,8 +153,9 @@ func (k *Keeper) reload(ctx context.Context) error {
 		return fmt.Errorf("read the store: %w", err)
 	}
 	v := &view{
-		pools: make(map[string]*poolView), credentials: make(map[string]Credential), routes: make(map[hostPort][]*poolView),
-		endpoints: make(map[hostPort][]tokenEndpoint), known: make(map[tokenDigest]*poolView),
+		pools: make(map[string]*poolView), byID: make(map[int64]*poolView), tallies: make(map[int64]*tally),
+		credentials: make(map[string]Credential), routes: make(map[hostPort][]*poolView),
+		endpoints: make(map[hostPort][]*poolView), paths: make(map[hostPort]map[string]bool), known: make(map[tokenDigest]*poolView),
 	}
 	v.changed.init()
 	records := make(map[string]*CredentialRecord)
@@ -163,7 +169,8 @@ func (k *Keeper) reload(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		v.pools[p.pool.Name] = p
+		p.place = len(v.ordered)
+		v.pools[p.pool.Name], v.byID[p.id] = p, p
 		v.ordered = append(v.ordered, p)
 		for _, b := range p.pool.Bindings {
 			at := hostPort{b.Host, b.Port}
@@ -197,7 +204,7 @@ func (k *Keeper) poolView(v *view, r *PoolRecord, credentials map[string]*Creden
 	p.members = make([]memberView, len(r.Members))
 	for i, mr := range r.Members {
 		m := &p.members[i]
-		m.id, m.name, m.tally = mr.ID, mr.Credential, k.tallyOf(mr.ID)
+		m.id, m.name, m.tally = mr.ID, mr.Credential, v.tallyOf(mr.ID, k.view.Load())
 		m.parked.Store(mr.Parked)
 		record := credentials[mr.Credential]
 		if c := record.Credential; c.Type == OAuth {
@@ -232,12 +239,8 @@ func (k *Keeper) poolView(v *view, r *PoolRecord, credentials map[string]*Creden
 
 // linesOf are the lines of the view before, in which requests may wait, or new ones.
 func (k *Keeper) linesOf(id int64) (all, tied *line) {
-	if old := k.view.Load(); old != nil {
-		for _, p := range old.ordered {
-			if p.id == id {
-				return p.line, p.tied
-			}
-		}
+	if old := k.view.Load(); old != nil && old.byID[id] != nil {
+		return old.byID[id].line, old.byID[id].tied
 	}
 	return new(line), new(line)
 }
