@@ -150,8 +150,8 @@ test-vm-fast: ## the same in plain qemu; VMFLAGS=-changed for those that did not
 test-kernels: ## the kernel side on the oldest and the newest kernels that Debian has (as root)
 	$(call vm,kernels)
 
-allocs: ## allocations on the request path (the race detector's would be counted too)
-	$(GO) test -run Alloc ./intercept/exchange ./intercept/sniff
+allocs: ## fail if the request path allocates more than it did (not under the race detector, which adds its own; as root)
+	SLUICE_KERNEL_TESTS=require $(GO) test -count=1 -run Alloc ./bpf ./intercept/exchange ./intercept/sniff ./pool
 
 soak: ## pools of every preset run out at random, daemons are killed, notices are counted, for SOAK (default 10m; as root)
 	SLUICE_KERNEL_TESTS=require SLUICE_SOAK=$(or $(SOAK),10m) $(GO) test -race -count 1 -timeout 3h -v -run '^TestSoak$$' ./cmd/sluice ./monitor

@@ -20,6 +20,12 @@ type Flow struct {
 	Age      time.Duration // since connect was called
 }
 
+// taking is what a look-up points to: it escapes, and so is kept for the next one.
+type taking struct {
+	key   redirectFlowKey
+	value redirectFlow
+}
+
 // Take returns and deletes the flow of a connection that a listener accepted.
 // peer and local are the connection's addresses as the listener sees them. False:
 // nobody was redirected here, and the connection must be closed. Taking is
@@ -28,9 +34,14 @@ func (r *Redirect) Take(cookie uint64, peer, local netip.AddrPort) (Flow, bool, 
 	if !peer.IsValid() {
 		return Flow{}, false, nil
 	}
-	key := flowKey(cookie, peer, local)
-	var value redirectFlow
-	if err := r.objs.Flows.LookupAndDelete(&key, &value); err != nil {
+	t, _ := r.takings.Get().(*taking)
+	if t == nil {
+		t = new(taking)
+	}
+	defer r.takings.Put(t)
+	t.key = flowKey(cookie, peer, local)
+	value := &t.value
+	if err := r.objs.Flows.LookupAndDelete(&t.key, value); err != nil {
 		if errors.Is(err, ebpf.ErrKeyNotExist) {
 			return Flow{}, false, nil
 		}

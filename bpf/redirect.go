@@ -58,6 +58,7 @@ type Redirect struct {
 	adopted  bool
 
 	haveSetRetval bool
+	takings       sync.Pool // *taking
 
 	mu    sync.Mutex
 	links map[uint64]*attachment // by cgroup id
