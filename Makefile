@@ -30,7 +30,7 @@ TESTFLAGS ?=
 PKG       ?= ./...
 
 .DEFAULT_GOAL := help
-.PHONY: help build install uninstall package release image examples reference deps generate drift fmt lint unit kernel test test-vm test-vm-fast test-kernels allocs soak demo bench fuzz clean
+.PHONY: help build install uninstall package release image examples reference deps generate drift fmt lint unit kernel test test-vm test-vm-fast test-kernels allocs soak demo bench growth fuzz clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -165,6 +165,9 @@ bench: ## sluice beside nginx, HAProxy, net/http and mitmproxy; writes the pages
 	@[ "$$(id -u)" = 0 ] || { echo "make bench: it attaches BPF programs and makes network namespaces: run 'sudo make bench'" >&2; exit 1; }
 	@./scripts/deps.sh --bench
 	@$(GO) run ./scripts/bench $(if $(BENCH),-work '$(BENCH)',-write .) $(BENCHFLAGS)
+
+growth: ## cost of a request with ten to a million times as much there; writes docs/growth.svg (as root)
+	@$(GO) run ./scripts/bench/growth -write .
 
 fuzz: ## every fuzz target for FUZZTIME each (default 20s)
 	./scripts/fuzz.sh $(FUZZTIME)
