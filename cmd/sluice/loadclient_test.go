@@ -46,9 +46,12 @@ type loadOrder struct {
 	Limit   time.Duration // for one request, its connect and handshake included
 }
 
+// mostWaiting is what a second without an answer brings together at 500 a second.
+const mostWaiting = 500
+
 const loadHost = "api.openai.com"
 
-// loadClient is an agent that asks at a fixed rate until its standard input ends. It sends nothing twice: what
+// loadClient is an agent that asks at a fixed rate, as far as the machine copes with it, until its standard input ends. It sends nothing twice: what
 // is lost is told. Of ten requests one is on a connection of its own, one is a stream, one is HTTP/2.
 func loadClient() {
 	var order loadOrder
@@ -83,7 +86,11 @@ func loadClient() {
 		case <-tick.C:
 			// A ticker drops what comes too late; the rate is kept all the same.
 			for due := int(time.Since(began).Seconds() * float64(order.Rate)); n < due; n++ {
-				asking.Go(func() { l.one(n) })
+				if l.waiting() >= mostWaiting {
+					continue // the machine is too busy for this rate: those would only make it worse
+				}
+				number := n
+				asking.Go(func() { l.one(number) })
 			}
 		}
 	}
@@ -108,6 +115,12 @@ func (l *load) count(change func(*loaded)) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	change(&l.state)
+}
+
+func (l *load) waiting() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.state.Waiting
 }
 
 func (l *load) print() {
