@@ -39,7 +39,7 @@ func (c *cli) reportOlder(t api.AttachedTarget) {
 		if more := count - len(lines); more > 0 {
 			lines = append(lines, fmt.Sprintf("and %d more", more))
 		}
-		fmt.Fprintf(c.stderr, "%d connections to bound ports were there before, and are %s\n  %s\n", count, f.text, strings.Join(lines, "\n  "))
+		fmt.Fprintf(c.stderr, "connections to bound ports that were there before: %d, %s\n  %s\n", count, f.text, strings.Join(lines, "\n  "))
 	}
 }
 
