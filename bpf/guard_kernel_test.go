@@ -233,6 +233,24 @@ func rawSockets(t *testing.T, w *world) {
 	w.untouched(t)
 }
 
+// TestFramesWithoutTheGuard pass: the hooks on the cgroup see packets of internet sockets, and those alone.
+func TestFramesWithoutTheGuard(t *testing.T) {
+	w := newWorld(t, bpf.Options{})
+	eye, link := newWitness(t, w.Server), index(t, w.Agent, w.Link)
+	got := w.agent.do(order{Do: "frame", Index: link, Proto: unix.ETH_P_IP, Bytes: ether(unix.ETH_P_IP, ip4(unix.IPPROTO_UDP, 0, nil, udp(443, mark("unseen"))))})
+	if got.Error != "" {
+		t.Errorf("%+v", got)
+	}
+	eventually(t, "a frame to a bound port arrives", func() bool { return eye.count("unseen") > 0 })
+	if got := w.agent.do(order{Do: "raw", Dst: "10.77.0.1:0", Proto: unix.IPPROTO_UDP, Bytes: udp(443, mark("raw"))}); got.Error != "EPERM" {
+		t.Errorf("a raw socket: %+v", got)
+	}
+	w.settled(t, eye, link)
+	if eye.count("raw") != 0 {
+		t.Error("a raw socket's packet came through")
+	}
+}
+
 // TestGuardLoopback has packets with a foreign source sent to the loopback link of a namespace that forwards: it
 // would send them on, as nobody's.
 func TestGuardLoopback(t *testing.T) {
