@@ -198,6 +198,7 @@ func (w *witness) accept(l net.Listener, config *tls.Config, secure bool) {
 			c = heardConn{c, w, n}
 			if over.ConnectionState().NegotiatedProtocol == "h2" {
 				ctx := context.WithValue(context.Background(), heardKey{}, n)
+				//lint:ignore SA1019 http.Server takes a listener, and here is one connection.
 				new(http2.Server).ServeConn(c, &http2.ServeConnOpts{Context: ctx, Handler: http.HandlerFunc(w.serve)})
 				return
 			}
