@@ -70,7 +70,7 @@ func actions() map[string]func(*state, order) (answer, error) {
 		"setns": (*state).setns, "namespaces": (*state).newNamespaces, "move": (*state).move, "move thread": (*state).moveThread,
 		"receive": (*state).receive, "steal": (*state).steal, "inherited": (*state).inherited, "spawn": (*state).spawn, "execute": (*state).execute,
 		"unix": (*state).unixDial, "reuse": (*state).reuse, "sendopen": (*state).sendOpen, "repair": (*state).repair, "flip": (*state).flip,
-		"uring": (*state).uring, "ask": (*state).ask,
+		"uring": (*state).uring, "ask": (*state).ask, "bench datagrams": (*state).benchDatagrams,
 	}
 }
 

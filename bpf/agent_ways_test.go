@@ -289,3 +289,21 @@ func (s *state) bench(o order) (answer, error) {
 	}
 	return answer{N: int(total.Nanoseconds()) / o.N}, nil
 }
+
+// benchDatagrams is what one sendto(2) of a small datagram takes, in ns.
+func (s *state) benchDatagrams(o order) (answer, error) {
+	o.Type = unix.SOCK_DGRAM
+	fd, err := s.make(o)
+	if err != nil {
+		return answer{}, err
+	}
+	dst, _ := sockaddr(o.Dst)
+	begin := time.Now()
+	for range o.N {
+		if err = unix.Sendto(fd, []byte("small"), 0, dst); err != nil {
+			break
+		}
+	}
+	took := time.Since(begin)
+	return answer{N: int(took.Nanoseconds()) / o.N}, errors.Join(err, unix.Close(fd))
+}

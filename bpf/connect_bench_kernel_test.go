@@ -1,7 +1,11 @@
 package bpf_test
 
 import (
+	"fmt"
 	"testing"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
 
 	"github.com/sluice-proxy/sluice/bpf"
 )
@@ -29,5 +33,39 @@ func BenchmarkConnect(b *testing.B) {
 			}
 			b.ReportMetric(float64(got.N), "connect-ns")
 		})
+	}
+}
+
+// BenchmarkDatagram is sendto(2) to a port that is not bound, over a veth: of a cgroup that is no target's, of a target's
+// by the cgroup's hooks, and of both with the guard on the link as well. The kernel tells what the guard itself takes.
+func BenchmarkDatagram(b *testing.B) {
+	w := newWorld(b, bpf.Options{})
+	plain, judge := newAgent(b, "", w.Agent), w.GuardProgram(unix.ARPHRD_ETHER)
+	stats, err := ebpf.EnableStats(unix.BPF_STATS_RUN_TIME)
+	must(b, err)
+	b.Cleanup(func() { _ = stats.Close() })
+	for _, guarded := range []bool{false, true} {
+		if guarded {
+			w.guardAll(b)
+		}
+		for _, c := range []struct {
+			name  string
+			agent *agent
+		}{{"others", plain}, {"targets", w.agent}} {
+			b.Run(fmt.Sprintf("%s_guard=%t", c.name, guarded), func(b *testing.B) {
+				before, err := judge.Stats()
+				must(b, err)
+				got := c.agent.do(order{Do: "bench datagrams", N: b.N, Dst: "10.77.0.1:9"})
+				if got.Error != "" {
+					b.Fatalf("%+v", got)
+				}
+				b.ReportMetric(float64(got.N), "send-ns")
+				after, err := judge.Stats()
+				must(b, err)
+				if runs := after.RunCount - before.RunCount; runs > 0 {
+					b.ReportMetric(float64((after.Runtime-before.Runtime).Nanoseconds())/float64(runs), "guard-ns")
+				}
+			})
+		}
 	}
 }
