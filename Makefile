@@ -153,8 +153,9 @@ test-kernels: ## the kernel side on the oldest and the newest kernels that Debia
 allocs: ## fail if the request path allocates more than it did (not under the race detector, which adds its own; as root)
 	SLUICE_KERNEL_TESTS=require $(GO) test -count=1 -run Alloc ./bpf ./intercept/exchange ./intercept/sniff ./pool
 
-soak: ## pools of every preset run out at random, daemons are killed, notices are counted, for SOAK (default 10m; as root)
+soak: ## pools of every preset run out at random while daemons are killed, for SOAK (default 10m; as root); then connects and cut answers in full
 	SLUICE_KERNEL_TESTS=require SLUICE_SOAK=$(or $(SOAK),10m) $(GO) test -race -count 1 -timeout 3h -v -run '^TestSoak$$' ./cmd/sluice ./monitor
+	SLUICE_KERNEL_TESTS=require SLUICE_SOAK=$(or $(SOAK),10m) $(GO) test -count 1 -timeout 3h -v -p 1 -run '^(TestManyConnections|TestAnswer.*AtEveryOffset)$$' ./bpf ./intercept/exchange
 
 demo: ## see it work: two keys, one running out, then both, then recovery (as root)
 	@[ "$$(id -u)" = 0 ] || { echo "make demo: it attaches BPF programs and makes network namespaces: run 'sudo make demo'" >&2; exit 1; }
