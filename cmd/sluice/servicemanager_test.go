@@ -62,10 +62,23 @@ func (m *serviceManager) start(environment ...string) {
 	var names []string
 	m.h.daemon.files = nil
 	for _, s := range m.stored {
+		// The daemon may have one removed while it is still being started.
+		fd, err := unix.FcntlInt(s.file.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+		if err != nil {
+			m.mu.Unlock()
+			m.h.t.Fatal(err)
+		}
 		names = append(names, s.name)
-		m.h.daemon.files = append(m.h.daemon.files, s.file)
+		m.h.daemon.files = append(m.h.daemon.files, os.NewFile(uintptr(fd), s.name))
 	}
+	passed := m.h.daemon.files
 	m.mu.Unlock()
+	defer func() {
+		m.h.daemon.files = nil
+		for _, file := range passed {
+			_ = file.Close()
+		}
+	}()
 	environment = append(environment, "NOTIFY_SOCKET="+m.socket)
 	if len(names) > 0 {
 		environment = append(environment, fmt.Sprintf("LISTEN_FDS=%d", len(names)), "LISTEN_FDNAMES="+strings.Join(names, ":"))
