@@ -10,11 +10,13 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 )
 
 // hunt looks for secrets, however they are written.
 type hunt struct {
+	mu    sync.Mutex          // what is told comes from several servers
 	forms map[string][]string // by what the secret is
 	texts map[string]string   // by where they are from
 }
@@ -28,10 +30,16 @@ func (h *hunt) know(what, secret string) {
 	h.forms[what] = formsOf(secret)
 }
 
-func (h *hunt) saw(where, text string) { h.texts[where] += text + "\n" }
+func (h *hunt) saw(where, text string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.texts[where] += text + "\n"
+}
 
 // found is what is where.
 func (h *hunt) found() (all []string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
 	for where, text := range h.texts {
 		for what, forms := range h.forms {
 			if slices.ContainsFunc(forms, func(form string) bool { return strings.Contains(text, form) }) {
