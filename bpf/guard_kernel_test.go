@@ -378,7 +378,11 @@ func TestServersAreLetBe(t *testing.T) {
 				if _, err := io.ReadFull(c, got); err != nil {
 					return err
 				}
-				_, err = c.Write(got)
+				if _, err := c.Write(got); err != nil {
+					return err
+				}
+				// Until the agent has read it and is done: the reset would overtake it.
+				_, err = io.Copy(io.Discard, c)
 				return err
 			})
 		}()
