@@ -27,7 +27,8 @@ const (
 	openaiAPI = "api.openai.com"
 )
 
-// perhaps is a request of which it is open whether it is carried: once at most.
+// perhaps is a request of which it is open whether it is carried, once at most, and when:
+// it may be answered before the origin has it. So it is counted when all has come.
 const perhaps = -1
 
 // burglary is an agent that tries to have a credential sent where it does not belong: a
@@ -100,6 +101,12 @@ func (b *burglary) try(t *testing.T, c exfilCall, want string, carried int, of .
 	}
 	if got := strings.Join(a.Statuses, " "); !slices.Contains(strings.Split(want, "|"), got) {
 		t.Errorf("answered %q, want %q: %s %s", got, want, a.Err, a.Text)
+	}
+	if carried == perhaps {
+		if found := secretsIn(said); len(found) > 0 {
+			t.Errorf("the agent has %q: %s", found, said)
+		}
+		return
 	}
 	b.hold(t, said, carried, of...)
 }
@@ -250,7 +257,6 @@ func TestExfiltration(t *testing.T) {
 		{name: "a request in a body", calls: []exfilCall{h1(post(openaiAPI, "/", second)), h2(append(get2(openaiAPI, "/"), [2]string{"", second}))}, want: "200", carried: 1},
 		{name: "a request behind chunks", calls: []exfilCall{h1(strings.Replace(get(openaiAPI, "/", "Transfer-Encoding: chunked"), "GET", "POST", 1) + "0\r\n\r\n" + second).answers(2)}, want: "200 421", carried: 1},
 		{name: "trailers that name a host", calls: []exfilCall{h1(strings.Replace(get(openaiAPI, "/", "Transfer-Encoding: chunked"), "GET", "POST", 1) + "0\r\nHost: " + unbound + "\r\n\r\n")}, want: "400"},
-		{name: "length against the data in HTTP/2", calls: []exfilCall{h2(get2(openaiAPI, "/", [2]string{"content-length", "3"}, [2]string{"", second}))}, want: "200|400|reset|502", carried: perhaps},
 		{name: "coding in HTTP/2", calls: []exfilCall{h2(get2(openaiAPI, "/", [2]string{"transfer-encoding", "chunked"}, [2]string{"", "0\r\n\r\n" + second}))}, want: "400|reset"},
 		{name: "line breaks in HTTP/2", calls: []exfilCall{h2(get2(openaiAPI, "/", [2]string{"x", "y\r\nHost: " + unbound})), h2(get2(openaiAPI, "/\r\nHost: "+unbound)), h2(get2(openaiAPI, "/", [2]string{"x\r\nhost", unbound}))}, want: "400|reset"},
 		{name: "a folded line", calls: []exfilCall{h1(get(openaiAPI, "/", "X: y", " Host: "+unbound)), h1("GET / HTTP/1.1\r\nHost: " + openaiAPI + "\r\n\t." + unbound + "\r\n\r\n")}, want: "400"},
@@ -309,9 +315,12 @@ func TestExfiltration(t *testing.T) {
 	t.Run("certificates", func(t *testing.T) { b.certificates(t) })
 	t.Run("early data", func(t *testing.T) { b.earlyData(t) })
 	t.Run("idle connections", func(t *testing.T) { b.twoPools(t) })
+	t.Run("length against the data in HTTP/2", func(t *testing.T) {
+		b.try(t, h2(get2(openaiAPI, "/", [2]string{"content-length", "3"}, [2]string{"", second})), "200|400|reset|502", perhaps)
+	})
 	b.own.stop() // what was still on its way has come
 	b.thief.stop()
-	b.hold(t, b.daemon.log.String(), 0)
+	b.hold(t, b.daemon.log.String(), perhaps)
 }
 
 // proto is what it speaks.
