@@ -3,6 +3,7 @@ package exchange
 import (
 	"errors"
 	"io"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -12,12 +13,15 @@ import (
 // they are; more is kept in pooled blocks, of which none is ever moved.
 type upload struct {
 	framing framing
-	first   []byte   // in the client's buffer, behind the head
-	blocks  [][]byte // each full to its length
-	kept    int64    // bytes in blocks, counted against the budget
+	first   []byte // in the client's buffer, behind the head
 	lost    atomic.Bool
 	whole   bool   // nothing may be lost: none of it is sent yet
 	over    []byte // read behind the body's end: the next request
+
+	mu     sync.Mutex // of these three: letGo changes them while the pump is at work
+	blocks [][]byte   // each full to its length
+	kept   int64      // bytes in blocks, counted against the budget
+	pump   pumpState
 
 	// The pump is the goroutine that sends a body while its answer comes in.
 	// Between start and done the fields above are its own.
@@ -26,6 +30,15 @@ type upload struct {
 	readErr error // reading from the client failed, or what it sent is malformed
 	stopped bool  // given up while incomplete
 }
+
+// pumpState says which blocks the pump may be at.
+type pumpState uint8
+
+const (
+	pumpOff     pumpState = iota
+	pumpResends           // any of them
+	pumpReads             // the last
+)
 
 // syncLimit is how long a body may be and still be sent without a pump: it fits
 // into the sockets' buffers, so writing it cannot wait for an upstream that
@@ -66,7 +79,36 @@ func (b *upload) replayable() bool { return !b.lost.Load() && b.readErr == nil }
 // receive reads from the client once and returns the new bytes of the body. They
 // are kept if the limits allow it.
 func (cl *client) receive() ([]byte, error) {
-	b, x := &cl.body, cl.x
+	b := &cl.body
+	room, err := b.room(cl.x)
+	if err != nil {
+		return nil, err
+	}
+	n, err := cl.tls.Read(room)
+	if n == 0 {
+		if err == nil {
+			err = io.ErrNoProgress
+		}
+		return nil, err
+	}
+	used, err := b.framing.take(room[:n])
+	b.mu.Lock()
+	last := &b.blocks[len(b.blocks)-1]
+	*last = (*last)[:len(*last)+used]
+	b.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	if used < n {
+		b.over = append(b.over, room[used:n]...)
+	}
+	return room[:used], nil
+}
+
+// room is where the next bytes are read to: behind the last block's.
+func (b *upload) room(x *Exchanger) ([]byte, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	if n := len(b.blocks); n == 0 || len(b.blocks[n-1]) == cap(b.blocks[n-1]) {
 		size := block64k
 		if b.framing.kind == bodyLength && b.framing.left <= block16k {
@@ -97,22 +139,7 @@ func (cl *client) receive() ([]byte, error) {
 	if b.framing.kind == bodyLength && int64(len(room)) > b.framing.left {
 		room = room[:b.framing.left]
 	}
-	n, err := cl.tls.Read(room)
-	if n == 0 {
-		if err == nil {
-			err = io.ErrNoProgress
-		}
-		return nil, err
-	}
-	used, err := b.framing.take(room[:n])
-	*last = (*last)[:len(*last)+used]
-	if err != nil {
-		return nil, err
-	}
-	if used < n {
-		b.over = append(b.over, room[used:n]...)
-	}
-	return room[:used], nil
+	return room, nil
 }
 
 // reserve takes n bytes out of the budget for replay.
@@ -124,20 +151,56 @@ func (x *Exchanger) reserve(n int64) bool {
 	return true
 }
 
-// forget gives the blocks back.
-func (b *upload) forget(x *Exchanger) {
-	for i, block := range b.blocks {
+// forgetBut gives the blocks back, but for the last keep of them, which count no
+// longer. mu is held.
+func (b *upload) forgetBut(x *Exchanger, keep int) {
+	n := max(len(b.blocks)-keep, 0)
+	for _, block := range b.blocks[:n] {
 		x.blocks.put(block)
-		b.blocks[i] = nil
 	}
-	b.blocks = b.blocks[:0]
+	m := copy(b.blocks, b.blocks[n:])
+	clear(b.blocks[m:])
+	b.blocks = b.blocks[:m]
 	x.budget.Add(-b.kept)
 	b.kept = 0
+}
+
+// forget gives all of them back. mu is held.
+func (b *upload) forget(x *Exchanger) { b.forgetBut(x, 0) }
+
+// letGo gives back what was kept for sending the request again: its answer is
+// about to be passed on, so that it will not be, and may take hours.
+func (b *upload) letGo(x *Exchanger) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.lost.Store(true)
+	b.settle(x)
+}
+
+// settle gives back what nobody needs any more of a body that is not kept. mu is held.
+func (b *upload) settle(x *Exchanger) {
+	switch {
+	case !b.lost.Load() || b.pump == pumpResends:
+	case b.pump == pumpReads:
+		b.forgetBut(x, 1)
+	default:
+		b.forget(x)
+	}
+}
+
+// pumpIs says what the pump does from now on.
+func (b *upload) pumpIs(x *Exchanger, s pumpState) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.pump = s
+	b.settle(x)
 }
 
 // discard ends the body. What was read behind it goes back to the client's
 // buffer by itself: see endBody.
 func (b *upload) discard(x *Exchanger) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	b.forget(x)
 	b.first = nil
 }
@@ -219,12 +282,18 @@ func (cl *client) startPump(up *upstreamConn, again bool) {
 	cl.setReadBy(time.Time{}, 0)
 	b.done = make(chan struct{})
 	b.sendErr, b.readErr, b.stopped = nil, nil, false
+	b.pump = pumpReads
+	if again {
+		b.pump = pumpResends
+	}
 	go func(done chan struct{}) {
 		defer close(done)
+		defer b.pumpIs(cl.x, pumpOff)
 		if again {
 			if b.sendErr = cl.resend(up); b.sendErr != nil {
 				return
 			}
+			b.pumpIs(cl.x, pumpReads)
 		}
 		for !b.complete() {
 			p, err := cl.receive()
@@ -302,8 +371,7 @@ func (cl *client) waitPump(up *upstreamConn) {
 // up at a bound; closing at once could destroy the answer on its way.
 func (cl *client) drainBody() bool {
 	b := &cl.body
-	b.lost.Store(true)
-	b.forget(cl.x)
+	b.letGo(cl.x)
 	cl.setReadBy(time.Now(), cl.x.opts.LingerTimeout)
 	for total := 0; !b.complete(); {
 		p, err := cl.receive()

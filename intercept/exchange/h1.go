@@ -155,6 +155,7 @@ func (cl *client) exchange() (keep bool) {
 				return cl.sayInstead(*answer)
 			}
 			x.added.observe(time.Since(began) - cl.ahead)
+			cl.body.letGo(x)
 			if cl.resp.status == 101 {
 				cl.upgrade(up, &a.lease)
 				return false

@@ -159,6 +159,7 @@ func (cl *client) serveStream(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	s := &stream{cl: cl, w: w, r: r, body: newKept(x, r)}
+	defer s.refused.Wait()
 	defer s.body.release(r.Body)
 	s.run()
 }
@@ -170,6 +171,8 @@ type stream struct {
 	r    *http.Request
 	body *kept
 	wait time.Duration // that the upstream's body was waited for before it was passed on
+
+	refused sync.WaitGroup // answers that are being closed
 }
 
 func (s *stream) run() {
@@ -210,11 +213,13 @@ func (s *stream) run() {
 				return
 			}
 			x.added.observe(time.Since(began) - s.wait)
+			s.body.letGo()
 			s.deliver(resp, &a.lease)
 			return
 		}
 		cancel(nil) // resets the refused stream, and its body's with it
-		resp.Body.Close()
+		// Closing waits for whoever sends the request's body, and that one for the client.
+		s.refused.Go(func() { resp.Body.Close() })
 		if v == verdictExhausted {
 			cl.writeLocal(s.w, x.failure(cl.route.Host, exhausted))
 			return

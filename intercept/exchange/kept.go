@@ -13,13 +13,18 @@ type kept struct {
 	x   *Exchanger
 	src io.Reader
 
-	mu     sync.Mutex
-	blocks [][]byte // each full to its length
-	size   int64    // bytes in blocks
-	held   int64    // counted against the budget
-	err    error    // of src
-	lost   bool     // over the limits: what is read is no longer kept
-	closed bool
+	reading sync.Mutex // held while src is read, before mu
+
+	mu      sync.Mutex
+	blocks  [][]byte // each full to its length
+	size    int64    // bytes that were read
+	gone    int64    // of them, those that letGo gave up; the rest is in blocks
+	held    int64    // counted against the budget
+	err     error    // of src
+	lost    bool     // over the limits: what is read is no longer kept
+	passing bool     // the answer is passed on: only current reads, and only once
+	closed  bool
+	current *keptReader // the last attempt's
 }
 
 func newKept(x *Exchanger, r *http.Request) *kept { return &kept{x: x, src: r.Body} }
@@ -27,7 +32,7 @@ func newKept(x *Exchanger, r *http.Request) *kept { return &kept{x: x, src: r.Bo
 func (k *kept) replayable() bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return !k.lost && (k.err == nil || k.err == io.EOF)
+	return !k.lost && !k.passing && (k.err == nil || k.err == io.EOF)
 }
 
 // ended tells whether all of the body was read.
@@ -37,19 +42,48 @@ func (k *kept) ended() bool {
 	return k.err == io.EOF
 }
 
-func (k *kept) reader() io.ReadCloser { return &keptReader{k: k} }
+// reader begins an attempt. The readers of earlier ones are of no more use.
+func (k *kept) reader() io.ReadCloser {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.current = &keptReader{k: k}
+	return k.current
+}
+
+// letGo gives back what is kept for a next attempt, there will be none: the answer is
+// about to be passed on, which may take hours. What the last one has still to send
+// stays until that has read it.
+func (k *kept) letGo() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.passing = true
+	if k.current == nil || k.current.at == k.size {
+		k.passed()
+	}
+}
+
+// passed gives the blocks back when current has read them all. mu is held.
+func (k *kept) passed() {
+	k.forget()
+	k.gone = k.size
+	if k.current != nil {
+		k.current.block, k.current.offset = 0, 0
+	}
+}
 
 // release gives the blocks back. The source is closed first, which wakes a
 // reader that waits in it.
 func (k *kept) release(src io.Closer) {
 	_ = src.Close()
+	k.reading.Lock()
+	defer k.reading.Unlock()
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.closed = true
 	k.forget()
 }
 
-// forget gives the blocks back. The lock is held.
+// forget gives the blocks back. mu is held.
 func (k *kept) forget() {
 	for _, b := range k.blocks {
 		k.x.blocks.put(b)
@@ -67,45 +101,65 @@ type keptReader struct {
 }
 
 func (r *keptReader) Read(p []byte) (int, error) {
+	if len(p) == 0 {
+		return 0, nil
+	}
 	k := r.k
+	// What is kept is had without src, in which an abandoned attempt may still wait.
+	if n, err := r.again(p); n > 0 || err != nil {
+		return n, err
+	}
+	k.reading.Lock()
+	defer k.reading.Unlock()
+	if n, err := r.again(p); n > 0 || err != nil {
+		return n, err
+	}
+	n, err := k.src.Read(p) // mu is free: the body may pause for as long as its answer lasts
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.closed {
-		return 0, http.ErrBodyReadAfterClose
-	}
-	if r.at < k.size {
-		if k.lost {
-			// An abandoned attempt read past the limits meanwhile: nothing may be skipped.
-			return 0, io.ErrUnexpectedEOF
-		}
-		return r.again(p), nil
-	}
-	if k.err != nil {
-		return 0, k.err
-	}
-	n, err := k.src.Read(p)
-	if n > 0 {
-		k.keep(p[:n])
-		r.at += int64(n)
-		r.block, r.offset = len(k.blocks), 0
-		if last := len(k.blocks) - 1; last >= 0 {
-			r.block, r.offset = last, len(k.blocks[last])
-		}
-	}
 	k.err = err
+	if n == 0 {
+		return n, err
+	}
+	if r == k.current && k.passing {
+		k.size += int64(n)
+		r.at = k.size
+		k.passed()
+		return n, err
+	}
+	k.keep(p[:n])
+	r.at += int64(n)
+	r.block, r.offset = len(k.blocks), 0
+	if last := len(k.blocks) - 1; last >= 0 {
+		r.block, r.offset = last, len(k.blocks[last])
+	}
 	return n, err
 }
 
-// again reads what is kept.
-func (r *keptReader) again(p []byte) int {
+// again reads what is kept. It gives nothing and no error if src is to be read.
+func (r *keptReader) again(p []byte) (int, error) {
 	k := r.k
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	switch {
+	case k.closed || (k.passing && r != k.current):
+		return 0, http.ErrBodyReadAfterClose
+	case r.at == k.size:
+		return 0, k.err
+	case k.lost:
+		// An abandoned attempt read past the limits meanwhile: nothing may be skipped.
+		return 0, io.ErrUnexpectedEOF
+	}
 	for r.offset == len(k.blocks[r.block]) {
 		r.block, r.offset = r.block+1, 0
 	}
 	n := copy(p, k.blocks[r.block][r.offset:])
 	r.offset += n
 	r.at += int64(n)
-	return n
+	if k.passing && r.at == k.size {
+		k.passed()
+	}
+	return n, nil
 }
 
 // Close ends one attempt's reading; the body stays for the next.
@@ -121,7 +175,7 @@ func (k *kept) keep(p []byte) {
 			if last < 0 && len(p) <= block4k {
 				size = block4k
 			}
-			if k.size > k.x.opts.MaxReplayBody || !k.x.reserve(int64(size)) {
+			if k.size-k.gone > k.x.opts.MaxReplayBody || !k.x.reserve(int64(size)) {
 				k.lost = true
 				k.forget()
 				return
@@ -139,6 +193,8 @@ func (k *kept) keep(p []byte) {
 
 // readAhead reads what can be kept before any of it is sent, and shows it to w.
 func (k *kept) readAhead(w io.Writer) error {
+	k.reading.Lock()
+	defer k.reading.Unlock()
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	for k.err == nil {
