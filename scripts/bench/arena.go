@@ -34,7 +34,8 @@ const (
 	unboundHost  = "files." + zone // of the upstream too, and of no pool
 	freshHost    = "h%d." + zone   // hosts of a second pool
 
-	realKey = "sk-bench-real-0123456789abcdef"
+	// realKey is as long as a project's key of OpenAI's.
+	realKey = "sk-proj-bench-Wm4xPq7LzR2vNc9TkY6hJd3FsB8gQn5uXe1aVo0iCtMwZy4KrSpGlHfDjUbE7n2m9QxAvT5cL8zR3kWyP6sJ4hN1dGqFoB0gXiVuCeMtYaKwZrSpLlHfDjUbEn7m2xQ9vA5Tc"
 	// sentKey is what the clients send; the proxies replace it.
 	sentKey = "sk-bench-sent-0123456789abcdef"
 )

@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"strconv"
 	"strings"
 )
@@ -27,6 +28,22 @@ func conversation(n int) []byte {
 		`{"type":"message","role":"user","content":"`
 	text := head + strings.Repeat(turn, max(0, n-len(head)-len(tail)-4)/len(turn)) + tail
 	return []byte(text + strings.Repeat("x", max(0, n-len(text)-4)) + `"}]}`)
+}
+
+// completion is n bytes of what models write: JSON with code in it, in which hardly two lines
+// are alike.
+func completion(n int) []byte {
+	random := rand.New(rand.NewPCG(1, 2)) // the same in every run
+	words := strings.Fields(`func return if err nil for range string value with context the a of to and is not close open read write answer`)
+	text := []byte(`{"id":"chatcmpl-bench","choices":[{"message":{"role":"assistant","content":"`)
+	for len(text) < n {
+		text = fmt.Appendf(text, `\t%s %s%d := \"%s\"`, words[random.IntN(len(words))], words[random.IntN(len(words))], random.IntN(1000), words[random.IntN(len(words))])
+		for range random.IntN(12) {
+			text = append(append(text, ' '), words[random.IntN(len(words))]...)
+		}
+		text = append(text, `\n`...)
+	}
+	return text[:n]
 }
 
 // h1 is a connection that speaks HTTP/1.1.
@@ -53,7 +70,7 @@ func (c *clients) newH1(conn *tls.Conn, host string) *h1 {
 	path := chatPath
 	switch {
 	case c.up > 1<<20-1:
-		e.body, path = bytes.Repeat([]byte("0123456789abcdef"), 16<<10), bytesPath+"0"
+		e.body, path = completion(256<<10), bytesPath+"0"
 	case c.up > 0:
 		e.body = conversation(c.up)
 	case c.down > 0:

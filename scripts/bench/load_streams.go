@@ -18,8 +18,8 @@ import (
 	"github.com/sluice-proxy/sluice/scripts/simulator"
 )
 
-// readStreams opens the streams, spread over an interval, and measures how late each
-// event is read after it was sent. Where nothing happens between the first event and
+// readStreams opens the streams, says so, and measures how late each event is read after
+// it was sent. Where nothing happens between the first event and
 // the end, the first events are what was measured.
 func (c *clients) readStreams() (sample, error) {
 	n := c.connections
@@ -69,10 +69,11 @@ func (c *clients) readStreams() (sample, error) {
 	case <-all:
 	case err := <-failed:
 		return sample{}, err
-	case <-time.After(30 * time.Second):
-		return sample{}, errors.New("not every stream's first event came within 30 s")
+	case <-time.After(time.Minute):
+		return sample{}, errors.New("not every stream's first event came within a minute")
 	}
-	time.Sleep(warmUp)
+	fmt.Fprintln(c.say, "open")
+	time.Sleep(max(warmUp, min(10*c.interval, time.Second)))
 	c.phase.Store(phaseCounts)
 	fmt.Fprintln(c.say, "go")
 	start := time.Now()

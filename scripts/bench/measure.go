@@ -18,7 +18,7 @@ import (
 )
 
 // limit is how long one measurement may take before it counts as not done.
-const limit = 2 * time.Minute
+const limit = 4 * time.Minute
 
 // result is one measurement of one contestant.
 type result struct {
@@ -94,12 +94,14 @@ func (a *arena) measure(ctx context.Context, c contestant, w work, seconds float
 	if err != nil {
 		return r, err
 	}
+	release := a.upstream.hold()
+	defer release()
 	if err := a.ns.Do(cmd.Start); err != nil {
 		return r, err
 	}
 	stop := context.AfterFunc(ctx, func() { _ = cmd.Process.Kill() })
 	defer stop()
-	r, err = c.follow(out)
+	r, err = c.follow(out, release)
 	err = errors.Join(err, cmd.Wait())
 	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
 		return r, fmt.Errorf("not done within %s", limit)
@@ -111,8 +113,9 @@ func (a *arena) measure(ctx context.Context, c contestant, w work, seconds float
 	return r, nil
 }
 
-// follow reads what the clients print, and the processor time when they begin and end.
-func (c contestant) follow(out io.Reader) (r result, err error) {
+// follow reads what the clients print, and the processor time when they begin and end. When
+// all streams are open it releases the events.
+func (c contestant) follow(out io.Reader, release func()) (r result, err error) {
 	var before, after time.Duration
 	var most atomic.Int64
 	stop, stopped := make(chan struct{}), make(chan struct{})
@@ -123,6 +126,8 @@ func (c contestant) follow(out io.Reader) (r result, err error) {
 	lines := bufio.NewScanner(out)
 	for lines.Scan() {
 		switch line := lines.Text(); line {
+		case "open":
+			release()
 		case "go":
 			before, err = c.cpu()
 		case "end":
@@ -137,7 +142,7 @@ func (c contestant) follow(out io.Reader) (r result, err error) {
 	}
 	close(stop)
 	<-stopped
-	if r.Count == 0 {
+	if r.Count == 0 && r.Bytes == 0 {
 		return r, errors.Join(err, lines.Err(), errors.New("the clients ended without a result"))
 	}
 	r.CPU, r.RSS = float64(after-before)/float64(time.Microsecond), float64(most.Load())

@@ -50,6 +50,9 @@ func TestSample(t *testing.T) {
 	if _, err := newSample(nil, time.Second, 0); err == nil {
 		t.Error("a measurement of nothing is no error")
 	}
+	if s, err := newSample(nil, time.Second, 5); err != nil || s.Bytes != 5 {
+		t.Errorf("a part of a body: %+v, %v", s, err)
+	}
 }
 
 func TestReadAnswer(t *testing.T) {

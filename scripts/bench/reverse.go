@@ -52,17 +52,23 @@ func reverse(args []string) error {
 		MaxIdleConns: 1024, MaxIdleConnsPerHost: 1024, IdleConnTimeout: time.Minute, DisableCompression: true,
 	}
 	target, authorization := &url.URL{Scheme: "https", Host: upstreamHost}, "Bearer "+*key
+	proxy := &httputil.ReverseProxy{
+		Transport: transport,
+		Rewrite: func(r *httputil.ProxyRequest) {
+			r.SetURL(target)
+			r.Out.Header.Set("Authorization", authorization)
+		},
+	}
 	server := &http.Server{
 		Addr: *listen, TLSConfig: &tls.Config{Certificates: []tls.Certificate{pair}, NextProtos: []string{"h2", "http/1.1"}},
 		ReadHeaderTimeout: time.Minute,
 		ErrorLog:          log.New(os.Stderr, "reverse: ", 0),
-		Handler: &httputil.ReverseProxy{
-			Transport: transport,
-			Rewrite: func(r *httputil.ProxyRequest) {
-				r.SetURL(target)
-				r.Out.Header.Set("Authorization", authorization)
-			},
-		},
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			// The transport may still be looking for the end of the request's body when the answer
+			// begins. Without this the server has closed that body by then, and the exchange fails.
+			_ = http.NewResponseController(w).EnableFullDuplex() // HTTP/2 knows nothing else
+			proxy.ServeHTTP(w, r)
+		}),
 	}
 	ctx, stop := sandbox.Signals()
 	defer stop()

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"strconv"
 	"strings"
@@ -30,7 +31,19 @@ type upstream struct {
 	mu      sync.Mutex
 	closing bool
 	open    map[net.Conn]struct{}
+	gate    chan struct{} // closed when events may flow
 	running sync.WaitGroup
+}
+
+// hold keeps back every event but the first of each stream that begins from now on, until
+// what it returns is called: thousands of streams could not all be opened while
+// the first of them keep the machine busy.
+func (u *upstream) hold() (release func()) {
+	gate := make(chan struct{})
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.gate = gate
+	return sync.OnceFunc(func() { close(gate) })
 }
 
 // answerBody is of the size of a short completion.
@@ -52,8 +65,8 @@ var answerFields = [][2]string{
 // startUpstream serves until close. wild is the certificate of all hosts of the zone.
 func startUpstream(listeners []net.Listener, cert, wild *tls.Certificate, key string) *upstream {
 	u := &upstream{
-		key: []byte("Bearer " + key), open: make(map[net.Conn]struct{}),
-		block: bytes.Repeat([]byte("0123456789abcdef"), 16<<10),
+		key: []byte("Bearer " + key), open: make(map[net.Conn]struct{}), gate: make(chan struct{}),
+		block: completion(256 << 10),
 	}
 	config := &tls.Config{
 		NextProtos: []string{"h2", "http/1.1"}, DynamicRecordSizingDisabled: true,
@@ -216,15 +229,33 @@ func (u *upstream) stream(c net.Conn, wait string) {
 		_, _ = io.Copy(io.Discard, c)
 	})
 	filler := strings.Repeat("x", 120)
-	ticker := time.NewTicker(interval)
-	defer ticker.Stop()
 	var event, chunk []byte
-	for {
+	send := func() error {
 		event = fmt.Appendf(event[:0], "data: %d %s\n\n", simulator.Monotonic(), filler)
 		chunk = fmt.Appendf(chunk[:0], "%x\r\n%s\r\n", len(event), event)
-		if _, err := c.Write(chunk); err != nil {
-			return
-		}
+		_, err := c.Write(chunk)
+		return err
+	}
+	u.mu.Lock()
+	gate := u.gate
+	u.mu.Unlock()
+	if err := send(); err != nil {
+		return
+	}
+	select {
+	case <-gate:
+	case <-gone:
+		return
+	}
+	// Each stream at a time of its own: models do not speak in step.
+	select {
+	case <-time.After(rand.N(interval)):
+	case <-gone:
+		return
+	}
+	ticker := time.NewTicker(interval)
+	defer ticker.Stop()
+	for send() == nil {
 		select {
 		case <-ticker.C:
 		case <-gone:
