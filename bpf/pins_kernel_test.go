@@ -2,13 +2,16 @@ package bpf_test
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
 
 	"github.com/sluice-proxy/sluice/bpf"
 	"github.com/sluice-proxy/sluice/bpf/kerneltest"
@@ -213,6 +216,53 @@ func (i ids) exist() (n int) {
 		}
 	}
 	return n
+}
+
+// TestRemoveFromWhatIsMountedApart is the packaged unit's view: the pin directory can be written to, what it is in cannot.
+func TestRemoveFromWhatIsMountedApart(t *testing.T) {
+	kerneltest.Require(t)
+	above := kerneltest.BPFFS(t)
+	pins := filepath.Join(above, "sluice")
+	must(t, os.Mkdir(pins, 0o700))
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // never unlocked: the thread ends with this, and its mounts with it
+		done <- func() error {
+			if err := unix.Unshare(unix.CLONE_NEWNS | unix.CLONE_FS); err != nil {
+				return err
+			}
+			for _, m := range []struct {
+				from, to string
+				flags    uintptr
+			}{
+				{"", "/", unix.MS_REC | unix.MS_SLAVE},
+				{above, above, unix.MS_BIND},
+				{pins, pins, unix.MS_BIND},
+				{"", above, unix.MS_BIND | unix.MS_REMOUNT | unix.MS_RDONLY},
+			} {
+				if err := unix.Mount(m.from, m.to, "", m.flags, ""); err != nil {
+					return fmt.Errorf("mount %s: %w", m.to, err)
+				}
+			}
+			if err := os.Mkdir(filepath.Join(above, "beside"), 0o700); !errors.Is(err, unix.EROFS) {
+				return fmt.Errorf("what it is in can be written to: %w", err)
+			}
+			for range 2 { // the directory that stayed will do
+				r, err := bpf.Load(bpf.Options{PinDir: pins})
+				if err != nil {
+					return err
+				}
+				if err := r.Remove(); err != nil {
+					return err
+				}
+			}
+			return nil
+		}()
+	}()
+	must(t, <-done)
+	if entries, err := os.ReadDir(pins); err != nil || len(entries) > 0 {
+		t.Errorf("left: %v (%v)", entries, err)
+	}
 }
 
 func TestRemoveLeavesNothing(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"sync"
 
 	"github.com/cilium/ebpf"
@@ -174,10 +175,28 @@ func (r *Redirect) Remove() error {
 		errs = append(errs, r.detachGuards(netns, func(*guardLink) bool { return true }))
 	}
 	r.mu.Unlock()
-	if err := os.RemoveAll(r.opts.PinDir); err != nil {
-		errs = append(errs, fmt.Errorf("remove pins: %w", err))
-	}
+	errs = append(errs, r.removePins())
 	return errors.Join(append(errs, r.Close())...)
+}
+
+// removePins removes the pin directory with all that is in it. Where nothing but what is in it can be written to, as in the packaged
+// unit, the empty directory stays for who made it.
+func (r *Redirect) removePins() error {
+	entries, err := os.ReadDir(r.opts.PinDir)
+	if err != nil {
+		return fmt.Errorf("remove pins: %w", err)
+	}
+	var errs []error
+	for _, entry := range entries {
+		errs = append(errs, os.RemoveAll(filepath.Join(r.opts.PinDir, entry.Name())))
+	}
+	if err := os.Remove(r.opts.PinDir); !errors.Is(err, unix.EROFS) && !errors.Is(err, unix.EBUSY) {
+		errs = append(errs, err)
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("remove pins: %w", err)
+	}
+	return nil
 }
 
 func (r *Redirect) lockPins() error {
