@@ -5,6 +5,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -67,6 +68,37 @@ func TestUnitIsHardened(t *testing.T) {
 	}
 	if exposure, err := strconv.ParseFloat(found[1], 64); err != nil || exposure > highestExposure {
 		t.Errorf("exposure %s (%v), want at most %v:\n%s", found[1], err, highestExposure, said)
+	}
+}
+
+// TestUnitAllowsWhatTheDaemonDoes holds the unit against what systemd makes of some settings, as a daemon under it has shown (scripts/vm).
+func TestUnitAllowsWhatTheDaemonDoes(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile(unitFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	settings := make(map[string][]string)
+	for line := range strings.Lines(string(text)) {
+		if name, value, ok := strings.Cut(strings.TrimSpace(line), "="); ok && !strings.HasPrefix(name, "#") {
+			settings[name] = append(settings[name], strings.Fields(value)...)
+		}
+	}
+	// Its filter answers openat2(2) with ENOSYS: that one's flags are in memory, where seccomp(2) cannot look.
+	if slices.Contains(settings["RestrictSUIDSGID"], "yes") {
+		t.Error("RestrictSUIDSGID=yes forbids openat2(2), by which the files of agents are opened")
+	}
+	// ProtectKernelTunables= and ProtectControlGroups= name these themselves. Of two entries for one path the
+	// read-only one stays, and a path below is not touched by it.
+	protected := map[string]string{"ProtectKernelTunables": "/sys/fs/bpf", "ProtectControlGroups": "/sys/fs/cgroup"}
+	for setting, path := range protected {
+		if slices.Contains(settings[setting], "yes") && slices.Contains(settings["ReadWritePaths"], "-"+path) {
+			t.Errorf("ReadWritePaths=%s is of no effect beside %s=yes: name what is below it", path, setting)
+		}
+	}
+	const pins = "/sys/fs/bpf/sluice"
+	if !slices.Contains(settings["ReadWritePaths"], "-"+pins) || !slices.Contains(settings["ExecStartPre"], pins) {
+		t.Errorf("%s has to be made before the daemon starts, and to be writable", pins)
 	}
 }
 
