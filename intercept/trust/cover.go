@@ -112,6 +112,9 @@ func find(ns *os.File, p Places, covers []laid) (spots []spot, err error) {
 			fd, err := unix.Openat2(unix.AT_FDCWD, bundle, &unix.OpenHow{
 				Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS,
 			})
+			if errors.Is(err, unix.ENOSYS) {
+				return fmt.Errorf("openat2 is forbidden, by a seccomp filter such as that of RestrictSUIDSGID= in a unit: %w", err)
+			}
 			if err != nil {
 				continue // it has gone, or become a link, since
 			}
