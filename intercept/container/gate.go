@@ -27,8 +27,8 @@ func DefaultRuntimes() []string {
 }
 
 const (
-	// holdAtMost is how long a start is held, whatever happens.
-	holdAtMost = time.Second
+	// holdAtMost is how long a start is held, whatever happens: far longer than it takes, unless the machine has much else to do.
+	holdAtMost = 5 * time.Second
 	// young is how old what a runtime wrote of a container's first process may be, for the container to be new.
 	young = 30 * time.Second
 

@@ -34,7 +34,7 @@ type Event struct {
 	Container Container
 	All       []Container
 	// Handled has to be called when the event has been acted on, if it is not nil: the container's
-	// command is held until then, for a second at the most.
+	// command is held until then, for five seconds at the most.
 	Handled func()
 }
 
