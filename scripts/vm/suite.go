@@ -123,6 +123,9 @@ func (h *host) buildParcel(ctx context.Context, dir string) error {
 	if err != nil {
 		return err
 	}
+	// A few will do: an emulated processor takes a second to read them all, at each start of a program in there.
+	const end = "-----END CERTIFICATE-----\n"
+	roots = []byte(strings.Join(strings.SplitAfterN(string(roots), end, 4)[:3], ""))
 	agent, err := containerbox.Options{
 		Programs: map[string]string{"/usr/bin/hermes": "github.com/sluice-proxy/sluice/scripts/containerbox/hermes"},
 		Files: map[string]containerbox.File{

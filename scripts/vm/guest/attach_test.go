@@ -52,8 +52,9 @@ func attachUnit(t *testing.T) {
 	}
 }
 
-// attachContainer attaches a container before it exists: its first request is intercepted, and trusts.
+// attachContainer attaches a container before it runs: its first request is intercepted, and trusts.
 func attachContainer(t *testing.T) {
+	createBoxed(t)
 	run(t, "sluice", "attach", "--container", "boxed")
 	seq := lastArrival(t)
 	m := markOf(boxedLog)

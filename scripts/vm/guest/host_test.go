@@ -124,7 +124,7 @@ func attached(t *testing.T, name string) {
 		out, status := try("sluice", "-o", "json", "targets")
 		var all []target
 		if err := json.Unmarshal([]byte(out), &all); status != 0 || err != nil {
-			return out
+			return fmt.Sprintf("sluice targets: %d (%v) %s", status, err, out)
 		}
 		for _, one := range all {
 			if (one.Unit == name || one.Container == name) && one.State == "attached" {

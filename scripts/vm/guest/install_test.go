@@ -50,7 +50,7 @@ func installed(t *testing.T, deb string) {
 	if err != nil || runs != "/usr/bin/sluice" {
 		t.Errorf("the daemon runs %s (%v)", runs, err)
 	}
-	said := ask[struct{ Version string }](t, "status").Version
+	said := ask[struct{ Build struct{ Version string } }](t, "status").Build.Version
 	// 0.0.0~git.COMMIT is a commit without a tag.
 	if short := strings.TrimPrefix(want, "0.0.0~git."); strings.TrimPrefix(said, "v") != short {
 		t.Errorf("the daemon says that it is %s, want %s", said, short)

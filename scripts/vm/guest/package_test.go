@@ -3,6 +3,7 @@
 package guest
 
 import (
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -59,7 +60,7 @@ func remove(t *testing.T) {
 		if len(lines) > 0 && strings.HasPrefix(lines[len(lines)-1], "401 ") && !intercepted(lines[len(lines)-1]) {
 			return ""
 		}
-		return strings.Join(lines, "\n")
+		return fmt.Sprintf("they do not: %q", lines)
 	})
 	if state, _ := try("systemctl", "is-active", "sluice"); state == "active" {
 		t.Error("the daemon still runs")

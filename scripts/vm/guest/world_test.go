@@ -79,7 +79,7 @@ StandardOutput=append:` + agentLog + `
 WantedBy=multi-user.target
 `
 
-// boxed.service is a container that asks with a new process each time, which trusts what the image's bundle says by then.
+// boxed.service starts a container that asks with a new process each time, which trusts what the image's bundle says by then.
 const boxedUnit = `[Unit]
 Requires=containerd.service world.service
 After=containerd.service world.service sluice.service
@@ -87,14 +87,20 @@ Wants=sluice.service
 [Service]
 Type=oneshot
 RemainAfterExit=yes
-ExecStartPre=-/usr/bin/ctr containers rm boxed
-ExecStart=/usr/bin/ctr run -d --with-ns network:/run/netns/agent --log-uri file://` + boxedLog + ` \
- --env OPENAI_API_KEY=` + placeholder + ` sluice.test/agent:latest boxed \
- /bin/sh -c 'trap "exit 0" TERM; while :; do fetch ` + api + `/v1/models "Authorization: Bearer $OPENAI_API_KEY"; sleep 1; done'
-ExecStop=/bin/sh -c 'ctr task kill -s SIGKILL boxed; until ctr containers rm boxed; do sleep 0.1; done'
+ExecStartPre=-/usr/bin/ctr task rm --force boxed
+ExecStart=/usr/bin/ctr task start --detach --log-uri file://` + boxedLog + ` boxed
+ExecStop=/bin/sh -c 'ctr task kill --signal SIGKILL boxed; until ctr task rm boxed; do sleep 0.1; done'
 [Install]
 WantedBy=multi-user.target
 `
+
+// createBoxed makes the container, which nothing starts yet.
+func createBoxed(t *testing.T) {
+	t.Helper()
+	run(t, "ctr", "containers", "create", "--with-ns", "network:/run/netns/agent", "--env", "OPENAI_API_KEY="+placeholder, "--",
+		"sluice.test/agent:latest", "boxed", "/bin/sh", "-c", `trap "exit 0" TERM; while :; do fetch `+api+
+			`/v1/models "Authorization: Bearer $OPENAI_API_KEY"; sleep 1; done`)
+}
 
 // build makes the world outside of sluice: simulator, agents, names.
 func build(t *testing.T) {
@@ -210,7 +216,7 @@ func served(t *testing.T, file string, n int) {
 		if good >= n {
 			return ""
 		}
-		return strings.Join(lines, "\n")
+		return fmt.Sprintf("%d of %d:\n%s", good, n, strings.Join(lines, "\n"))
 	})
 }
 
