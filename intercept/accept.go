@@ -2,7 +2,9 @@ package intercept
 
 import (
 	"errors"
+	"log/slog"
 	"net"
+	"sync"
 	"time"
 )
 
@@ -26,7 +28,7 @@ func (in *Interceptor) accept(s *space, l *net.TCPListener) {
 		if err != nil {
 			// EMFILE, ENFILE, ENOBUFS, ENOMEM: the connection stays in the backlog.
 			in.count.acceptErrors.Add(1)
-			in.opts.Log.Error("accept", "error", err)
+			in.starving.failed(in.opts.Log, time.Now(), err)
 			select {
 			case <-time.After(pause):
 			case <-s.done:
@@ -35,7 +37,10 @@ func (in *Interceptor) accept(s *space, l *net.TCPListener) {
 			pause = min(2*pause, most)
 			continue
 		}
-		pause = first
+		if pause != first {
+			pause = first
+			in.starving.over(in.opts.Log, time.Now())
+		}
 		// Not taken in time, because we end: nobody else can serve it any more, so it waits on its own.
 		slot := in.slot(s)
 		if !slot && in.live.Err() == nil {
@@ -81,4 +86,38 @@ func (in *Interceptor) lateSlot() bool {
 	case <-in.conn.Done():
 		return false
 	}
+}
+
+// starving says once that connections are not accepted, for all listeners together, and
+// once that they are again.
+type starving struct {
+	mu       sync.Mutex
+	since    time.Time // zero: accepting works
+	failures int
+	silent   time.Time // until then a further beginning is not worth a line
+}
+
+// starvingSilence is how long the log is spared after an end: at the very limit of open
+// files connections are accepted and not in turn.
+const starvingSilence = 10 * time.Second
+
+func (s *starving) failed(log *slog.Logger, now time.Time, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.failures++
+	if !s.since.IsZero() || now.Before(s.silent) {
+		return
+	}
+	s.since = now
+	log.Error("connections are not accepted: they wait until there is room", "error", err)
+}
+
+func (s *starving) over(log *slog.Logger, now time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.since.IsZero() {
+		return
+	}
+	log.Warn("connections are accepted again", "after", now.Sub(s.since).Round(time.Millisecond), "failures", s.failures)
+	s.since, s.failures, s.silent = time.Time{}, 0, now.Add(starvingSilence)
 }

@@ -150,7 +150,11 @@ func (in *Interceptor) keepVigil() {
 			places = append(places, t.Cgroup)
 		}
 	}
+	said := in.vigilFailed
+	in.vigilFailed = ""
 	if err := in.opts.Vigils.SetVigils(places); err != nil {
-		in.opts.Log.Warn("a cgroup that is made again is not refused before it is attached", "error", err)
+		if in.vigilFailed = err.Error(); in.vigilFailed != said { // it is tried again and again
+			in.opts.Log.Warn("a cgroup that is made again is not refused before it is attached", "error", err)
+		}
 	}
 }

@@ -126,14 +126,15 @@ const (
 
 // Interceptor owns the targets, the listeners and the connections.
 type Interceptor struct {
-	opts    Options
-	count   counters
-	buffers sync.Pool     // *[]byte of firstPeek bytes
-	slots   chan struct{} // one for each connection served
-	pipes   *splice.Pipes
-	ready   chan struct{}
-	links   *guard.Guard  // nil: links are not guarded
-	moved   chan struct{} // links of a namespace came or went
+	opts     Options
+	count    counters
+	starving starving
+	buffers  sync.Pool     // *[]byte of firstPeek bytes
+	slots    chan struct{} // one for each connection served
+	pipes    *splice.Pipes
+	ready    chan struct{}
+	links    *guard.Guard  // nil: links are not guarded
+	moved    chan struct{} // links of a namespace came or went
 
 	live context.Context // ends when Run's context does: no new work
 	halt context.CancelFunc
@@ -144,10 +145,11 @@ type Interceptor struct {
 	conns sync.WaitGroup
 
 	// ops serialises what changes targets and spaces; the data path never takes it.
-	ops     sync.Mutex
-	stopped bool               // under ops
-	unlook  context.CancelFunc // ends the watch of containers; under ops
-	kept    map[uint64]*kept   // listeners of an earlier daemon that are not in use yet, by cookie; under ops
+	ops         sync.Mutex
+	stopped     bool               // under ops
+	unlook      context.CancelFunc // ends the watch of containers; under ops
+	vigilFailed string             // what was logged of it last, empty when it works; under ops
+	kept        map[uint64]*kept   // listeners of an earlier daemon that are not in use yet, by cookie; under ops
 
 	mu      sync.RWMutex // held briefly
 	targets map[string]*target

@@ -89,12 +89,19 @@ func (in *Interceptor) mend(ctx context.Context, t *target) {
 	id, err := cgroup.ID(v.Cgroup)
 	if err == nil && id == v.CgroupID {
 		if err := in.opts.Hooks.Attach(v.Cgroup); err != nil {
-			in.opts.Log.Error("target not in force, and not to be mended", "target", t.ID, "cgroup", v.Cgroup, "reason", why, "error", err)
+			if t.unmended != err.Error() { // it is tried again and again
+				in.opts.Log.Error("target not in force, and not to be mended", "target", t.ID, "cgroup", v.Cgroup, "reason", why, "error", err)
+			}
+			t.unmended = err.Error()
 			return
 		}
+		t.unmended = ""
 		in.closeOlder(t)
 		in.opts.Log.Warn("target was not in force: mended", "target", t.ID, "cgroup", v.Cgroup, "reason", why, "connections_closed", in.present(t).Destroyed)
 		return
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return // not known: no descriptor to look with, for example
 	}
 	// The watch has not told, or has not been able to: go the way that it would have gone.
 	if t.Kind == KindRun {

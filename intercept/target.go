@@ -128,11 +128,12 @@ type target struct {
 	part   context.CancelFunc // ends the goroutine that follows the cgroup; under ops
 	kept   []guard.Connection // under Interceptor.mu
 
-	life context.Context // ends when the target is detached
-	end  context.CancelFunc
-	cut  context.CancelFunc // closes its connections
-	conn context.Context    // its connections' context
-	open atomic.Int64       // connections
+	life     context.Context // ends when the target is detached
+	end      context.CancelFunc
+	cut      context.CancelFunc // closes its connections
+	conn     context.Context    // its connections' context
+	open     atomic.Int64       // connections
+	unmended string             // why it could not be put back in force, as the log has it; under ops
 }
 
 // identity is what makes two targets the same one.

@@ -10,7 +10,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"sluice": main, "grpc-client": grpcClient, "quic-client": quicClient, "soak-client": soakClient, "load-client": loadClient, "exfil-client": exfilClient})
+	testscript.Main(m, map[string]func(){"sluice": main, "grpc-client": grpcClient, "quic-client": quicClient, "soak-client": soakClient, "load-client": loadClient, "crowd-client": crowdClient, "exfil-client": exfilClient})
 }
 
 // The scripts in testdata/script are what a person could type. Those that need

@@ -7,7 +7,7 @@ type counters struct {
 	connections, handshakesFailed, handshakesTimedOut, notTLS atomic.Uint64
 	requests, replays, retries, exhausted, denied, rejected   atomic.Uint64
 	canceled, upgrades, badGateway, gatewayTimeouts, aborted  atomic.Uint64
-	headsTimedOut, notReplayable, dials, reused               atomic.Uint64
+	headsTimedOut, notReplayable, dials, reused, starved      atomic.Uint64
 	tokensAnswered, tokensRefused, tokensWithheld, echoes     atomic.Uint64
 }
 
@@ -27,6 +27,7 @@ type Counters struct {
 	Upgrades           uint64
 	BadGateway         uint64 // requests answered 502 locally
 	GatewayTimeouts    uint64 // requests answered 504 locally
+	Starved            uint64 // requests answered 503 locally, for want of a file descriptor
 	Aborted            uint64 // responses cut off after they had begun
 	HeadsTimedOut      uint64 // request heads that did not come in time
 	NotReplayable      uint64 // refusals passed on because the request was not kept
@@ -61,6 +62,7 @@ func (x *Exchanger) Snapshot() Counters {
 		Upgrades:           c.upgrades.Load(),
 		BadGateway:         c.badGateway.Load(),
 		GatewayTimeouts:    c.gatewayTimeouts.Load(),
+		Starved:            c.starved.Load(),
 		Aborted:            c.aborted.Load(),
 		HeadsTimedOut:      c.headsTimedOut.Load(),
 		NotReplayable:      c.notReplayable.Load(),

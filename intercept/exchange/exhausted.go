@@ -65,6 +65,14 @@ func (x *Exchanger) failure(host string, err error) localAnswer {
 		x.counts.badGateway.Add(1)
 		return plainAnswer(502, "no pool is bound to "+host+" any more")
 	}
+	if noDescriptor(err) {
+		// Nothing went out, and it is over as soon as somebody closes a file: clients try again by themselves.
+		x.counts.starved.Add(1)
+		answer := plainAnswer(503, "no file descriptor is left for a connection to "+host+": too many files are open; "+
+			"the limit is LimitNOFILE= of sluice's unit, or ulimit -n, and that of the host fs.file-max")
+		answer.retryAfter = "1"
+		return answer
+	}
 	if isTimeout(err) {
 		x.counts.gatewayTimeouts.Add(1)
 		return plainAnswer(504, host+" did not answer in time: "+cause(err))

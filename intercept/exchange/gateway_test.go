@@ -11,9 +11,11 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"net/textproto"
+	"os"
 	"os/exec"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -296,4 +298,78 @@ func TestCurlGetsEachEventAsItIsSent(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestNoDescriptorForTheUpstream: the agent hears what is the matter and asks again; no member is judged.
+func TestNoDescriptorForTheUpstream(t *testing.T) {
+	t.Parallel()
+	for name, errno := range map[string]syscall.Errno{"of the process": syscall.EMFILE, "of the host": syscall.ENFILE} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			eachProto(t, func(t *testing.T, h2 bool, protos []string) {
+				var full atomic.Bool
+				full.Store(true)
+				b := newBench(t, setup{
+					protos:  protos,
+					handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ok") }),
+					change: func(o *Options) {
+						o.Dialer = dialFunc(func(ctx context.Context, u Upstream) (*net.TCPConn, error) {
+							if full.Load() {
+								return nil, &net.OpError{Op: "dial", Net: "tcp", Err: os.NewSyscallError("socket", errno)}
+							}
+							return loopback{}.Dial(ctx, u)
+						})
+					},
+				})
+				c := b.client(h2)
+				for range 3 {
+					resp, body := ask(t, c, newRequest("GET", nil))
+					if resp.StatusCode != 503 || resp.Header.Get("Retry-After") != "1" || !strings.Contains(body, "no file descriptor is left for a connection to "+testHost) {
+						t.Errorf("got %d %v %q", resp.StatusCode, resp.Header, body)
+					}
+				}
+				full.Store(false)
+				if resp, body := ask(t, b.client(h2), newRequest("GET", nil)); resp.StatusCode != 200 || body != "ok" {
+					t.Errorf("with descriptors again: %d %q", resp.StatusCode, body)
+				}
+				if s := b.x.Snapshot(); s.Starved != 3 || len(b.pools.by) != 1 || b.pools.told != 0 {
+					t.Errorf("members were judged %q and their refusal told %d times: %+v", b.pools.by, b.pools.told, s)
+				}
+			})
+		})
+	}
+}
+
+// TestWaitingConnectionsGiveTheirDescriptors: what waits for a request to come is closed before one is refused.
+func TestWaitingConnectionsGiveTheirDescriptors(t *testing.T) {
+	t.Parallel()
+	eachProto(t, func(t *testing.T, h2 bool, protos []string) {
+		var b *bench
+		var refused atomic.Int32
+		b = newBench(t, setup{
+			protos:  protos,
+			handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ok") }),
+			change: func(o *Options) {
+				o.Dialer = dialFunc(func(ctx context.Context, u Upstream) (*net.TCPConn, error) {
+					b.x.idle.mu.Lock()
+					waiting := b.x.idle.count
+					b.x.idle.mu.Unlock()
+					if waiting > 0 && u.NetNS == 1 {
+						refused.Add(1)
+						return nil, &net.OpError{Op: "dial", Net: "tcp", Err: os.NewSyscallError("socket", syscall.EMFILE)}
+					}
+					return loopback{}.Dial(ctx, u)
+				})
+			},
+		})
+		other := Upstream{NetNS: 2, Addr: b.origin, Host: testHost, Port: 443}
+		conn, err := b.x.dialTLS(t.Context(), other, []string{"http/1.1"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.x.idle.put(b.x.newUpstreamConn(other, conn), time.Now().Add(time.Minute))
+		if resp, body := ask(t, b.client(h2), newRequest("GET", nil)); resp.StatusCode != 200 || body != "ok" || refused.Load() != 1 {
+			t.Errorf("got %d %q, after %d dials without a descriptor", resp.StatusCode, body, refused.Load())
+		}
+	})
 }

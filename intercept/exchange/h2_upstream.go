@@ -96,9 +96,9 @@ func (h *h2Upstreams) roundTrip(x *Exchanger, u Upstream, r *http.Request) (*htt
 	return resp, err
 }
 
-// remove forgets the upstreams that match and closes their idle connections;
+// remove forgets the upstreams that match, counts them, and closes their idle connections;
 // those with streams on them close when these end and they have been idle.
-func (h *h2Upstreams) remove(all bool, match func(upstreamKey, *h2Upstream) bool) {
+func (h *h2Upstreams) remove(all bool, match func(upstreamKey, *h2Upstream) bool) int {
 	var gone []*h2Upstream
 	h.mu.Lock()
 	h.shut = h.shut || all
@@ -115,6 +115,7 @@ func (h *h2Upstreams) remove(all bool, match func(upstreamKey, *h2Upstream) bool
 		}
 		up.transport.CloseIdleConnections()
 	}
+	return len(gone)
 }
 
 func (h *h2Upstreams) closeAll() { h.remove(true, nil) }

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -161,6 +162,9 @@ func (x *Exchanger) dialTLS(ctx context.Context, u Upstream, protos []string) (*
 	defer cancel()
 	x.counts.dials.Add(1)
 	raw, err := x.opts.Dialer.Dial(ctx, u)
+	if noDescriptor(err) && x.shed() {
+		raw, err = x.opts.Dialer.Dial(ctx, u)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("connect to %s: %w", u.Addr, err)
 	}
@@ -188,6 +192,18 @@ func (x *Exchanger) dialTLS(ctx context.Context, u Upstream, protos []string) (*
 		return nil, fmt.Errorf("TLS handshake with %s: %w", u.Host, err)
 	}
 	return conn, nil
+}
+
+// noDescriptor tells whether this process, or the host, has no file descriptor left.
+func noDescriptor(err error) bool {
+	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE)
+}
+
+// shed closes the upstream connections that wait for a request, whose descriptors are
+// needed now, and says whether there were any.
+func (x *Exchanger) shed() bool {
+	return x.idle.remove(false, func(*upstreamConn) bool { return true })+
+		x.h2.remove(false, func(_ upstreamKey, up *h2Upstream) bool { return up.active == 0 }) > 0
 }
 
 // noCommonProtocol recognises the alert that RFC 7301 section 3.2 prescribes.

@@ -158,9 +158,9 @@ func (p *idlePool) put(up *upstreamConn, expires time.Time) {
 	}
 }
 
-// remove closes the connections that match; with all set it also refuses any
-// further one.
-func (p *idlePool) remove(all bool, match func(*upstreamConn) bool) {
+// remove closes the connections that match and counts them; with all set it also
+// refuses any further one.
+func (p *idlePool) remove(all bool, match func(*upstreamConn) bool) int {
 	var gone []*upstreamConn
 	p.mu.Lock()
 	p.shut = p.shut || all
@@ -185,6 +185,7 @@ func (p *idlePool) remove(all bool, match func(*upstreamConn) bool) {
 	for _, up := range gone {
 		up.close()
 	}
+	return len(gone)
 }
 
 func (p *idlePool) closeAll() { p.remove(true, nil) }
