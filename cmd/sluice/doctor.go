@@ -109,6 +109,7 @@ var needed = []struct {
 }{
 	{unix.CAP_CHOWN, "CAP_CHOWN"},
 	{unix.CAP_DAC_OVERRIDE, "CAP_DAC_OVERRIDE"},
+	{unix.CAP_DAC_READ_SEARCH, "CAP_DAC_READ_SEARCH"},
 	{unix.CAP_KILL, "CAP_KILL"},
 	{unix.CAP_SETGID, "CAP_SETGID"},
 	{unix.CAP_SETUID, "CAP_SETUID"},

@@ -55,4 +55,11 @@ func TestUnitCapabilities(t *testing.T) {
 	if got := h.chat("-d", chatBody); !strings.Contains(got, "\n200 ") {
 		t.Errorf("with the unit's capabilities: %s", got)
 	}
+	// A process below what is attached, as in a slice or under a systemd in a container: its cgroup is looked up by its id.
+	const below = `set -e; mount=$(awk '$3 == "cgroup2" {print $2; exit}' /proc/mounts)
+		nested=$mount$(sed -n 's/^0:://p' /proc/self/cgroup)/nested; mkdir "$nested"; echo $$ >"$nested/cgroup.procs"
+		exec curl -sS --max-time 20 -w '\n%{http_code}\n' -H "Authorization: Bearer $OPENAI_API_KEY" https://api.openai.com/v1/models`
+	if got := h.output("sh", "-c", below); !strings.Contains(got, "\n200") {
+		t.Errorf("below what is attached: %s", got)
+	}
 }

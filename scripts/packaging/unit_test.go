@@ -96,6 +96,10 @@ func TestUnitAllowsWhatTheDaemonDoes(t *testing.T) {
 			t.Errorf("ReadWritePaths=%s is of no effect beside %s=yes: name what is below it", path, setting)
 		}
 	}
+	// The cgroup of a connection is found by its id.
+	if filter := settings["SystemCallFilter"]; !slices.Contains(filter, "open_by_handle_at") || !slices.Contains(settings["CapabilityBoundingSet"], "CAP_DAC_READ_SEARCH") {
+		t.Errorf("open_by_handle_at(2) has to be allowed, and needs CAP_DAC_READ_SEARCH; SystemCallFilter=%s", filter)
+	}
 	const pins = "/sys/fs/bpf/sluice"
 	if !slices.Contains(settings["ReadWritePaths"], "-"+pins) || !slices.Contains(settings["ExecStartPre"], pins) {
 		t.Errorf("%s has to be made before the daemon starts, and to be writable", pins)
