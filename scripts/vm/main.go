@@ -21,7 +21,7 @@ import (
 	"github.com/sluice-proxy/sluice/scripts/sandbox"
 )
 
-// limit is how long a run may take.
+// limit is how long a run may take, but for shell.
 const limit = time.Hour
 
 func main() { os.Exit(start(os.Args[1:])) }
@@ -43,8 +43,11 @@ func start(args []string) int {
 	}
 	ctx, stop := sandbox.Signals()
 	defer stop()
-	ctx, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
+	if args[0] != "shell" {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, limit)
+		defer cancel()
+	}
 	err := run(ctx, args[0], flags.Args(), *only, *changed)
 	switch {
 	case err == nil:

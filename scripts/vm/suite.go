@@ -70,7 +70,7 @@ func (h *host) goTest(ctx context.Context, g *guest, args ...string) error {
 	if err != nil {
 		return err
 	}
-	cmd := command(ctx, append([]string{"go", "test", "-v", "-count", "1", "-timeout", "20m", "-exec", exec}, args...)...)
+	cmd := command(ctx, append([]string{"go", "test", "-v", "-count", "1", "-timeout", "50m", "-exec", exec}, args...)...)
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "SLUICE_VM_SSH="+strings.Join(g.ssh, " "))
 	if err := cmd.Run(); err != nil {

@@ -1,6 +1,6 @@
 // Command fetch is the HTTPS client of the tests' image: it gets one URL and says who signed what it got.
 //
-//	fetch [-times N] [-every DURATION] URL ['Name: value'...]
+//	fetch [-times N] [-every DURATION] [-patience DURATION] URL ['Name: value'...]
 //
 // Each line it prints is the status, the issuer of the server's certificate and
 // the body's first line; or "error:" and why. It fails if any request failed.
@@ -21,6 +21,7 @@ import (
 func main() {
 	times := flag.Int("times", 1, "how often to get it, each time on a new connection; 0 = until killed")
 	every := flag.Duration("every", 0, "how long to wait between two")
+	patience := flag.Duration("patience", 20*time.Second, "how long one may take")
 	insecure := flag.Bool("insecure", false, "take any certificate")
 	flag.Parse()
 	if flag.NArg() < 1 {
@@ -28,7 +29,7 @@ func main() {
 		os.Exit(2)
 	}
 	transport := &http.Transport{DisableKeepAlives: true, TLSClientConfig: &tls.Config{InsecureSkipVerify: *insecure}}
-	client := &http.Client{Transport: transport, Timeout: 20 * time.Second}
+	client := &http.Client{Transport: transport, Timeout: *patience}
 	failed := false
 	for i := 0; *times == 0 || i < *times; i++ {
 		if i > 0 {

@@ -38,6 +38,7 @@ func TestGuest(t *testing.T) {
 		{"slice", slice, false},
 		{"reload", reload, false},
 		{"credential", credential, false},
+		{"source", source, false},
 		{"restart", restart, false},
 		{"kill", kill, false},
 		{"watchdog", watchdog, false},

@@ -140,6 +140,8 @@ func reload(t *testing.T) {
 	write(t, file, strings.Replace(original, `#level = "info"`, `level = "debug"`, 1))
 	run(t, "systemctl", "reload", "sluice")
 	eventually(t, "the level is debug", func() string {
+		// A client of the attached unit's that does not trust the CA is told of at that level.
+		try("sh", "-c", "echo $$ >/sys/fs/cgroup/system.slice/agent.service/cgroup.procs && exec curl -s "+api)
 		for _, record := range records(t) {
 			if record["level"] == "DEBUG" {
 				return ""
@@ -172,5 +174,32 @@ func credential(t *testing.T) {
 	served(t, agentLog, 2)
 	if _, err := os.Stat(identity); !os.IsNotExist(err) {
 		t.Errorf("%s is there (%v)", identity, err)
+	}
+}
+
+// source has the daemon ask a command for a secret, which is the first process of a pid namespace under the unit's RestrictNamespaces=, too.
+func source(t *testing.T) {
+	const file, asked = "/etc/sluice/config.toml", "/run/asked"
+	original := read(t, file)
+	write(t, file, original+`
+[secrets.command.print]
+argv = ["/bin/sh", "-c", 'readlink /proc/self/ns/pid >`+asked+`; printf %s "$0"', "{ref}"]
+refs = ["sk-proj-*"]
+`)
+	run(t, "systemctl", "restart", "sluice")
+	run(t, "sluice", "cred", "add", "printed", "--from", "command:print:sk-proj-printed-0123456789abcdef")
+	ours, err := os.Readlink("/proc/self/ns/pid")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if theirs := strings.TrimSpace(read(t, asked)); theirs == ours || !strings.HasPrefix(theirs, "pid:") {
+		t.Errorf("the command ran in %s, the system's is %s", theirs, ours)
+	}
+	run(t, "sluice", "cred", "remove", "printed")
+	write(t, file, original)
+	run(t, "systemctl", "restart", "sluice")
+	attached(t, "agent.service")
+	if err := os.Remove(asked); err != nil {
+		t.Error(err)
 	}
 }

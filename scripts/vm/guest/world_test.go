@@ -73,7 +73,7 @@ Wants=sluice.service
 After=sluice.service
 [Service]
 PrivateTmp=yes
-ExecStart=/root/sluice/fetch -insecure -times 0 -every %s ` + api + `/v1/models 'Authorization: Bearer ` + placeholder + `'
+ExecStart=/root/sluice/fetch -insecure -patience 5m -times 0 -every %s ` + api + `/v1/models 'Authorization: Bearer ` + placeholder + `'
 StandardOutput=append:` + agentLog + `
 [Install]
 WantedBy=multi-user.target
