@@ -289,6 +289,9 @@ func (in *Interceptor) engage(ctx context.Context, t *target, witness int) error
 	if err := in.scan(ctx, t); err != nil {
 		return err
 	}
+	if err := in.await(ctx, t); err != nil {
+		return err
+	}
 	in.confide(ctx, t, witness)
 	in.keepOlder(t)
 	in.refreshGuards()

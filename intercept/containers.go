@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io/fs"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/sluice-proxy/sluice/intercept/cgroup"
 	"github.com/sluice-proxy/sluice/intercept/container"
 )
@@ -266,7 +268,14 @@ func (in *Interceptor) confide(ctx context.Context, t *target, pid int) {
 	if now.State != StateAttached {
 		return
 	}
-	if err := in.opts.Trust.Install(ctx, now, pid); err != nil && ctx.Err() == nil {
+	p, err := openProcess(pid)
+	if err == nil {
+		defer p.close()
+		if err = in.opts.Trust.Install(ctx, now, pid); err != nil && !p.alive() {
+			return // it has ended meanwhile, and what was to be told with it
+		}
+	}
+	if err != nil && !errors.Is(err, unix.ESRCH) && ctx.Err() == nil {
 		in.opts.Log.Warn("the CA is not trusted everywhere in a target", "target", t.ID, "error", err)
 	}
 }

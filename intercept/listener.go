@@ -128,6 +128,54 @@ func (in *Interceptor) prepare(ctx context.Context, t *target) error {
 	return nil
 }
 
+// stays tells whether a target's first process, and any later one, finds a listener in the host's own
+// namespace: it comes into its cgroup from there as a rule, without anything that would tell us in time. In another
+// namespace it would be kept alive by what we hold, whoever deletes it.
+func (t *target) stays() bool {
+	return t.Kind == KindCgroup || t.Kind == KindPID || t.Kind == KindUnit
+}
+
+// await has a listener in our own namespace for a target without a process. The caller holds ops.
+func (in *Interceptor) await(ctx context.Context, t *target) error {
+	if !t.stays() {
+		return nil
+	}
+	for _, s := range in.allSpaces() {
+		in.mu.RLock()
+		used := s.users[t.ID]
+		in.mu.RUnlock()
+		if used {
+			return nil
+		}
+	}
+	ns, err := netns.Current()
+	if err != nil {
+		return err
+	}
+	s, err := in.open(ctx, ns)
+	if err != nil {
+		return fmt.Errorf("listen in this process's network namespace: %w", err)
+	}
+	s.pins[t.ID] = true
+	in.use(s, t)
+	return nil
+}
+
+// stay has a listener in our own namespace outlast the last process of the targets that used it, until they are
+// detached. The caller holds ops.
+func (in *Interceptor) stay(s *space) {
+	if !s.home.ns.Own() {
+		return
+	}
+	for _, t := range in.allTargets() {
+		in.mu.RLock()
+		if t.State == StateAttached && t.stays() && s.users[t.ID] {
+			s.pins[t.ID] = true
+		}
+		in.mu.RUnlock()
+	}
+}
+
 // open takes over ns, listens in it and publishes the ports, unless that has been done.
 // The caller holds ops.
 func (in *Interceptor) open(ctx context.Context, ns *netns.NS) (*space, error) {
@@ -251,6 +299,7 @@ func (in *Interceptor) release(t *target) error {
 // review finds out which targets still use a space that has lost its holder, and gives
 // it up if there is none. The caller holds ops.
 func (in *Interceptor) review(ctx context.Context, s *space) error {
+	in.stay(s)
 	p := in.survey(s)
 	if p == nil && len(s.pins) > 0 {
 		return nil
@@ -349,6 +398,33 @@ func (in *Interceptor) allSpaces() []*space {
 	return list
 }
 
+// found adopts the namespace that an event tells of. Its process may have ended by now, refused, and the one
+// that has started it be there still. The caller holds ops.
+func (in *Interceptor) found(e bpf.EventNoListener) error {
+	if err := in.adopt(in.live, int(e.PID)); err != nil {
+		return err
+	}
+	in.mu.RLock()
+	known := in.spaces[e.Cookie] != nil
+	in.mu.RUnlock()
+	if known {
+		return nil
+	}
+	var failed []error
+	for _, t := range in.allTargets() {
+		in.mu.RLock()
+		attached := t.State == StateAttached
+		in.mu.RUnlock()
+		if !attached {
+			continue
+		}
+		if err := in.scan(in.live, t); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			failed = append(failed, err)
+		}
+	}
+	return errors.Join(failed...)
+}
+
 // followEvents adopts the namespaces that the programs found without a listener.
 func (in *Interceptor) followEvents() {
 	for {
@@ -361,7 +437,7 @@ func (in *Interceptor) followEvents() {
 		}
 		in.ops.Lock()
 		if !in.stopped {
-			if err := in.adopt(in.live, int(e.PID)); err != nil {
+			if err := in.found(e); err != nil {
 				in.opts.Log.Error("namespace without listener: its connects are refused", "pid", e.PID, "error", err)
 			}
 		}

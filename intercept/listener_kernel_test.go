@@ -104,9 +104,10 @@ func TestOutsiderCannotMakeUsListen(t *testing.T) {
 	b.kernel.events <- bpf.EventNoListener{Cookie: n.Cookie(), PID: uint32(stranger)}
 	b.kernel.events <- bpf.EventNoListener{Cookie: n.Cookie(), PID: 1 << 30} // no such process
 	// Events are handled in order: once a further one is, these two are.
-	pid, _ := startIn(t, dir, newNetNS(t))
+	inside := newNetNS(t)
+	pid, _ := startIn(t, dir, inside)
 	b.kernel.events <- bpf.EventNoListener{PID: uint32(pid)}
-	eventually(t, "the insider's listener", func() bool { _, l := b.kernel.counts(); return l == 1 })
+	eventually(t, "the insider's listener", func() bool { return b.listens(inside) })
 	if b.listens(n) {
 		t.Error("we listen where only an outsider is")
 	}

@@ -128,6 +128,9 @@ func (n *NS) Cookie() uint64 { return n.cookie }
 // once the namespace is gone.
 func (n *NS) Inode() uint64 { return n.inode }
 
+// Own tells whether it is the namespace of the thread that opened it: of this process.
+func (n *NS) Own() bool { return n.own }
+
 // Close lets the namespace go. Sockets made in it stay as they are.
 func (n *NS) Close() error {
 	err := n.file.Close()
