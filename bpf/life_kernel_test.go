@@ -45,7 +45,7 @@ func TestWaysRoundInTime(t *testing.T) {
 		kill()
 		eventually(t, "the kernel takes the hooks off", func() bool { return a.do(order{Do: "dial", Dst: origin4}).Said == "origin" })
 	})
-	t.Run("case_33_listener_that_does_not_accept", func(t *testing.T) { stalled(t) })
+	t.Run("listener_that_does_not_accept", func(t *testing.T) { stalled(t) })
 	t.Run("case_34_cgroup_removed_and_made_again", TestRemovedCgroup)
 	t.Run("case_34_what_is_there_counts", TestMissingIsOfTheCgroupThatIsThere)
 	t.Run("case_35_attached_twice", TestAttachTwice)

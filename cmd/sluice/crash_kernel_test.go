@@ -120,19 +120,21 @@ func TestKillWithoutAManager(t *testing.T) {
 
 // TestStoppedDaemonLeaksNothing stops the daemon with SIGSTOP for ten seconds, under load.
 func TestStoppedDaemonLeaksNothing(t *testing.T) {
-	h, m := newManagedHouse(t)
-	began := time.Now()
-	p := h.press(20, time.Minute)
-	p.recovered()
-	m.signal(syscall.SIGSTOP)
-	time.Sleep(100 * time.Millisecond) // what was on its way
-	h.nothingArrives(10 * time.Second)
-	if now := p.state(); now.Waiting < 100 {
-		t.Errorf("only %d requests wait: this proves nothing", now.Waiting)
-	}
-	m.signal(syscall.SIGCONT)
-	p.recovered()
-	p.endWhole(began)
+	t.Run("case_33_daemon_stopped", func(t *testing.T) {
+		h, m := newManagedHouse(t)
+		began := time.Now()
+		p := h.press(20, time.Minute)
+		p.recovered()
+		m.signal(syscall.SIGSTOP)
+		time.Sleep(100 * time.Millisecond) // what was on its way
+		h.nothingArrives(10 * time.Second)
+		if now := p.state(); now.Waiting < 100 {
+			t.Errorf("only %d requests wait: this proves nothing", now.Waiting)
+		}
+		m.signal(syscall.SIGCONT)
+		p.recovered()
+		p.endWhole(began)
+	})
 }
 
 // TestWatchdogEndsAStoppedDaemon is what systemd does with a daemon that does not say that it lives.
