@@ -66,14 +66,16 @@ func requestHead(b []byte, space int) (Hello, error) {
 	if hosts > 1 {
 		return Hello{}, ErrMalformed
 	}
-	// The authority of the target overrules the field (RFC 9112 section 3.2.2).
+	// The authority of the target, if it has one, overrules the field (RFC 9112 section 3.2.2).
 	switch {
 	case method == "CONNECT":
 		h.Host = target
 	case !strings.HasPrefix(target, "/") && target != "*":
 		if _, rest, ok := strings.Cut(target, "://"); ok {
 			authority := rest[:strings.IndexAny(rest+"/", "/?#")]
-			h.Host = authority[strings.LastIndexByte(authority, '@')+1:]
+			if host := authority[strings.LastIndexByte(authority, '@')+1:]; host != "" {
+				h.Host = host
+			}
 		}
 	}
 	return h, nil
