@@ -21,8 +21,7 @@ const (
 	maxWindow = 160
 )
 
-// seenBits makes a table of 4 KiB, which stays near the processor while other work is done
-// between two pieces of a body.
+// seenBits makes a table of 4 KiB.
 const seenBits = 15
 
 // Secret is what is looked for, and what is put in its place.
@@ -33,22 +32,32 @@ type Secret struct {
 
 // Matcher finds secrets. It is made once for a credential and is read-only from then on.
 //
-// All forms have window bytes in common with nothing else, so it is enough to look up
-// every stride-th group of bytes: an occurrence has one of those in its first window
-// bytes, wherever it begins. Where there are escapes the group is read without them; they
-// make an occurrence longer, so that no more of it is passed over.
+// All forms are at least window bytes long, so it is enough to look up every stride-th
+// group of bytes: an occurrence has one of those in its first window bytes, wherever it
+// begins. Escapes make an occurrence longer, so that no more of it is passed over; the
+// group is read without them.
 type Matcher struct {
 	forms   []form
 	window  int
 	stride  int
 	longest int
 
+	sieve  *sieve
 	seen   *[1 << seenBits / 64]uint64 // a bit for each hash of a gram
 	grams  map[uint64][]place          // where a gram stands
 	starts map[uint16][]uint16         // forms by their first two bytes
-	chars  *[256]bool                  // that forms are made of
 	pairs  []uint64                    // a bit for each of these
+	bytes  *[256]role
 }
+
+// role is what a byte may be in an occurrence.
+type role uint8
+
+const (
+	isChar  role = 1 << iota // one of a form, as it is
+	isInner                  // that, or part of an escape
+	isFirst                  // the first one
+)
 
 type place struct{ form, offset uint16 }
 
@@ -69,15 +78,18 @@ func New(secrets []Secret) *Matcher {
 	if len(m.forms) == 0 {
 		return nil
 	}
-	m.chars = new([256]bool)
-	m.seen, m.pairs = new([1 << seenBits / 64]uint64), make([]uint64, 1<<16/64)
+	m.seen, m.pairs, m.bytes = new([1 << seenBits / 64]uint64), make([]uint64, 1<<16/64), new([256]role)
+	for _, c := range []byte(`\%u0123456789abcdefABCDEF`) {
+		m.bytes[c] = isInner
+	}
 	for _, f := range m.forms {
 		m.window, m.longest = min(m.window, len(f.text)), max(m.longest, longestEscape*len(f.text))
 	}
 	m.stride = m.window - gram + 1
+	m.sieve = newSieve(m.forms, m.stride)
 	for i, f := range m.forms {
 		for _, c := range f.text {
-			m.chars[c] = true
+			m.bytes[c] |= isChar | isInner
 		}
 		for o := range m.stride {
 			g := binary.LittleEndian.Uint64(f.text[o:])
@@ -85,9 +97,10 @@ func New(secrets []Secret) *Matcher {
 			m.seen[h/64] |= 1 << (h % 64)
 			m.grams[g] = append(m.grams[g], place{uint16(i), uint16(o)})
 		}
-		for _, pair := range firstBytes(f.text) {
+		for _, pair := range firstTwo(f.text) {
 			m.pairs[pair/64] |= 1 << (pair % 64)
 			m.starts[pair] = append(m.starts[pair], uint16(i))
+			m.bytes[byte(pair)] |= isFirst
 		}
 	}
 	return m
@@ -102,19 +115,6 @@ func (m *Matcher) add(f form) {
 	m.forms = append(m.forms, f)
 }
 
-// firstBytes are the two bytes that a form may begin with.
-func firstBytes(text []byte) []uint16 {
-	const digits = "0123456789abcdefABCDEF"
-	pairs := []uint16{uint16('\\') | 'u'<<8, uint16('\\') | uint16(text[0])<<8, uint16('%') | uint16(digits[text[0]>>4])<<8}
-	if d := text[0] >> 4; d > 9 {
-		pairs = append(pairs, uint16('%')|uint16(digits[d+6])<<8)
-	}
-	for _, second := range []byte{text[1], '\\', '%'} {
-		pairs = append(pairs, uint16(text[0])|uint16(second)<<8)
-	}
-	return pairs
-}
-
 // found is an occurrence: from where to where, and of which form; -1 if there is none.
 type found struct{ at, end, form int }
 
@@ -122,66 +122,102 @@ type found struct{ at, end, form int }
 // begin there. begun is where one may have begun that goes on behind p, len(p) if none has;
 // it is valid if none was found in whole.
 func (m *Matcher) next(p []byte, from int) (first found, begun int) {
-	begun = len(p)
-	q := from
-	for clean := from + firstEscape(p[from:]); q+gram <= clean; q += m.stride {
-		g := binary.LittleEndian.Uint64(p[q:])
-		if h := hash(g); m.seen[h/64]&(1<<(h%64)) == 0 {
-			continue
+	h := hunt{m: m, p: p, from: from, first: found{form: -1}, begun: len(p)}
+	for q := from; ; q += m.stride {
+		if q >= from+reach {
+			q = m.sieve.pass(p, q, m.stride)
 		}
-		if first, begun = m.occurrence(p, from, q, g, begun); first.form >= 0 {
-			return first, 0
+		if q+gram > len(p) {
+			break
 		}
-	}
-	for quoted := m.chars['"'] || m.chars['\\']; q+gram <= len(p); q += m.stride {
-		g := binary.LittleEndian.Uint64(p[q:])
-		if h := hash(g); m.seen[h/64]&(1<<(h%64)) != 0 {
-			if first, begun = m.occurrence(p, from, q, g, begun); first.form >= 0 {
-				return first, 0
-			}
-		}
-		if q >= longestEscape && !mayEscape(g, quoted) && !mayEscape(binary.LittleEndian.Uint64(p[q-longestEscape+1:]), quoted) {
-			continue
-		}
-		g, at, ok := gramAt(p, q, m.chars) // if p ends before, the tail is looked at closely
-		if !ok {
-			continue
-		}
-		if h := hash(g); m.seen[h/64]&(1<<(h%64)) == 0 {
-			continue
-		}
-		if first, begun = m.occurrence(p, from, at, g, begun); first.form >= 0 {
-			return first, 0
+		if h.lookAt(q); h.first.form >= 0 {
+			return h.first, 0
 		}
 	}
-	return found{len(p), len(p), -1}, min(begun, m.tail(p, from))
+	return found{len(p), len(p), -1}, min(h.begun, m.tail(p, from))
 }
 
-// occurrence finds that which has the group g at p[at]. One that goes on behind p makes
-// begun smaller.
-func (m *Matcher) occurrence(p []byte, from, at int, g uint64, begun int) (first found, _ int) {
-	first.form = -1
-	for _, c := range m.grams[g] {
-		text := m.forms[c.form].text
-		for _, bare := range [...]bool{false, true} {
-			s := begins(p, at, text[:c.offset], bare)
-			if s < from {
-				continue
-			}
-			switch n := match(p[s:], text); {
-			case n == ended:
-				begun = min(begun, s)
-			case n > 0 && (first.form < 0 || s < first.at || s == first.at && s+n > first.end):
-				first = found{s, s + n, int(c.form)}
-			}
+// hunt is the search for occurrences around one group after the other.
+type hunt struct {
+	m     *Matcher
+	p     []byte
+	from  int // occurrences do not begin before
+	first found
+	begun int
+}
+
+// lookAt looks up the group of bytes at q, and that of characters if there are escapes.
+func (h *hunt) lookAt(q int) {
+	g := binary.LittleEndian.Uint64(h.p[q:])
+	h.lookUp(g, q)
+	if has(g, '\\') || has(g, '%') {
+		h.read(q, q, 0, 0)
+	}
+	for at := max(h.from, q-longestEscape+1); at < q; at++ {
+		if h.p[at] != '\\' && h.p[at] != '%' {
+			continue
+		}
+		if c, n := unescape(h.p[at:]); at+n > q && h.m.bytes[c]&isChar != 0 {
+			h.read(at, at+n, uint64(c), 1)
 		}
 	}
-	return first, begun
+}
+
+// read reads the group of which n characters, those in g, end at s, and looks up what it
+// may be: where bytes are characters and an escape, too, it is more than one. If p ends
+// before, the tail is looked at closely.
+func (h *hunt) read(at, s int, g uint64, n int) {
+	for ; n < gram; n++ {
+		if s >= len(h.p) {
+			return
+		}
+		c, size := h.p[s], 1
+		if c == '\\' || c == '%' {
+			if d, m := unescape(h.p[s:]); m > 0 && h.m.bytes[d]&isChar != 0 {
+				if h.m.bytes[c]&isChar != 0 {
+					h.read(at, s+1, g|uint64(c)<<(8*n), n+1)
+				}
+				c, size = d, m
+			}
+		}
+		if h.m.bytes[c]&isChar == 0 {
+			return
+		}
+		g |= uint64(c) << (8 * n)
+		s += size
+	}
+	if s-at > gram {
+		h.lookUp(g, at)
+	}
+}
+
+// lookUp finds occurrences that have the group g at p[at].
+func (h *hunt) lookUp(g uint64, at int) {
+	if i := hash(g); h.m.seen[i/64]&(1<<(i%64)) == 0 {
+		return
+	}
+	for _, c := range h.m.grams[g] {
+		text := h.m.forms[c.form].text
+		s := begins(h.p[h.from:at], text[:c.offset])
+		if s < 0 {
+			continue
+		}
+		s += h.from
+		switch n := match(h.p[s:], text); {
+		case n == ended:
+			h.begun = min(h.begun, s)
+		case n > 0 && (h.first.form < 0 || s < h.first.at || s == h.first.at && s+n > h.first.end):
+			h.first = found{s, s + n, int(c.form)}
+		}
+	}
 }
 
 // tail is where a form may have begun of which less is there than a gram is sure to be in.
 func (m *Matcher) tail(p []byte, from int) int {
-	s := max(from, len(p)-m.stride-gram*longestEscape)
+	s, least := len(p), max(from, len(p)-m.stride-gram*longestEscape)
+	for s > least && m.bytes[p[s-1]]&isInner != 0 {
+		s--
+	}
 	for ; s+1 < len(p); s++ {
 		pair := uint16(p[s]) | uint16(p[s+1])<<8
 		if m.pairs[pair/64]&(1<<(pair%64)) == 0 {
@@ -193,7 +229,7 @@ func (m *Matcher) tail(p []byte, from int) int {
 			}
 		}
 	}
-	if s < len(p) && (p[s] == '\\' || p[s] == '%' || slices.ContainsFunc(m.forms, func(f form) bool { return f.text[0] == p[s] })) {
+	if s < len(p) && m.bytes[p[s]]&isFirst != 0 {
 		return s
 	}
 	return len(p)

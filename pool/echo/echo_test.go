@@ -7,7 +7,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/url"
-	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -71,24 +71,34 @@ func quoted(s string) string {
 	return string(text[1 : len(text)-1])
 }
 
-// reference finds all forms of the key, slowly and in another way.
-var reference = func() *regexp.Regexp {
-	var forms []string
-	for _, f := range matcher().forms {
-		form := ""
-		for _, c := range f.text {
-			form += fmt.Sprintf(`(?:%s|\\u00(?i:%02x)|%%(?i:%02x)`, regexp.QuoteMeta(string(c)), c, c)
-			if c == '/' {
-				form += `|\\/`
-			}
-			form += ")"
+// holds says whether a form of a secret is in a text, slowly and in another way: by trying
+// everything everywhere.
+func holds(m *Matcher, text string) bool {
+	for at := range len(text) {
+		if slices.ContainsFunc(m.forms, func(f form) bool { return isWritten(text[at:], string(f.text)) }) {
+			return true
 		}
-		forms = append(forms, form)
 	}
-	return regexp.MustCompile(strings.Join(forms, "|"))
-}()
+	return false
+}
 
-func holds(text string) bool { return reference.MatchString(text) }
+func isWritten(text, form string) bool {
+	if form == "" || text == "" {
+		return form == ""
+	}
+	c, digits := form[0], "0123456789abcdef"
+	hex := string([]byte{digits[c>>4], digits[c&15]})
+	if text[0] == c && isWritten(text[1:], form[1:]) {
+		return true
+	}
+	if strings.HasPrefix(text, `\u00`) && len(text) >= 6 && strings.EqualFold(text[4:6], hex) && isWritten(text[6:], form[1:]) {
+		return true
+	}
+	if text[0] == '%' && len(text) >= 3 && strings.EqualFold(text[1:3], hex) && isWritten(text[3:], form[1:]) {
+		return true
+	}
+	return strings.IndexByte(`/"\`, c) >= 0 && strings.HasPrefix(text, `\`+form[:1]) && isWritten(text[2:], form[1:])
+}
 
 func TestReplace(t *testing.T) {
 	t.Parallel()
@@ -96,7 +106,7 @@ func TestReplace(t *testing.T) {
 	for name, text := range ways() {
 		body := `{"error":"key ` + text + ` is wrong, again: ` + text + `"}`
 		got := string(m.Replace([]byte(body)))
-		if holds(got) || !m.Contains([]byte(body)) {
+		if holds(m, got) || !m.Contains([]byte(body)) {
 			t.Errorf("%s: %s", name, got)
 		}
 		if !strings.HasPrefix(name, "base64") && got != `{"error":"key `+stub+` is wrong, again: `+stub+`"}` {
@@ -234,47 +244,160 @@ func TestNothingIsHeldForLong(t *testing.T) {
 	}
 }
 
+// odd are secrets of which parts look like escapes, or which are hardly longer than a group.
+var odd = []string{key, `p%41ss"w\ord/%2541\u0041-\"`, `12345678`, `%25%2541%`, `\\/\/"\\"/`, "schl\u00fcssel-geheim\u00e9", `u0041u0041`}
+
+// mixed writes some characters of a text as escapes of any kind.
+func mixed(r *rand.Rand, text string) string {
+	var out strings.Builder
+	odds := r.IntN(9)
+	for i := range len(text) {
+		c := text[i]
+		switch how := r.IntN(6); {
+		case r.IntN(8) >= odds:
+			out.WriteByte(c)
+		case how > 3 && strings.IndexByte(`/"\`, c) >= 0:
+			out.WriteString(`\` + string(c))
+		default:
+			fmt.Fprintf(&out, []string{`\u%04x`, `\u%04X`, "%%%02x", "%%%02X"}[how%4], c)
+		}
+	}
+	return out.String()
+}
+
 func FuzzStream(f *testing.F) {
 	f.Add([]byte("data: "+key+"\n\n"), uint64(1), uint8(7))
 	f.Add([]byte(strings.Repeat("sk-proj-", 9)+key[3:]+key), uint64(2), uint8(3))
 	f.Add([]byte(base64.StdEncoding.EncodeToString([]byte("u:"+key))), uint64(3), uint8(200))
-	m := matcher()
+	var all []*Matcher
+	for _, secret := range odd {
+		all = append(all, New([]Secret{{[]byte(secret), []byte("~~~")}}))
+	}
 	f.Fuzz(func(t *testing.T, body []byte, seed uint64, size uint8) {
-		// Shuffled parts of the key, so that much almost matches.
 		r := rand.New(rand.NewPCG(seed, 1))
+		which := r.IntN(len(odd))
+		m := all[which]
+		// Shuffled parts of a form, so that much almost matches.
 		text := string(body)
 		for range r.IntN(4) {
 			at := r.IntN(len(text) + 1)
-			how, odds := []string{`\u%04x`, `\u%04X`, "%%%02x", "%%%02X"}[r.IntN(4)], r.IntN(8)
-			some := escaped(key[max(0, r.IntN(2*len(key))-len(key)):], how, func(int, byte) bool { return r.IntN(8) < odds })
+			form := string(m.forms[r.IntN(len(m.forms))].text)
+			some := mixed(r, form[max(0, r.IntN(2*len(form))-len(form)):])
 			text = text[:at] + some + text[at:]
 		}
 		got, found := stream(m, text, seed%2 == 0, func() int { return 1 + r.IntN(1+int(size)) })
 		if len(got) != len(text) || m.Contains([]byte(got)) {
-			t.Fatalf("%q became %q", text, got)
+			t.Fatalf("%q: %q became %q", odd[which], text, got)
 		}
 		if m.Contains([]byte(text)) != (found > 0) || found == 0 && got != text {
-			t.Fatalf("%d found in %q: %q", found, text, got)
+			t.Fatalf("%q: %d found in %q: %q", odd[which], found, text, got)
 		}
-		if m.Contains([]byte(text)) != holds(text) || holds(string(m.Replace([]byte(text)))) {
-			t.Fatalf("in %q: %q", text, m.Replace([]byte(text)))
+		if m.Contains([]byte(text)) != holds(m, text) || holds(m, string(m.Replace([]byte(text)))) {
+			t.Fatalf("%q: in %q: %q", odd[which], text, m.Replace([]byte(text)))
 		}
 	})
 }
 
+// TestMixedEscapes writes secrets in many ways at once, in pieces of any size.
+func TestMixedEscapes(t *testing.T) {
+	t.Parallel()
+	r := rand.New(rand.NewPCG(3, 4))
+	for _, secret := range odd {
+		m := New([]Secret{{[]byte(secret), []byte("~~~")}})
+		for range 500 {
+			form := string(m.forms[r.IntN(len(m.forms))].text)
+			text := mixed(r, form)
+			if r.IntN(2) == 0 {
+				text = mixed(r, form[:r.IntN(len(form))]) + text
+			}
+			if !holds(m, text) || !m.Contains([]byte(text)) {
+				t.Fatalf("%q is not found in %q", secret, text)
+			}
+			if got, found := stream(m, text+" ", r.IntN(2) == 0, func() int { return 1 + r.IntN(20) }); found == 0 || m.Contains([]byte(got)) {
+				t.Fatalf("%q: %d found in %q: %q", secret, found, text, got)
+			}
+		}
+	}
+}
+
+// TestFewBytesAreLookedAt holds the sieve to what makes it cheap, by count: few samples,
+// and few of them that it cannot tell about.
+func TestFewBytesAreLookedAt(t *testing.T) {
+	t.Parallel()
+	for name, secrets := range secrets() {
+		m := New(secrets)
+		if m.stride < 44 {
+			t.Errorf("%s: a sample every %d bytes", name, m.stride)
+		}
+		for kind, p := range bodies() {
+			samples, hits := 0, 0
+			for q := reach; q+gram <= len(p); q += m.stride {
+				samples++
+				if m.sieve.pass(p[:q+gram], q, m.stride) == q {
+					hits++
+				}
+			}
+			share := 0.12
+			if strings.Contains(kind, "Chinese") { // every character is an escape
+				share = 0.4
+			}
+			if float64(hits) > share*float64(samples) {
+				t.Errorf("%s: the sieve holds back %d of %d samples of %s", name, hits, samples, kind)
+			}
+		}
+	}
+}
+
+// random is a text of n characters as providers make them.
+func random(n int) string {
+	r := rand.New(rand.NewPCG(5, 7))
+	out := make([]byte, n)
+	for i := range out {
+		out[i] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"[r.IntN(64)]
+	}
+	return string(out)
+}
+
+// secrets are such as members have.
+func secrets() map[string][]Secret {
+	return map[string][]Secret{
+		"key":     {{[]byte("sk-proj-" + random(156)), []byte(stub)}},
+		"old key": {{[]byte("sk-" + random(48)), []byte(stub)}},
+		"account": {{[]byte("eyJhbGciOiJSUzI1NiIsInR5cCI6IkpXVCJ9." + random(1800)), []byte(stub)}, {[]byte("rt_" + random(90)), []byte(stub)}},
+	}
+}
+
+// bodies are 64 KiB of what goes by.
+func bodies() map[string][]byte {
+	fill := func(line string) []byte { return bytes.Repeat([]byte(line), 64<<10/len(line)+1)[:64<<10] }
+	noise, code := make([]byte, 64<<10), make([]byte, 48<<10)
+	r := rand.New(rand.NewPCG(8, 9))
+	for _, b := range [][]byte{noise, code} {
+		for i := range b {
+			b[i] = byte(r.Uint32())
+		}
+	}
+	numbers := ""
+	for range 6000 {
+		numbers += fmt.Sprintf("%.8f,", r.Float64()*2-1)
+	}
+	return map[string][]byte{
+		"events":         fill(`data: {"type":"response.output_text.delta","delta":" some words of an answer, and more","sequence_number":12}` + "\n\n"),
+		"code":           fill(`{"text":"func main() {\n\tfor i := range 10 {\n\t\tfmt.Println(\"hello\", i)\n\t}\n}\n\nMore of it is at https:\/\/caf\u00e9.example.com\/"}`),
+		"binary":         noise,
+		"base64":         []byte(base64.StdEncoding.EncodeToString(code)),
+		"numbers":        fill(numbers),
+		"Chinese in \\u": fill(`"\u4f60\u597d\uff0c\u4e16\u754c\u3002",`),
+		"Chinese in %":   fill("q=%E4%BD%A0%E5%A5%BD%E4%B8%96%E7%95%8C&"),
+	}
+}
+
 func BenchmarkStream(b *testing.B) {
-	long := strings.Repeat("eyJhbGciOi.", 180)
-	for name, secrets := range map[string][]Secret{
-		"key":     {{[]byte(key), []byte(stub)}},
-		"account": {{[]byte(long), []byte(stub)}, {[]byte(key), []byte(stub)}},
-	} {
-		for kind, line := range map[string]string{
-			"events": `data: {"type":"response.output_text.delta","delta":" some words of an answer, and more","sequence_number":12}` + "\n\n",
-			"code":   `{"text":"func main() {\n\tfor i := range 10 {\n\t\tfmt.Println(\"hello\", i)\n\t}\n}\n\nMore of it is at https:\/\/caf\u00e9.example.com\/"}`,
-		} {
+	for name, secrets := range secrets() {
+		for kind, body := range bodies() {
 			b.Run(name+"/"+kind, func(b *testing.B) {
 				m := New(secrets)
-				body := bytes.Repeat([]byte(line), 160)[:16<<10]
+				body := body[:16<<10]
 				b.SetBytes(int64(len(body)))
 				b.ReportAllocs()
 				var s Stream

@@ -1,12 +1,13 @@
 package echo
 
-import "bytes"
-
 // longestEscape is how many bytes one character is written with at most: as \u0041.
 const longestEscape = 6
 
 // ended says that a text ends within what may be an escape, or an occurrence.
-const ended = -1
+const (
+	ended   = -1
+	differs = -2
+)
 
 // unescape reads an escape of JSON (RFC 8259 section 7) or of a URL (RFC 3986 section 2.1)
 // at the beginning of p: the character and how many bytes it took. n is 0 if there is
@@ -20,11 +21,10 @@ func unescape(p []byte) (c byte, n int) {
 		if len(p) == 1 {
 			return 0, ended
 		}
-		switch p[1] {
-		case '/', '"', '\\':
+		if isShort(p[1]) {
 			return p[1], 2
-		case 'u':
-		default:
+		}
+		if p[1] != 'u' {
 			return 0, 0
 		}
 		for i := 2; i < 4; i++ {
@@ -79,115 +79,82 @@ func written(p []byte, c byte) int {
 	return 0
 }
 
-// writtenBefore is how many bytes at the end of p write the character c; 0 if they do not.
-// The last byte may do it alone and with an escape that it ends.
-func writtenBefore(p []byte, c byte, bare bool) int {
-	n := len(p)
-	if bare && n > 0 && p[n-1] == c {
-		return 1
-	}
-	for _, size := range [...]int{longestEscape, 3, 2} {
-		if at := n - size; at >= 0 && (p[at] == '\\' || p[at] == '%') {
-			if d, m := unescape(p[at:]); m == size && d == c {
-				return size
-			}
-		}
-	}
-	if n > 0 && p[n-1] == c {
-		return 1
-	}
-	return 0
-}
-
-// match is how many bytes at the beginning of p write text: 0 if they do not, and ended if
-// p ends before that is known.
+// match is how many bytes at the beginning of p write text, the most if they can be read in
+// several ways: differs if they do not, and ended if p ends before that is known.
 func match(p, text []byte) int {
 	at := 0
-	for _, c := range text {
+	for i, c := range text {
 		n := written(p[at:], c)
-		if n <= 0 {
-			return n
+		if n == 0 {
+			return differs
+		}
+		if n != 1 && at < len(p) && p[at] == c { // what may begin an escape may also be itself
+			most := ended
+			if n > 0 {
+				most = behind(at+n, match(p[at+n:], text[i+1:]))
+			}
+			return max(most, behind(at+1, match(p[at+1:], text[i+1:])))
+		}
+		if n == ended {
+			return ended
 		}
 		at += n
 	}
 	return at
 }
 
-// begins is where an occurrence would begin of which the character with this offset is at
-// p[at]; -1 if what is before that is something else. Where bytes are characters alone and
-// the end of an escape, too, bare takes them for the former.
-func begins(p []byte, at int, text []byte, bare bool) int {
-	for i := len(text) - 1; i >= 0; i-- {
-		n := writtenBefore(p[:at], text[i], bare)
-		if n == 0 {
-			return -1
-		}
-		at -= n
+// behind is what a match is with at bytes before it.
+func behind(at, n int) int {
+	if n < 0 {
+		return n
 	}
-	return at
+	return at + n
 }
 
-const (
-	everyByte = 0x0101010101010101
-	highBits  = 0x8080808080808080
-)
-
-// firstEscape is where in p the first escape may begin, len(p) if there is none.
-func firstEscape(p []byte) int {
-	for _, c := range [...]byte{'\\', '%'} {
-		if i := bytes.IndexByte(p, c); i >= 0 {
-			p = p[:i]
+// begins is where at the end of p, which it writes, text begins, the first if it can be
+// read in several ways; -1 if p ends with something else.
+func begins(p, text []byte) int {
+	for len(text) > 0 {
+		var c byte
+		text, c = text[:len(text)-1], text[len(text)-1]
+		one := 0
+		for _, size := range [...]int{1, 2, 3, longestEscape} {
+			if !endsIn(p, c, size) {
+				continue
+			}
+			if one > 0 {
+				first := begins(p[:len(p)-size], text)
+				if first < 0 {
+					first = begins(p[:len(p)-one], text)
+				}
+				return first
+			}
+			one = size
 		}
+		if one == 0 {
+			return -1
+		}
+		p = p[:len(p)-one]
 	}
 	return len(p)
 }
 
-// zeros has a bit for each byte that is 0, and perhaps for one behind it.
-func zeros(w uint64) uint64 { return (w - everyByte) &^ w & highBits }
-
-// mayEscape says whether an escape may begin in eight bytes: that of a quotation mark or a
-// backslash only if quoted.
-func mayEscape(w uint64, quoted bool) bool {
-	slash := zeros(w ^ everyByte*'\\')
-	if !quoted {
-		slash &= (zeros(w^everyByte*'u')|zeros(w^everyByte*'/'))>>8 | 1<<63 // what follows the last is not known
+// endsIn says whether so many bytes at the end of p write the character c.
+func endsIn(p []byte, c byte, size int) bool {
+	at := len(p) - size
+	if at < 0 {
+		return false
 	}
-	return slash|zeros(w^everyByte*'%') != 0
+	if size == 1 {
+		return p[at] == c
+	}
+	d, n := unescape(p[at:])
+	return n == size && d == c
 }
 
-// gramAt reads the group of characters that begins at q, or with the escape that q is in
-// the middle of: where it begins. ok is false if p ends before, or if it holds a character
-// that is not one of chars.
-func gramAt(p []byte, q int, chars *[256]bool) (g uint64, at int, ok bool) {
-	at = q
-	for k := 1; k < longestEscape && k <= q; k++ {
-		if c := p[q-k]; c == '\\' || c == '%' {
-			if _, n := unescape(p[q-k:]); n > k {
-				at = q - k
-				break
-			}
-		}
-	}
-	for i, s := 0, at; i < gram; i++ {
-		if s >= len(p) {
-			return 0, 0, false
-		}
-		c := p[s]
-		s++
-		if c == '\\' || c == '%' {
-			d, n := unescape(p[s-1:])
-			if n == ended {
-				return 0, 0, false
-			}
-			if n > 0 {
-				c = d
-				s += n - 1
-			}
-		}
-		if !chars[c] {
-			return 0, 0, false
-		}
-		g |= uint64(c) << (8 * i)
-	}
-	return g, at, true
+// has says whether a character is among eight.
+func has(w uint64, c byte) bool {
+	const each = 0x0101010101010101
+	w ^= each * uint64(c)
+	return (w-each)&^w&(each<<7) != 0
 }
