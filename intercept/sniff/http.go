@@ -68,9 +68,10 @@ func requestHead(b []byte, space int) (Hello, error) {
 	}
 	// The authority of the target, if it has one, overrules the field (RFC 9112 section 3.2.2).
 	switch {
+	case strings.HasPrefix(target, "/") || target == "*":
 	case method == "CONNECT":
 		h.Host = target
-	case !strings.HasPrefix(target, "/") && target != "*":
+	default:
 		if _, rest, ok := strings.Cut(target, "://"); ok {
 			authority := rest[:strings.IndexAny(rest+"/", "/?#")]
 			if host := authority[strings.LastIndexByte(authority, '@')+1:]; host != "" {
