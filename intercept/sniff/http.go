@@ -66,20 +66,25 @@ func requestHead(b []byte, space int) (Hello, error) {
 	if hosts > 1 {
 		return Hello{}, ErrMalformed
 	}
-	// The authority of the target, if it has one, overrules the field (RFC 9112 section 3.2.2).
-	switch {
-	case strings.HasPrefix(target, "/") || target == "*":
-	case method == "CONNECT":
-		h.Host = target
-	default:
-		if _, rest, ok := strings.Cut(target, "://"); ok {
-			authority := rest[:strings.IndexAny(rest+"/", "/?#")]
-			if host := authority[strings.LastIndexByte(authority, '@')+1:]; host != "" {
-				h.Host = host
-			}
-		}
+	if authority := authorityOf(method, target); authority != "" {
+		h.Host = authority
 	}
 	return h, nil
+}
+
+// authorityOf is the authority of a target, which overrules the field (RFC 9112 section
+// 3.2.2); empty if it has none.
+func authorityOf(method, target string) string {
+	switch _, rest, absolute := strings.Cut(target, "://"); {
+	case strings.HasPrefix(target, "/") || target == "*":
+		return ""
+	case method == "CONNECT":
+		return target
+	case absolute:
+		authority := rest[:strings.IndexAny(rest+"/", "/?#")]
+		return authority[strings.LastIndexByte(authority, '@')+1:]
+	}
+	return ""
 }
 
 // wholeHead reads up to the empty line; lines may end in LF alone (RFC 9112 section 2.2).
