@@ -154,24 +154,30 @@ func child(b *testing.B, role string, args ...string) (io.Writer, *bufio.Scanner
 	return in, bufio.NewScanner(out)
 }
 
-// origin starts one that has this certificate.
-func (a *authority) origin(b *testing.B) netip.AddrPort {
+// pairFiles writes a certificate for the host and its key to files.
+func (a *authority) pairFiles(t testing.TB) (cert, key string) {
 	leaf, err := a.Leaf(testHost)
 	if err != nil {
-		b.Fatal(err)
+		t.Fatal(err)
 	}
-	key, err := x509.MarshalPKCS8PrivateKey(leaf.PrivateKey)
+	private, err := x509.MarshalPKCS8PrivateKey(leaf.PrivateKey)
 	if err != nil {
-		b.Fatal(err)
+		t.Fatal(err)
 	}
-	dir := b.TempDir()
-	files := [2]string{filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")}
-	for i, block := range []*pem.Block{{Type: "CERTIFICATE", Bytes: leaf.Certificate[0]}, {Type: "PRIVATE KEY", Bytes: key}} {
-		if err := os.WriteFile(files[i], pem.EncodeToMemory(block), 0o600); err != nil {
-			b.Fatal(err)
+	dir := t.TempDir()
+	cert, key = filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
+	for file, block := range map[string]*pem.Block{cert: {Type: "CERTIFICATE", Bytes: leaf.Certificate[0]}, key: {Type: "PRIVATE KEY", Bytes: private}} {
+		if err := os.WriteFile(file, pem.EncodeToMemory(block), 0o600); err != nil {
+			t.Fatal(err)
 		}
 	}
-	_, said := child(b, "origin", files[:]...)
+	return cert, key
+}
+
+// origin starts one that has this certificate.
+func (a *authority) origin(b *testing.B) netip.AddrPort {
+	cert, key := a.pairFiles(b)
+	_, said := child(b, "origin", cert, key)
 	if !said.Scan() {
 		b.Fatal("the origin does not start")
 	}

@@ -18,7 +18,7 @@ func requestSize(h *head, l *pool.Lease) int {
 }
 
 // appendRequest writes the head that goes upstream: the client's fields in their
-// order and case, without those that end at this hop and those that could carry
+// order and case, framing and Host with one space before the value, without those that end at this hop and those that could carry
 // a credential of its own, and with the lease's.
 func appendRequest(dst []byte, h *head, l *pool.Lease) []byte {
 	raw := h.raw
@@ -32,13 +32,23 @@ func appendRequest(dst []byte, h *head, l *pool.Lease) []byte {
 		if h.hopByHop(f) || replaced(f.name(raw), l) || packsFrames(h, f, l) {
 			continue
 		}
-		if f.id == fieldContentLength {
-			if length {
-				continue
+		switch f.id {
+		case fieldContentLength, fieldTransferEncoding, fieldHost:
+			if f.id == fieldContentLength {
+				if length {
+					continue
+				}
+				length = true
 			}
-			length = true
+			// Not every server takes a tab for white space, as RFC 9110 section 5.6.3 has it:
+			// what is read differently by some must not say where the request ends.
+			dst = append(dst, f.name(raw)...)
+			dst = append(dst, ": "...)
+			dst = append(dst, f.val(raw)...)
+			dst = append(dst, "\r\n"...)
+		default:
+			dst = append(dst, raw[f.line:f.end]...)
 		}
-		dst = append(dst, raw[f.line:f.end]...)
 	}
 	if h.trailersOK {
 		dst = append(dst, "TE: trailers\r\n"...)
