@@ -68,6 +68,7 @@ type sluiced struct {
 	tcp      *tcpAPI // nil: not over TCP
 	bots     []*telegram.Bot
 	notes    chan pool.Event
+	tidy     bool // nobody said with GOGC how much garbage there may be
 	again    reloads
 }
 
@@ -95,7 +96,7 @@ func serve(ctx context.Context, cfg config, read func() (config, error), e env) 
 	level.Set(logLevel(cfg))
 	d := &sluiced{
 		fds: openFDStore(e.getenv("NOTIFY_SOCKET")), cfg: cfg, taken: taken, log: newLog(cfg, level, e), notes: make(chan pool.Event, waitingNotes),
-		again: reloads{read: read, signal: hangup, level: level},
+		tidy: e.getenv("GOGC") == "", again: reloads{read: read, signal: hangup, level: level},
 	}
 	err = d.open(ctx)
 	if err == nil {
@@ -332,6 +333,9 @@ func (d *sluiced) run(ctx context.Context) error {
 		}
 	})
 	group.Go(func() error { return d.renewAuthority(ctx) })
+	if d.tidy {
+		group.Go(func() error { keepTidy(ctx); return nil })
+	}
 	group.Go(func() error { return d.serveTCP(ctx) })
 	group.Go(func() error {
 		select {

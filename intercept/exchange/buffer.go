@@ -6,9 +6,11 @@ import (
 	"sync"
 )
 
-// Sizes of the pooled blocks. A connection starts with the smallest and moves up
-// only when what it holds does not fit or a read fills it.
+// Sizes of the pooled blocks. A connection starts with 4 KiB and moves up only when
+// what it holds does not fit or a read fills it, and down to the smallest, which takes
+// most models' events, while it waits for the next one.
 const (
+	block1k   = 1 << 10
 	block4k   = 4 << 10
 	block16k  = 16 << 10
 	block64k  = 64 << 10
@@ -17,15 +19,20 @@ const (
 
 var errBufferFull = errors.New("buffer is full")
 
-// blocks lends byte blocks of four sizes. A block may hold a credential: whoever
+// blocks lends byte blocks of five sizes. A block may hold a credential: whoever
 // wrote one there clears it before giving the block back.
 type blocks struct {
-	p4, p16, p64, p256 sync.Pool
+	p1, p4, p16, p64, p256 sync.Pool
 }
 
 // get lends a block of at least n bytes; n above 256 KiB is a programming error.
 func (p *blocks) get(n int) []byte {
 	switch {
+	case n <= block1k:
+		if b, ok := p.p1.Get().(*[block1k]byte); ok {
+			return b[:]
+		}
+		return make([]byte, block1k)
 	case n <= block4k:
 		if b, ok := p.p4.Get().(*[block4k]byte); ok {
 			return b[:]
@@ -52,6 +59,8 @@ func (p *blocks) get(n int) []byte {
 // an allocation for the slice header.
 func (p *blocks) put(b []byte) {
 	switch cap(b) {
+	case block1k:
+		p.p1.Put((*[block1k]byte)(b[:block1k]))
 	case block4k:
 		p.p4.Put((*[block4k]byte)(b[:block4k]))
 	case block16k:
@@ -125,6 +134,15 @@ func (b *buffer) widen() {
 	if b.r == b.w && b.w == len(b.b) && len(b.b) < block16k {
 		b.drop()
 		b.b = b.pool.get(block16k)
+	}
+}
+
+// narrow moves an empty buffer whose last read was a short one to the smallest block:
+// what waits for an event may wait for hours.
+func (b *buffer) narrow() {
+	if b.r == b.w && b.w < block1k && len(b.b) > block1k {
+		b.drop()
+		b.b = b.pool.get(block1k)
 	}
 }
 

@@ -100,7 +100,7 @@ func (cl *client) handshake() error {
 		return err
 	}
 	cl.tls = tls.Server(w, x.tls.any)
-	err = cl.tls.HandshakeContext(context.WithValue(ctx, clientKey{}, cl))
+	err = handshake(context.WithValue(ctx, clientKey{}, cl), cl.tls)
 	if err != nil && (errors.Is(ctx.Err(), context.DeadlineExceeded) || isTimeout(err)) {
 		x.counts.handshakesTimedOut.Add(1)
 	}
@@ -181,7 +181,7 @@ func (x *Exchanger) dialTLS(ctx context.Context, u Upstream, protos []string) (*
 		ClientSessionCache:          x.sessions,
 		DynamicRecordSizingDisabled: true,
 	})
-	if err := conn.HandshakeContext(ctx); err != nil {
+	if err := handshake(ctx, conn); err != nil {
 		raw.Close()
 		switch {
 		case ctx.Err() != nil:
@@ -204,6 +204,14 @@ func noDescriptor(err error) bool {
 func (x *Exchanger) shed() bool {
 	return x.idle.remove(false, func(*upstreamConn) bool { return true })+
 		x.h2.remove(false, func(_ upstreamKey, up *h2Upstream) bool { return up.active == 0 }) > 0
+}
+
+// handshake runs a handshake on a goroutine of its own: it takes a stack several times as
+// large as all that follows, which the connection's goroutine would keep.
+func handshake(ctx context.Context, conn *tls.Conn) error {
+	done := make(chan error)
+	go func() { done <- conn.HandshakeContext(ctx) }()
+	return <-done
 }
 
 // noCommonProtocol recognises the alert that RFC 7301 section 3.2 prescribes.

@@ -48,6 +48,12 @@ func (h *head) repeatable() bool {
 	return false
 }
 
+// forget leaves what is known of the message without its bytes.
+func (h *head) forget() {
+	h.raw, h.fields = nil, h.fields[:0]
+	h.method, h.target, h.targetEnd, h.host, h.encoding = 0, 0, 0, -1, -1
+}
+
 func (h *head) reset(raw []byte) {
 	*h = head{raw: raw, fields: h.fields[:0], length: -1, host: -1, encoding: -1}
 }

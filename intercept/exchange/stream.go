@@ -73,13 +73,16 @@ func (cl *client) deliver(up *upstreamConn, l *pool.Lease) (keep bool) {
 			cl.lose(up)
 			return false
 		}
-		out = out[:0]
 		if err == nil {
-			up.in.widen()
 			if !streaming {
 				streaming = true
 				cl.rearm(up, time.Time{})
+				x.blocks.put(block)
+				block, out = nil, nil
+				cl.forgetHead()
 			}
+			up.in.widen()
+			up.in.narrow()
 			room := block16k
 			if held > 0 {
 				room = block256k
@@ -105,6 +108,17 @@ func (cl *client) deliver(up *upstreamConn, l *pool.Lease) (keep bool) {
 			return false
 		}
 	}
+}
+
+// forgetHead gives back the memory of a request that has been sent whole: its answer
+// may go on for hours. Only the head's numbers are of use from now on.
+func (cl *client) forgetHead() {
+	if cl.body.pumping() || !cl.body.complete() || cl.in.len() > 0 {
+		return
+	}
+	cl.body.first = nil
+	cl.req.forget()
+	cl.in.release()
 }
 
 // bodyAllows tells whether the request's body leaves the connection usable for

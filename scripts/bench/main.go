@@ -31,7 +31,7 @@ type plan struct {
 	among   []string
 	rounds  int
 	seconds float64
-	streams int // on which nothing happens: as many as the limit of open files allows
+	streams int // on which nothing happens: as many as the limit of open files allows, two for each and an eighth for the rest
 	json    string
 	write   string
 }
@@ -133,7 +133,7 @@ func compare(ctx context.Context, p plan) error {
 	if os.Geteuid() != 0 {
 		return errors.New("root is needed, for network namespaces and BPF programs: run 'sudo make bench'")
 	}
-	p.streams = min(idleStreams, (descriptors()-spareDescriptors)/2)
+	p.streams = min(idleStreams, descriptors()*7/16)
 	p.works = fit(p.works, p.streams)
 	outcome, err := run(ctx, p)
 	if err != nil {
@@ -155,9 +155,6 @@ func compare(ctx context.Context, p plan) error {
 	}
 	return nil
 }
-
-// spareDescriptors is what a proxy needs besides the two of each stream.
-const spareDescriptors = 300
 
 // descriptors raises the limit of open files, which the children inherit, as far as the
 // host lets it, and returns what it is.
