@@ -47,7 +47,7 @@ func (r *Redirect) hooks() []hook {
 		{"connect4", ebpf.AttachCGroupInet4Connect, p.SluiceConnect4},
 		{"connect6", ebpf.AttachCGroupInet6Connect, p.SluiceConnect6},
 	}
-	if f := r.families.SluiceFamilies; f != nil {
+	if f := r.families; f != nil {
 		all = slices.Insert(all, 0, hook{"families", ebpf.AttachLSMCgroup, f})
 	}
 	return all

@@ -1,21 +1,19 @@
 package bpf
 
 import (
+	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
 	"strings"
+	"unsafe"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/btf"
+	"golang.org/x/sys/unix"
 )
-
-// familiesLoaded is the hook that refuses sockets of families which carry what no other hook sees; nil programs where the kernel has
-// no such hook.
-type familiesLoaded struct {
-	familiesPrograms
-	familiesMaps
-}
 
 // loadFamilies loads the hook, which shares the counters with the redirect's, or leaves it out on a kernel without it.
 func (r *Redirect) loadFamilies() error {
@@ -28,12 +26,77 @@ func (r *Redirect) loadFamilies() error {
 	if err != nil {
 		return fmt.Errorf("read the compiled hook of socket families: %w", err)
 	}
-	if err := spec.LoadAndAssign(&r.families, &ebpf.CollectionOptions{
-		MapReplacements: map[string]*ebpf.Map{familiesMapCounters: r.objs.Counters},
-	}); err != nil {
+	code := spec.Programs[familiesProgSluiceFamilies].Instructions
+	for i := range code {
+		if code[i].IsLoadFromMap() && code[i].Reference() == familiesMapCounters {
+			if err := code[i].AssociateMap(r.objs.Counters); err != nil {
+				return fmt.Errorf("load the hook of socket families: %w", err)
+			}
+		}
+	}
+	if r.families, err = loadLSMCgroup(familiesProgSluiceFamilies, "socket_create", code); err != nil {
 		return fmt.Errorf("load the hook of socket families: %w", err)
 	}
 	return nil
+}
+
+// loadLSMCgroup loads a program for a hook of the security modules, for cgroups (Linux 6.0). The kernel
+// has to be told the hook's BTF id, which the library finds for BPF_LSM_MAC only (cilium/ebpf 0.22).
+func loadLSMCgroup(name, hook string, code asm.Instructions) (*ebpf.Program, error) {
+	kernel, err := btf.LoadKernelSpec()
+	if err != nil {
+		return nil, fmt.Errorf("read the kernel's types: %w", err)
+	}
+	var target *btf.Func
+	if err := kernel.TypeByName("bpf_lsm_"+hook, &target); err != nil {
+		return nil, fmt.Errorf("find the hook %s: %w", hook, err)
+	}
+	id, err := kernel.TypeID(target)
+	if err != nil {
+		return nil, fmt.Errorf("find the hook %s: %w", hook, err)
+	}
+	var order binary.ByteOrder = binary.LittleEndian
+	if binary.NativeEndian.Uint16([]byte{1, 0}) != 1 {
+		order = binary.BigEndian
+	}
+	var raw bytes.Buffer
+	if err := code.Marshal(&raw, order); err != nil {
+		return nil, fmt.Errorf("write the instructions: %w", err)
+	}
+	insns, license, said := raw.Bytes(), []byte("Dual MIT/GPL\x00"), make([]byte, 64<<10)
+	attr := progLoadAttr{
+		progType: uint32(ebpf.LSM), insnCount: uint32(len(insns) / asm.InstructionSize), insns: unsafe.Pointer(&insns[0]),
+		license: unsafe.Pointer(&license[0]), logLevel: 1, logSize: uint32(len(said)), log: unsafe.Pointer(&said[0]),
+		expectedAttachType: uint32(ebpf.AttachLSMCgroup), attachBTFID: uint32(id),
+	}
+	copy(attr.name[:len(attr.name)-1], name)
+	for {
+		fd, _, errno := unix.Syscall(unix.SYS_BPF, unix.BPF_PROG_LOAD, uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr))
+		switch errno {
+		case 0:
+			return ebpf.NewProgramFromFD(int(fd))
+		case unix.EAGAIN, unix.EINTR: // the verifier was interrupted by a signal
+		default:
+			text, _, _ := bytes.Cut(said, []byte{0})
+			return nil, fmt.Errorf("load program: %w: %s", errno, bytes.TrimSpace(text))
+		}
+	}
+}
+
+// progLoadAttr is what BPF_PROG_LOAD is told, as far as it is needed here: union bpf_attr (include/uapi/linux/bpf.h).
+type progLoadAttr struct {
+	progType, insnCount uint32
+	insns, license      unsafe.Pointer
+	logLevel, logSize   uint32
+	log                 unsafe.Pointer
+	_                   uint32 // kern_version
+	_                   uint32 // prog_flags
+	name                [16]byte
+	_                   uint32 // prog_ifindex
+	expectedAttachType  uint32
+	_                   [36]byte // prog_btf_fd to line_info_cnt
+	attachBTFID         uint32
+	_                   uint32 // attach_btf_obj_fd: the kernel itself
 }
 
 // haveFamilies tries an LSM program for cgroups. A kernel on which BPF is not among the security modules takes one, and never runs it.
@@ -41,16 +104,11 @@ func haveFamilies() error {
 	if modules, err := os.ReadFile("/sys/kernel/security/lsm"); err == nil && !strings.Contains(","+strings.TrimSpace(string(modules))+",", ",bpf,") {
 		return fmt.Errorf("the kernel was not started with bpf among its security modules (lsm=): %w", ebpf.ErrNotSupported)
 	}
-	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{
-		Type: ebpf.LSM, AttachType: ebpf.AttachLSMCgroup, AttachTo: "socket_create", License: "Dual MIT/GPL",
-		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 1), asm.Return()},
-	})
+	prog, err := loadLSMCgroup("probe", "socket_create", asm.Instructions{asm.Mov.Imm(asm.R0, 1), asm.Return()})
 	if err != nil {
 		return fmt.Errorf("load a probe: %w", errors.Join(ebpf.ErrNotSupported, err))
 	}
 	return prog.Close()
 }
 
-func (r *Redirect) closeFamilies() error {
-	return errors.Join(r.families.familiesPrograms.Close(), r.families.familiesMaps.Close())
-}
+func (r *Redirect) closeFamilies() error { return r.families.Close() }

@@ -54,7 +54,7 @@ type Options struct {
 type Redirect struct {
 	opts     Options
 	objs     objects
-	families familiesLoaded
+	families *ebpf.Program // nil where the kernel has no such hook
 	lock     *os.File
 	adopted  bool
 
