@@ -138,9 +138,10 @@ func (b *buffer) widen() {
 }
 
 // narrow moves an empty buffer whose last read was a short one to the smallest block:
-// what waits for an event may wait for hours.
+// what waits for an event may wait for hours. One that was widened stays as it is: of a
+// long body, too, a read may be short, and small ones after it would make it cost three times as much.
 func (b *buffer) narrow() {
-	if b.r == b.w && b.w < block1k && len(b.b) > block1k {
+	if b.r == b.w && b.w < block1k && len(b.b) == block4k {
 		b.drop()
 		b.b = b.pool.get(block1k)
 	}
