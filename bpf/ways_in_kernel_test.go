@@ -10,6 +10,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/features"
 	"golang.org/x/sys/unix"
 
 	"github.com/sluice-proxy/sluice/bpf"
@@ -84,6 +87,9 @@ func TestWaysOfAsking(t *testing.T) {
 		const rds, tipc, smc = 21, 30, 43
 		refused := uint64(0)
 		before := w.count(t, "refused_protocol")
+		if len(optional) == 0 && takesLSM() {
+			t.Error("the kernel takes LSM programs, and the hook of socket families is not in force")
+		}
 		for _, family := range []int{unix.AF_XDP, rds, tipc, smc} {
 			got := w.agent.do(order{Do: "socket", Socket: "x", Family: family, Type: unix.SOCK_RAW, Dst: origin4})
 			if len(optional) == 0 && family == unix.AF_XDP {
@@ -268,4 +274,20 @@ func resolver(t *testing.T, w *world) {
 	must(t, w.SetPorts([]uint16{443, 8443, 853}))
 	w.proxied(t, order{Do: "dial", Dst: "10.77.0.1:853"})
 	must(t, w.SetPorts([]uint16{443, 8443}))
+}
+
+// takesLSM asks by another way than the product's whether the kernel takes LSM programs and asks
+// them, and is one that has them on cgroups (Linux 6.0).
+func takesLSM() bool {
+	if version, err := features.LinuxVersionCode(); err != nil || version < 6<<16 {
+		return false
+	}
+	if modules, err := os.ReadFile("/sys/kernel/security/lsm"); err == nil && !strings.Contains(string(modules), "bpf") {
+		return false
+	}
+	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+		Type: ebpf.LSM, AttachType: ebpf.AttachLSMMac, AttachTo: "socket_create", License: "Dual MIT/GPL",
+		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 0), asm.Return()},
+	})
+	return err == nil && prog.Close() == nil
 }

@@ -4,9 +4,12 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -32,19 +35,7 @@ func (h *house) gather() *gathering {
 		h.t.Fatal(err)
 	}
 	cmd := h.agentFor(10*time.Minute, nil, h.path, "run", "--user", "root", "--", client)
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		h.t.Fatal(err)
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		h.t.Fatal(err)
-	}
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	if err := cmd.Start(); err != nil {
-		h.t.Fatal(err)
-	}
+	in, out, stderr := h.piped(cmd)
 	ended := false
 	g := &gathering{h: h, tell: json.NewEncoder(in), hear: bufio.NewScanner(out), end: func() {
 		if ended {
@@ -58,6 +49,23 @@ func (h *house) gather() *gathering {
 	}}
 	h.t.Cleanup(g.end)
 	return g
+}
+
+// piped starts a command whose input and output are the caller's. What it says on stderr may be
+// read once it has ended.
+func (h *house) piped(cmd *exec.Cmd) (in io.WriteCloser, out io.Reader, stderr *bytes.Buffer) {
+	h.t.Helper()
+	in, inErr := cmd.StdinPipe()
+	out, outErr := cmd.StdoutPipe()
+	stderr = new(bytes.Buffer)
+	cmd.Stderr = stderr
+	if err := errors.Join(inErr, outErr); err != nil {
+		h.t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		h.t.Fatal(err)
+	}
+	return in, out, stderr
 }
 
 // order has something done with connections to the upstream.

@@ -2,7 +2,6 @@ package main
 
 import (
 	"bufio"
-	"bytes"
 	"encoding/json"
 	"io"
 	"os"
@@ -40,19 +39,7 @@ func (h *house) press(rate int, limit time.Duration) *pressure {
 	}
 	cmd := h.agentFor(10*time.Minute, nil, h.path, "run", "--user", "root", "--", client, string(order))
 	p := &pressure{h: h, ended: make(chan error, 1)}
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		h.t.Fatal(err)
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		h.t.Fatal(err)
-	}
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	if err := cmd.Start(); err != nil {
-		h.t.Fatal(err)
-	}
+	in, out, stderr := h.piped(cmd)
 	p.in = in
 	go func() {
 		for lines := bufio.NewScanner(out); lines.Scan(); {

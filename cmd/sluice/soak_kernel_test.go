@@ -2,7 +2,6 @@ package main
 
 import (
 	"bufio"
-	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -278,19 +277,7 @@ func TestSoak(t *testing.T) {
 func (h *house) soakAgent(p *soaked, client string) (stop func()) {
 	h.t.Helper()
 	cmd := h.agentFor(soakFor(h.t)+2*time.Minute, nil, h.path, "run", "--user", "root", "--pool", p.provider, "--", client)
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		h.t.Fatal(err)
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		h.t.Fatal(err)
-	}
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	if err := cmd.Start(); err != nil {
-		h.t.Fatal(err)
-	}
+	in, out, stderr := h.piped(cmd)
 	p.say, p.hear = in, bufio.NewScanner(out)
 	return func() {
 		_ = in.Close()
