@@ -374,3 +374,16 @@ func (in *Interceptor) allTargets() []*target {
 	}
 	return list
 }
+
+// attachedTargets are those whose programs are on their cgroups.
+func (in *Interceptor) attachedTargets() []*target {
+	in.mu.RLock()
+	defer in.mu.RUnlock()
+	var list []*target
+	for _, t := range in.targets {
+		if t.State == StateAttached {
+			list = append(list, t)
+		}
+	}
+	return list
+}

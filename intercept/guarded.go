@@ -117,12 +117,9 @@ func (in *Interceptor) followLinks() {
 			return
 		}
 		in.ops.Lock()
-		for _, t := range in.allTargets() {
-			in.mu.RLock()
-			attached := t.State == StateAttached
-			in.mu.RUnlock()
-			if !attached || in.stopped {
-				continue
+		for _, t := range in.attachedTargets() {
+			if in.stopped {
+				break
 			}
 			if err := in.scan(in.live, t); err != nil && in.live.Err() == nil {
 				in.opts.Log.Debug("namespaces not looked for", "target", t.ID, "error", err)

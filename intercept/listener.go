@@ -320,11 +320,8 @@ func (in *Interceptor) review(ctx context.Context, s *space) error {
 	in.opts.Exchange.CloseNetNS(cookie)
 	s.home.release()
 	// Somebody may have come between the survey and the withdrawal, and saw a listener.
-	for _, t := range in.allTargets() {
-		in.mu.RLock()
-		attached := t.State == StateAttached
-		in.mu.RUnlock()
-		if attached && err == nil {
+	for _, t := range in.attachedTargets() {
+		if err == nil {
 			if missed := in.scan(ctx, t); missed != nil && !errors.Is(missed, fs.ErrNotExist) {
 				err = missed
 			}
@@ -340,13 +337,7 @@ func (in *Interceptor) survey(s *space) (found *process) {
 	for id := range s.pins {
 		users[id] = true
 	}
-	for _, t := range in.allTargets() {
-		in.mu.RLock()
-		attached := t.State == StateAttached
-		in.mu.RUnlock()
-		if !attached {
-			continue
-		}
+	for _, t := range in.attachedTargets() {
 		pids, err := cgroup.Processes(t.Cgroup)
 		if err != nil {
 			continue // gone, with all of its processes
@@ -411,13 +402,7 @@ func (in *Interceptor) found(e bpf.EventNoListener) error {
 		return nil
 	}
 	var failed []error
-	for _, t := range in.allTargets() {
-		in.mu.RLock()
-		attached := t.State == StateAttached
-		in.mu.RUnlock()
-		if !attached {
-			continue
-		}
+	for _, t := range in.attachedTargets() {
 		if err := in.scan(in.live, t); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			failed = append(failed, err)
 		}
