@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -50,8 +51,12 @@ func soakRequest(url, body string) (status int, after string) {
 		return 0, ""
 	}
 	defer resp.Body.Close()
-	if _, err := io.Copy(io.Discard, resp.Body); err != nil {
+	answer, err := io.ReadAll(resp.Body)
+	if err != nil {
 		return 0, ""
+	}
+	if resp.StatusCode != http.StatusOK && resp.StatusCode != http.StatusTooManyRequests {
+		return resp.StatusCode, strconv.Quote(string(answer)) // the reason, for who looks into it
 	}
 	return resp.StatusCode, resp.Header.Get("Retry-After")
 }
@@ -90,7 +95,10 @@ func (s *soaked) ask() (status int, after time.Duration, asked []simulator.Entry
 	if status, err = strconv.Atoi(code); err != nil {
 		return 0, 0, nil, err
 	}
-	n, _ := strconv.Atoi(seconds)
+	n, err := strconv.Atoi(seconds)
+	if err != nil && seconds != "" {
+		return status, 0, nil, errors.New(seconds)
+	}
 	for _, e := range s.sim.Journal().Since(before) {
 		if e.Host == s.host {
 			asked = append(asked, e)

@@ -221,7 +221,7 @@ func (cl *client) connection(fresh bool) (up *upstreamConn, reused bool, err err
 			if !up.fresh {
 				x.counts.reused.Add(1)
 			}
-			return up, !up.fresh, nil
+			return up, true, nil // one that was opened ahead has waited, too
 		}
 	}
 	conn, err := x.dialTLS(cl.ctx, cl.upstream, []string{protoH1})

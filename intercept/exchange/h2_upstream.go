@@ -18,9 +18,14 @@ type h2Upstreams struct {
 	shut bool
 }
 
+// spareFor is how long a connection may wait for its first request: nothing was sent on
+// it, and servers give up waiting for the preface (Go's after 10 s).
+const spareFor = 5 * time.Second
+
 type h2Upstream struct {
 	transport *http.Transport
 	spare     *tls.Conn // opened in a client's handshake
+	opened    time.Time // the spare one
 	used      time.Time
 	active    int
 }
@@ -52,11 +57,14 @@ func (h *h2Upstreams) get(x *Exchanger, u Upstream) *h2Upstream {
 
 func (h *h2Upstreams) dial(ctx context.Context, x *Exchanger, u Upstream, up *h2Upstream) (net.Conn, error) {
 	h.mu.Lock()
-	conn := up.spare
+	conn, waited := up.spare, time.Since(up.opened)
 	up.spare = nil
 	h.mu.Unlock()
 	if conn != nil {
-		return conn, nil
+		if waited < spareFor && !ended(conn.NetConn().(*wire).raw) {
+			return conn, nil
+		}
+		conn.Close()
 	}
 	conn, err := x.dialTLS(ctx, u, []string{protoH2})
 	if err != nil {
@@ -75,7 +83,7 @@ func (h *h2Upstreams) spare(x *Exchanger, u Upstream, conn *tls.Conn) {
 	h.mu.Lock()
 	if !h.shut {
 		up := h.get(x, u)
-		conn, up.spare = up.spare, conn
+		conn, up.spare, up.opened = up.spare, conn, time.Now()
 	}
 	h.mu.Unlock()
 	if conn != nil {

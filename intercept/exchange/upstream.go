@@ -7,6 +7,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // upstreamConn is one verified HTTP/1.1 connection to an upstream. One goroutine
@@ -87,7 +89,19 @@ func (up *upstreamConn) usable() bool {
 	if up.peek == nil || up.peek.Control(up.peeked) != nil {
 		return false
 	}
-	return up.state == connQuiet || (up.state == connTalks && up.fresh)
+	return up.state == connQuiet || (up.state == connTalks && up.fresh && !ended(up.peek))
+}
+
+// ended says whether the peer has closed the connection, or it has failed, be there bytes
+// before that to be read or not: a peek sees those first.
+func ended(raw syscall.RawConn) bool {
+	over := true
+	_ = raw.Control(func(fd uintptr) {
+		poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
+		n, err := unix.Poll(poll, 0)
+		over = n != 0 || err != nil
+	})
+	return over
 }
 
 // silent looks into the TLS layer, which reads as much as the socket gives and may
