@@ -2,6 +2,7 @@ package exchange
 
 import (
 	"bufio"
+	"context"
 	"crypto/tls"
 	"net"
 	"net/http"
@@ -96,7 +97,7 @@ func postOn(t *testing.T, c *tls.Conn) *http.Response {
 	}
 	tr := &http.Transport{
 		ForceAttemptHTTP2: true,
-		DialTLS:           func(string, string) (net.Conn, error) { return c, nil },
+		DialTLSContext:    func(context.Context, string, string) (net.Conn, error) { return c, nil },
 	}
 	defer tr.CloseIdleConnections()
 	resp, err := tr.RoundTrip(r)
