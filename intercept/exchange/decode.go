@@ -45,7 +45,7 @@ func decoder(r io.Reader, encoding string) (_ io.Reader, done func(), err error)
 	case "":
 		return r, done, nil
 	case "gzip":
-		m := &gzipMembers{in: bufio.NewReader(r)}
+		m := &gzipMembers{in: byBytes(r)}
 		m.out, err = gzip.NewReader(m.in)
 		if err == nil {
 			m.out.Multistream(false)
@@ -54,11 +54,13 @@ func decoder(r io.Reader, encoding string) (_ io.Reader, done func(), err error)
 	case "deflate":
 		// RFC 9110 means zlib; some servers send bare deflate. The first two bytes of
 		// zlib are a multiple of 31 (RFC 1950 section 2.2).
-		b := bufio.NewReader(r)
-		if head, _ := b.Peek(2); len(head) == 2 && head[0]&0xf == 8 && (uint(head[0])<<8|uint(head[1]))%31 == 0 {
-			r, err = zlib.NewReader(b)
+		in, head := byBytes(r), make([]byte, 2)
+		n, _ := io.ReadFull(in, head)
+		in = &begun{head[:n], in}
+		if n == 2 && head[0]&0xf == 8 && (uint(head[0])<<8|uint(head[1]))%31 == 0 {
+			r, err = zlib.NewReader(in)
 		} else {
-			r = flate.NewReader(b)
+			r = flate.NewReader(in)
 		}
 	case "br":
 		r = brotli.NewReader(r)
@@ -74,10 +76,44 @@ func decoder(r io.Reader, encoding string) (_ io.Reader, done func(), err error)
 	return r, done, err
 }
 
+// byBytes is what inflaters read from: of another reader they would take more than they need.
+func byBytes(r io.Reader) flate.Reader {
+	if in, ok := r.(flate.Reader); ok {
+		return in
+	}
+	return bufio.NewReader(r)
+}
+
+// begun is a reader of which the first bytes have been read.
+type begun struct {
+	head []byte
+	flate.Reader
+}
+
+// Read implements [io.Reader].
+func (b *begun) Read(p []byte) (int, error) {
+	if len(b.head) == 0 {
+		return b.Reader.Read(p)
+	}
+	n := copy(p, b.head)
+	b.head = b.head[n:]
+	return n, nil
+}
+
+// ReadByte implements [io.ByteReader].
+func (b *begun) ReadByte() (byte, error) {
+	if len(b.head) == 0 {
+		return b.Reader.ReadByte()
+	}
+	c := b.head[0]
+	b.head = b.head[1:]
+	return c, nil
+}
+
 // gzipMembers reads one member after the other (RFC 1952 section 2.2), and does not ask
 // for the next one before the last one's bytes are taken.
 type gzipMembers struct {
-	in  *bufio.Reader
+	in  flate.Reader
 	out *gzip.Reader
 }
 

@@ -2,11 +2,8 @@ package exchange
 
 import (
 	"bytes"
-	"io"
-	"sync"
 
 	"github.com/sluice-proxy/sluice/pool"
-	"github.com/sluice-proxy/sluice/pool/echo"
 )
 
 // Echoed is a member's secret that an upstream repeated: a placeholder went to the agent
@@ -105,93 +102,4 @@ func describesBody(name []byte) bool {
 		}
 	}
 	return false
-}
-
-// unpacker looks at a compressed body as it goes by.
-type unpacker struct {
-	next  chan []byte
-	wants chan struct{} // it has seen all it was given
-	ended chan struct{}
-	rest  []byte
-	stop  sync.Once
-	found bool // read it when it wants more, or has ended
-}
-
-// newUnpacker is nil if the coding is not known. close must be called.
-func newUnpacker(m *echo.Matcher, encoding string) *unpacker {
-	u := &unpacker{next: make(chan []byte), wants: make(chan struct{}), ended: make(chan struct{})}
-	if !knownCoding(encoding) {
-		return nil
-	}
-	go func() {
-		defer close(u.ended)
-		r, done, err := decoder(u, encoding)
-		if err != nil {
-			return
-		}
-		defer done()
-		var s echo.Stream
-		s.Begin(m)
-		for block := make([]byte, block16k); !u.found; {
-			n, err := r.Read(block)
-			s.Next(block, 0, n)
-			s.Passed(n)
-			u.found = s.Found() > 0
-			if err != nil {
-				return
-			}
-		}
-	}()
-	u.wait()
-	return u
-}
-
-func (u *unpacker) wait() {
-	select {
-	case <-u.wants:
-	case <-u.ended:
-	}
-}
-
-// Read gives the decoder what comes next.
-func (u *unpacker) Read(p []byte) (int, error) {
-	if len(u.rest) == 0 {
-		u.wants <- struct{}{}
-		var ok bool
-		if u.rest, ok = <-u.next; !ok {
-			return 0, io.EOF
-		}
-	}
-	n := copy(p, u.rest)
-	u.rest = u.rest[n:]
-	return n, nil
-}
-
-// see returns when p has been looked at, as far as it can be without what follows.
-func (u *unpacker) see(p []byte) {
-	if len(p) == 0 {
-		return
-	}
-	select {
-	case u.next <- p:
-		u.wait()
-	case <-u.ended:
-	}
-}
-
-// echoes says whether a secret was in what was seen; if that was the last of the body, in
-// all of it.
-func (u *unpacker) echoes(last bool) bool {
-	if last {
-		u.close()
-	}
-	return u.found
-}
-
-// close ends the decoder.
-func (u *unpacker) close() {
-	if u != nil {
-		u.stop.Do(func() { close(u.next) })
-		<-u.ended
-	}
 }

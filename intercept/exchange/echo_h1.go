@@ -158,12 +158,14 @@ func (cl *client) guardBody(l *pool.Lease, f framing) *guard {
 // passed on: nothing is held back at the end. ok is false if no more may be.
 func (g *guard) look(p []byte, last bool) (n int, ok bool) {
 	if g.packed != nil {
-		g.pieces.through(p, g.packed.see)
-		found := g.packed.echoes(last)
-		if found {
+		g.pieces.through(p[g.behind:], g.packed.see)
+		if g.packed.echoes(last) {
 			g.cl.x.echoed(&g.lease, g.cl.route.Host, true)
+			return 0, false
 		}
-		return len(p), !found
+		n = g.packed.passable(len(p), g.behind)
+		g.behind = len(p) - n
+		return n, true
 	}
 	s := &g.cl.echo
 	off := g.behind

@@ -143,12 +143,12 @@ func (g *h2guard) look(p []byte, n int, last bool) (out int, ok bool) {
 		return len(p), true
 	}
 	if g.packed != nil {
-		g.packed.see(p)
-		found := g.packed.echoes(last)
-		if found {
+		g.packed.see(p[len(p)-n:])
+		if g.packed.echoes(last) {
 			g.s.cl.x.echoed(g.lease, g.s.cl.route.Host, true)
+			return 0, false
 		}
-		return len(p), !found
+		return g.packed.passable(len(p), len(p)-n), true
 	}
 	g.echoes.Next(p, len(p)-n, n)
 	if g.echoes.Found() > 0 && !g.told {
@@ -165,6 +165,8 @@ func (g *h2guard) look(p []byte, n int, last bool) (out int, ok bool) {
 // block is how much is read at once: there has to be room behind what is held back.
 func (g *h2guard) block() int {
 	switch {
+	case g != nil && g.packed != nil:
+		return g.packed.most + block16k
 	case g == nil || g.lease.Echo.Longest() <= block4k:
 		return block16k
 	case g.lease.Echo.Longest() <= block64k/2:

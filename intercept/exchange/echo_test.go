@@ -129,6 +129,9 @@ func TestEchoesAreReplaced(t *testing.T) {
 		"zstd":                      {reply{kind: "application/json", encoding: "zstd", parts: []string{compressed("zstd", text)}}, want},
 		"gzip events":               {reply{kind: "text/event-stream", encoding: "gzip", parts: []string{compressed("gzip", stream)}}, ""},
 		"zstd events in pieces":     {reply{kind: "text/event-stream", encoding: "zstd", parts: letters(compressed("zstd", stream))}, ""},
+		"gzip events in pieces":     {reply{kind: "text/event-stream", encoding: "gzip", parts: letters(compressed("gzip", stream))}, ""},
+		"br events in pieces":       {reply{kind: "text/event-stream", encoding: "br", parts: letters(compressed("br", stream))}, ""},
+		"deflated noise":            {reply{kind: "text/html", encoding: "deflate", parts: []string{compressed("deflate", string(noise(300<<10))+echoedKey+stream)}}, ""},
 		"gzip of something endless": {reply{kind: "application/json", encoding: "gzip", parts: []string{compressed("gzip", strings.Repeat(" ", 9<<20)+text)}}, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -197,6 +200,75 @@ func TestCleanAnswersArePassedOnAsTheyAre(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestCompressedEventsAreNotHeldBack: what a sender flushes is with the agent before the
+// sender goes on.
+func TestCompressedEventsAreNotHeldBack(t *testing.T) {
+	t.Parallel()
+	for _, encoding := range []string{"gzip", "deflate", "br", "zstd"} {
+		t.Run(encoding, func(t *testing.T) {
+			t.Parallel()
+			eachProto(t, func(t *testing.T, h2 bool, protos []string) {
+				read := make(chan struct{})
+				var mu sync.Mutex
+				var seen []Echoed
+				b := newBench(t, setup{protos: protos, change: parrot(&seen, &mu), handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					w.Header().Set("Content-Type", "text/event-stream")
+					w.Header().Set("Content-Encoding", encoding)
+					out := flusher(encoding, w)
+					for i := range 20 {
+						fmt.Fprintf(out, "data: %d %x\n\n", i, noise(i*20))
+						if err := out.Flush(); err != nil {
+							return
+						}
+						_ = http.NewResponseController(w).Flush()
+						select {
+						case <-read:
+						case <-r.Context().Done():
+							return
+						}
+					}
+				})})
+				r := newRequest("GET", nil)
+				r.Header.Set("Accept-Encoding", encoding)
+				resp, err := b.client(h2).Do(r)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer resp.Body.Close()
+				text, done, err := decoder(resp.Body, encoding)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer done()
+				for i, events := 0, bufio.NewReader(text); i < 20; i++ {
+					line, err := events.ReadString('\n')
+					if _, again := events.ReadString('\n'); err != nil || again != nil || !strings.HasPrefix(line, fmt.Sprintf("data: %d ", i)) {
+						t.Fatalf("event %d: %q, %v", i, line, err)
+					}
+					read <- struct{}{}
+				}
+			})
+		})
+	}
+}
+
+// flusher compresses, and can be told to give out what it has.
+func flusher(encoding string, w io.Writer) interface {
+	io.Writer
+	Flush() error
+} {
+	switch encoding {
+	case "gzip":
+		return gzip.NewWriter(w)
+	case "deflate":
+		return zlib.NewWriter(w)
+	case "br":
+		return brotli.NewWriter(w)
+	}
+	z, _ := zstd.NewWriter(w)
+	return z
 }
 
 func TestEchoesInFieldsAreReplaced(t *testing.T) {

@@ -48,12 +48,7 @@ func (cl *client) deliver(up *upstreamConn, l *pool.Lease) (keep bool) {
 		p, ok := up.in.bytes()[:n], true
 		if guarded != nil {
 			if n, ok = guarded.look(p, whole); !ok {
-				cl.lose(up)
-				if len(out) > 0 { // nothing is out yet
-					return cl.sayInstead(plainAnswer(502, "the answer is compressed and repeats the credential"))
-				}
-				cl.cut(untilClose)
-				return false
+				return cl.withheld(up, len(out) > 0, untilClose)
 			}
 			held = len(p) - n
 			p = p[:n]
@@ -92,6 +87,11 @@ func (cl *client) deliver(up *upstreamConn, l *pool.Lease) (keep bool) {
 		if err == io.EOF && f.kind == bodyUntilClose {
 			cl.resp.close = true
 			p = up.in.bytes()[:held]
+			if guarded != nil {
+				if _, ok := guarded.look(p, true); !ok {
+					return cl.withheld(up, false, untilClose)
+				}
+			}
 			up.in.r += held
 			if tee != nil {
 				look.through(p, tee.see)
@@ -108,6 +108,16 @@ func (cl *client) deliver(up *upstreamConn, l *pool.Lease) (keep bool) {
 			return false
 		}
 	}
+}
+
+// withheld ends an answer in which a secret was found that cannot be replaced.
+func (cl *client) withheld(up *upstreamConn, nothingOut, untilClose bool) bool {
+	cl.lose(up)
+	if nothingOut {
+		return cl.sayInstead(plainAnswer(502, "the answer is compressed and repeats the credential"))
+	}
+	cl.cut(untilClose)
+	return false
 }
 
 // forgetHead gives back the memory of a request that has been sent whole: its answer
