@@ -42,6 +42,8 @@ type Options struct {
 	Files map[string]File
 	// Namespace is containerd's; "" = one that no other box has.
 	Namespace string
+	// Kubernetes has containerd serve kubelet too, for Pod.
+	Kubernetes bool
 }
 
 // Box is a running containerd and what it needs.
@@ -54,6 +56,9 @@ type Box struct {
 	Namespace string         // containerd's, where the image and the containers are
 	Client    *client.Client // in that namespace
 	Image     []byte         // the image as a tar that `ctr images import` and `docker load` take
+
+	kubernetes bool
+	pods       []*Pod
 }
 
 // New starts a containerd for the test. At its end every container is removed, containerd ends, and
@@ -74,7 +79,7 @@ func New(t testing.TB, o Options) *Box {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := &Box{t: t, dir: dir, Socket: filepath.Join(dir, "containerd.sock"), Namespace: o.Namespace}
+	b := &Box{t: t, dir: dir, Socket: filepath.Join(dir, "containerd.sock"), Namespace: o.Namespace, kubernetes: o.Kubernetes}
 	if b.Namespace == "" {
 		b.Namespace = fmt.Sprintf("box%d-%d", os.Getpid(), sequence.Add(1))
 	}
@@ -139,13 +144,13 @@ func (b *Box) StartDaemon() {
 root = %q
 state = %q
 oom_score = 0
-disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.snapshotter.v1.aufs", "io.containerd.snapshotter.v1.btrfs",
+disabled_plugins = [%s"io.containerd.snapshotter.v1.aufs", "io.containerd.snapshotter.v1.btrfs",
   "io.containerd.snapshotter.v1.zfs", "io.containerd.snapshotter.v1.devmapper", "io.containerd.internal.v1.opt"]
 [grpc]
   address = %q
 [ttrpc]
   address = %q
-`, filepath.Join(b.dir, "root"), filepath.Join(b.dir, "state"), b.Socket, b.Socket+".ttrpc")
+%s`, filepath.Join(b.dir, "root"), filepath.Join(b.dir, "state"), b.criDisabled(), b.Socket, b.Socket+".ttrpc", b.criConfig())
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		b.t.Fatal(err)
 	}
@@ -216,6 +221,7 @@ func (b *Box) close() {
 		if b.daemon == nil {
 			b.StartDaemon()
 		}
+		b.removePods()
 		b.removeAll()
 		if err := b.Client.Close(); err != nil {
 			b.t.Errorf("containerd's client: %v", err)

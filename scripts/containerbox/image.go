@@ -55,7 +55,7 @@ func image(layer []byte) ([]byte, error) {
 	inLayer := add(typeLayer, layer)
 	config, err := json.Marshal(map[string]any{
 		"architecture": runtime.GOARCH, "os": "linux",
-		"config": map[string]any{"Env": environment(), "Cmd": []string{"/bin/sh"}},
+		"config": map[string]any{"Env": environment(), "Cmd": waiting()},
 		"rootfs": map[string]any{"type": "layers", "diff_ids": []string{inLayer.Digest}},
 	})
 	if err != nil {
