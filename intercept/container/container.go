@@ -39,6 +39,7 @@ const (
 	labelKind         = "io.cri-containerd.kind"
 	labelPod          = "io.kubernetes.pod.name"
 	labelPodNamespace = "io.kubernetes.pod.namespace"
+	labelPodUID       = "io.kubernetes.pod.uid"
 	labelContainer    = "io.kubernetes.container.name"
 
 	namespaceDocker     = "moby"
@@ -53,7 +54,7 @@ type Container struct {
 	Name      string // as its runtime shows it; the ID where there is no other
 	// PodNamespace is Kubernetes', in which a pod's name is unique.
 	PodNamespace string
-	Labels       map[string]string // containerd's, and Docker's
+	Labels       map[string]string // containerd's, Docker's, and those of its pod
 	PID          int               // its first process, in this PID namespace; 0: it does not run
 	Created      time.Time
 }

@@ -102,13 +102,7 @@ func merge(all []Container, theirs []dockerContainer) []Container {
 			})
 			i = len(all) - 1
 		}
-		labels := make(map[string]string, len(all[i].Labels)+len(d.Labels))
-		for _, from := range []map[string]string{all[i].Labels, d.Labels} {
-			for key, value := range from {
-				labels[key] = value
-			}
-		}
-		all[i].Labels = labels
+		all[i].add(d.Labels)
 		for _, name := range d.Names {
 			// "/NAME"; "/OTHER/NAME" is a link's.
 			if name = strings.TrimPrefix(name, "/"); name != "" && !strings.Contains(name, "/") {

@@ -186,6 +186,7 @@ func (f *Finder) ofContainerd(ctx context.Context, namespace string) (all []Cont
 			all = append(all, convert(one, name, running[one.ID]))
 		}
 	}
+	labelByPods(all)
 	return all, names, nil
 }
 
@@ -207,6 +208,16 @@ func (f *Finder) load(ctx context.Context, c *client.Client, namespace, id strin
 		return Container{}, err
 	}
 	out := convert(found, namespace, 0)
+	if uid := out.Labels[labelPodUID]; uid != "" && !out.sandbox() {
+		theirs, err := c.ContainerService().List(namespaces.WithNamespace(ctx, namespace),
+			fmt.Sprintf("labels.%q==sandbox,labels.%q==%q", labelKind, labelPodUID, uid))
+		if err != nil {
+			return Container{}, fmt.Errorf("the pod of %s: %w", id, err)
+		}
+		for _, one := range theirs {
+			out.add(one.Labels)
+		}
+	}
 	if out.Runtime == Docker {
 		// Docker's list and not its inspect: that waits until a start is over.
 		theirs, err := f.ofDocker(ctx, id)
