@@ -20,8 +20,8 @@ func (f *Finder) Check(ctx context.Context) (string, error) {
 	if !there {
 		return "", nil
 	}
-	_, looked, err := f.list(ctx, "")
-	return strings.Join(looked, ", "), err
+	l, err := f.list(ctx, "")
+	return strings.Join(l.looked, ", "), err
 }
 
 // CheckHold tells whether starts by these executables can be held. The error matches

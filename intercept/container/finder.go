@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"slices"
@@ -89,54 +90,78 @@ func (f *Finder) connect() (*client.Client, error) {
 
 // Find returns the container that a query means, whether it runs or not. The error
 // says what was looked for and where; it matches ErrNotFound, ErrAmbiguous (it names the candidates)
-// or ErrUnavailable.
+// or ErrUnavailable, which it is too if the container is nowhere and one of the daemons was not to be asked.
 func (f *Finder) Find(ctx context.Context, q Query) (Container, error) {
-	all, looked, err := f.list(ctx, q.Namespace)
+	l, err := f.list(ctx, q.Namespace)
 	if err != nil {
 		return Container{}, fmt.Errorf("container %q: %w", q.Name, err)
 	}
-	c, err := choose(all, q.Name)
+	c, err := choose(l.all, q.Name)
 	if err == nil && c.Runtime == Docker && c.PID == 0 {
 		c.PID, err = f.dockerPID(ctx, c.ID)
 	}
-	if errors.Is(err, ErrNotFound) {
-		return Container{}, fmt.Errorf("container %q: %w: looked for an id or its beginning, and for a name of nerdctl, Docker or Kubernetes, in %s",
-			q.Name, err, strings.Join(looked, " and "))
+	if !errors.Is(err, ErrNotFound) {
+		return c, err
 	}
-	return c, err
+	where := "looked for an id or its beginning, and for a name of nerdctl, Docker or Kubernetes, in " + strings.Join(l.looked, " and ")
+	if len(l.silent) > 0 {
+		return Container{}, partly(fmt.Sprintf("container %q: %s; not found there, and there is no answer from %s", q.Name, where, strings.Join(l.silent, " and ")))
+	}
+	return Container{}, fmt.Errorf("container %q: %w: %s", q.Name, err, where)
 }
+
+// partly is ErrUnavailable where another daemon does answer.
+type partly string
+
+func (p partly) Error() string { return string(p) }
+
+// Is implements what [errors.Is] asks for.
+func (partly) Is(other error) bool { return other == ErrUnavailable }
 
 // Select returns the containers with a label, whether they run or not. namespace ""
 // is all. The error matches ErrUnavailable.
 func (f *Finder) Select(ctx context.Context, s Selector, namespace string) ([]Container, error) {
-	all, _, err := f.list(ctx, namespace)
+	l, err := f.list(ctx, namespace)
 	if err != nil {
 		return nil, fmt.Errorf("selector %s: %w", s, err)
 	}
-	return slices.DeleteFunc(all, func(c Container) bool { return !s.Matches(c) }), nil
+	return slices.DeleteFunc(l.all, func(c Container) bool { return !s.Matches(c) }), nil
+}
+
+// listing is what the daemons have.
+type listing struct {
+	all []Container
+	// looked are the places that were looked at, and silent those where a daemon is and does not answer, for people.
+	looked, silent []string
 }
 
 // list asks every daemon; one that is away is passed over as long as another answers.
-// looked are the places, for people.
-func (f *Finder) list(ctx context.Context, namespace string) (all []Container, looked []string, err error) {
+func (f *Finder) list(ctx context.Context, namespace string) (l listing, err error) {
 	ctx, cancel := context.WithTimeout(ctx, f.opts.Timeout)
 	defer cancel()
 	all, names, missing := f.ofContainerd(ctx, namespace)
-	if missing == nil {
-		looked = append(looked, fmt.Sprintf("containerd (%s, namespaces %s)", f.opts.Containerd, orNone(names)))
+	l.all = all
+	note := func(err error, place, silent string) {
+		switch {
+		case err == nil:
+			l.looked = append(l.looked, place)
+		case !errors.Is(err, fs.ErrNotExist):
+			l.silent = append(l.silent, fmt.Sprintf("%s: %v", silent, err))
+		}
 	}
+	note(missing, fmt.Sprintf("containerd (%s, namespaces %s)", f.opts.Containerd, orNone(names)), "containerd at "+f.opts.Containerd)
 	var docker error
 	if namespace == "" || namespace == namespaceDocker {
 		var theirs []dockerContainer
 		if theirs, docker = f.ofDocker(ctx); docker == nil {
-			all = merge(all, theirs)
-			looked = append(looked, fmt.Sprintf("Docker (%s)", f.opts.Docker))
+			l.all = merge(l.all, theirs)
 		}
+		note(docker, fmt.Sprintf("Docker (%s)", f.opts.Docker), "Docker at "+f.opts.Docker)
 	}
-	if len(looked) == 0 {
-		return nil, nil, unavailable(f.opts, missing, docker)
+	if len(l.looked) == 0 {
+		return listing{}, unavailable(f.opts, missing, docker)
 	}
-	return all, looked, nil
+	return l, nil
 }
 
 func orNone(words []string) string {

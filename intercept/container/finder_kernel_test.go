@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"io/fs"
 	"net"
 	"net/http"
@@ -140,6 +141,35 @@ func TestDockerAlone(t *testing.T) {
 	}
 	if _, err := f.Find(t.Context(), Query{Name: "other"}); !errors.Is(err, ErrNotFound) || !strings.Contains(err.Error(), f.opts.Docker) {
 		t.Errorf("error: %v", err)
+	}
+}
+
+// TestOneOfTwoDaemonsIsAway: what the other one does not have may be there, and that is said. What it has is found.
+func TestOneOfTwoDaemonsIsAway(t *testing.T) {
+	t.Parallel()
+	docker := http.NewServeMux()
+	docker.HandleFunc("GET /containers/json", func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(w, `[{"Id":"c0ffee","Names":["/agent"]}]`)
+	})
+	docker.HandleFunc("GET /containers/c0ffee/json", func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(w, `{"State":{"Pid":4711}}`)
+	})
+	f := finder(t, nil, docker)
+	f.opts.Timeout = time.Second
+	left, err := net.ListenUnix("unix", &net.UnixAddr{Name: f.opts.Containerd})
+	if err != nil {
+		t.Fatal(err)
+	}
+	left.SetUnlinkOnClose(false) // as of a daemon that was killed
+	if err := left.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if c, err := f.Find(t.Context(), Query{Name: "agent"}); err != nil || c.PID != 4711 {
+		t.Errorf("the other one's: %+v, %v", c, err)
+	}
+	_, err = f.Find(t.Context(), Query{Name: "nobody"})
+	if !errors.Is(err, ErrUnavailable) || errors.Is(err, ErrNotFound) || !strings.Contains(err.Error(), f.opts.Containerd) || !strings.Contains(err.Error(), f.opts.Docker) {
+		t.Errorf("who may be there: %v", err)
 	}
 }
 
