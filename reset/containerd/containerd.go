@@ -101,6 +101,12 @@ func (r *Runtime) ReadFile(ctx context.Context, ref, path string, limit int64) (
 func (r *Runtime) open(ctx context.Context, ref string) (context.Context, *box, error) {
 	b := &box{ref: ref}
 	found, err := r.opts.Find(ctx, ref)
+	if errors.Is(err, reset.ErrNotFound) {
+		// Docker may have answered while containerd is away: what is not found then may be there later.
+		if _, away := r.opts.Client.Version(ctx); away != nil {
+			return ctx, nil, b.explain(away)
+		}
+	}
 	if err != nil {
 		return ctx, nil, err
 	}

@@ -212,6 +212,12 @@ func TestWhatCannotBeReset(t *testing.T) {
 			t.Errorf("%s: %v, want %v", name, err, test.want)
 		}
 	}
+	elsewhere := New(Options{Client: b.Client, Find: func(context.Context, string) (Found, error) {
+		return Found{}, reset.As(reset.ErrNotFound, errors.New("nobody has that name"))
+	}})
+	if _, err := elsewhere.Exec(t.Context(), "nobody", command("true")); !errors.Is(err, reset.ErrNotFound) || !strings.Contains(err.Error(), "nobody has") {
+		t.Errorf("by a name that nobody has: %v", err)
+	}
 	if _, err := r.ReadFile(t.Context(), "agent", "/no/such", 10); !errors.Is(err, fs.ErrNotExist) {
 		t.Error(err)
 	}
@@ -254,6 +260,15 @@ func TestContainerdAway(t *testing.T) {
 	defer cancel()
 	if _, err := New(Options{Client: other}).Exec(ctx, "agent", command("true")); !errors.Is(err, reset.ErrUnavailable) {
 		t.Errorf("without containerd: %v", err)
+	}
+	elsewhere := func(context.Context, string) (Found, error) {
+		return Found{}, reset.As(reset.ErrNotFound, errors.New("Docker has none of that name"))
+	}
+	if _, err := New(Options{Client: other, Find: elsewhere}).Exec(ctx, "agent", command("true")); !errors.Is(err, reset.ErrUnavailable) {
+		t.Errorf("without containerd, and asked of Docker: %v", err)
+	}
+	if _, err := New(Options{Client: b.Client, Find: elsewhere}).Environment(t.Context(), "agent", 0); !errors.Is(err, reset.ErrUnavailable) {
+		t.Errorf("without containerd, and asked of Docker: %v", err)
 	}
 	b.StartDaemon()
 	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(50 * time.Millisecond) {
