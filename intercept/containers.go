@@ -148,7 +148,12 @@ func (in *Interceptor) learn(ctx context.Context, e container.Event) {
 				in.depart(ctx, t)
 			}
 		}
-	case container.Ended: // its cgroup goes, and that is watched
+	case container.Ended: // its cgroup goes, which is watched, but not always at once
+		for _, t := range in.allTargets() {
+			if t.Kind == KindContainer && t.ContainerID == e.Container.ID && t.Namespace == e.Container.Namespace {
+				in.succeed(ctx, t)
+			}
+		}
 	}
 }
 
@@ -217,8 +222,9 @@ func (in *Interceptor) bring(ctx context.Context, t *target, c container.Contain
 		}
 		in.confide(ctx, t, max(before, after))
 		return
-	case attached && now.ContainerID != c.ID && alive(now.CgroupID):
-		return // an older generation still runs; when it has ended, this one's next event counts
+	case attached && now.ContainerID != c.ID && populated(now.CgroupID):
+		t.heir = &heir{c, id} // an older generation still runs: when it has ended, it is this one's turn
+		return
 	case attached:
 		in.drop(t)
 	}
@@ -236,9 +242,41 @@ func (in *Interceptor) bring(ctx context.Context, t *target, c container.Contain
 	in.confide(ctx, t, after)
 }
 
+// heir is a container that waits for a target, and its cgroup.
+type heir struct {
+	container.Container
+	cgroupID uint64
+}
+
+// succeed attaches what has waited for the end of its older generation, if it still runs. The caller holds ops.
+func (in *Interceptor) succeed(ctx context.Context, t *target) {
+	next := t.heir
+	if next == nil {
+		return
+	}
+	t.heir = nil
+	path, err := cgroupOf(next.Container)
+	if err != nil || path == "" {
+		return
+	}
+	if id, err := cgroup.ID(path); err == nil && id == next.cgroupID { // else its process is another one by now
+		in.bring(ctx, t, next.Container, next.PID, 0)
+	}
+}
+
 func alive(cgroupID uint64) bool {
 	_, err := cgroup.PathOf(cgroupID)
 	return err == nil
+}
+
+// populated tells whether a cgroup is there and has processes: it may outlive them for a moment.
+func populated(cgroupID uint64) bool {
+	path, err := cgroup.PathOf(cgroupID)
+	if err != nil {
+		return false
+	}
+	pids, err := cgroup.Processes(path)
+	return err == nil && len(pids) > 0
 }
 
 // depart takes note that a container was removed: a selector's target goes with it, another one waits.

@@ -97,7 +97,8 @@ func (in *Interceptor) lost(ctx context.Context, t *target) bool {
 		return false
 	}
 	in.drop(t)
-	return true
+	in.succeed(t.life, t)
+	return ctx.Err() == nil // else it is followed where its heir is
 }
 
 // drop takes back what was done for a cgroup that is gone. The caller holds ops.

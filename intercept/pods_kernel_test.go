@@ -22,10 +22,11 @@ func TestPodsContainers(t *testing.T) {
 	run := func(p *containerbox.Pod, attempt uint32, intercepted uint64) {
 		t.Helper()
 		before := d.Counters().Spliced
-		p.Start(p.Create("agent", attempt, connect(addr.String())...))
-		eventually(t, "it has asked", func() bool { return strings.HasSuffix(p.Output("agent", attempt), " reached") })
-		if got := d.Counters().Spliced - before; got != intercepted {
-			t.Errorf("attempt %d: %d connections came to us, want %d", attempt, got, intercepted)
+		id := p.Create("agent", attempt, connect(addr.String())...)
+		p.Start(id)
+		code := p.Wait(id)
+		if got := d.Counters().Spliced - before; code != 0 || got != intercepted || !strings.HasSuffix(p.Output("agent", attempt), " reached") {
+			t.Errorf("attempt %d: status %d, %d connections came to us, want %d: %s", attempt, code, got, intercepted, p.Output("agent", attempt))
 		}
 	}
 	selector, err := d.Attach(t.Context(), Request{Kind: KindSelector, Selector: "app=agent"})
@@ -46,5 +47,35 @@ func TestPodsContainers(t *testing.T) {
 	}
 	run(labelled, times, 0)
 	must(t, d.Detach(t.Context(), target.ID))
+	d.nothing()
+}
+
+// A generation that starts while the one before it still runs is attached when that has ended.
+func TestGenerationsThatOverlap(t *testing.T) {
+	box := containerbox.New(t, containerbox.Options{Kubernetes: true})
+	d := &dock{box: box, docker: t.TempDir() + "/d.sock", t: t, hooks: newRedirect(t)}
+	d.start(nil)
+	pod := box.Pod("prod", "web", map[string]string{"app": "agent"})
+	selector, err := d.Attach(t.Context(), Request{Kind: KindSelector, Selector: "app=agent"})
+	must(t, err)
+	stay := []string{"sh", "-c", "trap 'exit 0' TERM; while :; do sleep 1 & wait; done"}
+	first, second := pod.Create("agent", 0, stay...), pod.Create("agent", 1, stay...)
+	of := func(id string) bool {
+		for _, x := range d.Targets() {
+			if x.ContainerID == id && x.State == StateAttached {
+				return true
+			}
+		}
+		return false
+	}
+	pod.Start(first)
+	eventually(t, "the first is attached", func() bool { return of(first) })
+	pod.Start(second)
+	if !of(first) || of(second) {
+		t.Errorf("both run: %+v", d.Targets())
+	}
+	pod.Stop(first)
+	eventually(t, "the second is attached", func() bool { return of(second) })
+	must(t, d.Detach(t.Context(), selector.ID))
 	d.nothing()
 }

@@ -127,6 +127,7 @@ type target struct {
 	pid    int
 	part   context.CancelFunc // ends the goroutine that follows the cgroup; under ops
 	kept   []guard.Connection // under Interceptor.mu
+	heir   *heir              // the container's next generation, which has started before this one's end; under ops
 
 	life     context.Context // ends when the target is detached
 	end      context.CancelFunc

@@ -153,6 +153,23 @@ func (p *Pod) Stop(id string) {
 	}
 }
 
+// Wait waits until one of the pod's containers has ended, and returns its exit status.
+func (p *Pod) Wait(id string) int {
+	p.box.t.Helper()
+	ctx, cancel := p.box.context()
+	defer cancel()
+	for {
+		now, err := p.cri.ContainerStatus(ctx, &cri.ContainerStatusRequest{ContainerId: id})
+		if err != nil {
+			p.box.t.Fatalf("status of container %s: %v", id, err)
+		}
+		if now.Status.State == cri.ContainerState_CONTAINER_EXITED {
+			return int(now.Status.ExitCode)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
 // Output is what a container has printed, as kubelet would find it: each line with its time and its stream.
 func (p *Pod) Output(name string, attempt uint32) string {
 	text, err := os.ReadFile(filepath.Join(p.config.LogDirectory, fmt.Sprintf("%s-%d.log", name, attempt)))
