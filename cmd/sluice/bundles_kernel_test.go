@@ -75,17 +75,21 @@ func everyBundle(t *testing.T) (files map[string]containerbox.File, bundles []st
 	t.Helper()
 	text, store := containerbox.File{Body: imageRoot}, containerbox.File{Body: cacerts(t)}
 	files = map[string]containerbox.File{
-		"/etc/ssl/certs/ca-certificates.crt":                         text,
-		"/etc/ssl/cert.pem":                                          {Link: "certs/ca-certificates.crt"},
-		"/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem":          text,
-		"/etc/pki/tls/certs/ca-bundle.crt":                           {Link: "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem"},
-		"/var/lib/ca-certificates/ca-bundle.pem":                     text,
-		"/etc/ssl/ca-bundle.pem":                                     {Link: "../../var/lib/ca-certificates/ca-bundle.pem"},
-		"/usr/local/lib/python3.12/site-packages/certifi/cacert.pem": text,
-		"/app/.venv/lib/python3.13/site-packages/certifi/cacert.pem": text,
-		"/etc/ssl/certs/java/cacerts":                                store,
-		"/usr/lib/jvm/java-17/lib/security/cacerts":                  {Link: "/etc/ssl/certs/java/cacerts"},
-		"/opt/java/openjdk/lib/security/cacerts":                     store,
+		"/etc/ssl/certs/ca-certificates.crt":                                                        text,
+		"/etc/ssl/cert.pem":                                                                         {Link: "certs/ca-certificates.crt"},
+		"/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem":                                         text,
+		"/etc/pki/tls/certs/ca-bundle.crt":                                                          {Link: "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem"},
+		"/var/lib/ca-certificates/ca-bundle.pem":                                                    text,
+		"/etc/ssl/ca-bundle.pem":                                                                    {Link: "../../var/lib/ca-certificates/ca-bundle.pem"},
+		"/usr/local/lib/python3.12/site-packages/certifi/cacert.pem":                                text,
+		"/app/.venv/lib/python3.13/site-packages/certifi/cacert.pem":                                text,
+		"/etc/ssl/certs/java/cacerts":                                                               store,
+		"/usr/lib/jvm/java-17/lib/security/cacerts":                                                 {Link: "/etc/ssl/certs/java/cacerts"},
+		"/opt/java/openjdk/lib/security/cacerts":                                                    store,
+		"/opt/conda/ssl/cacert.pem":                                                                 text,
+		"/opt/conda/ssl/cert.pem":                                                                   {Link: "cacert.pem"},
+		"/root/.local/share/uv/tools/agent/lib/python3.12/site-packages/certifi/cacert.pem":         text,
+		"/home/agent/.local/share/pipx/venvs/agent/lib/python3.11/site-packages/certifi/cacert.pem": text,
 	}
 	for name := range files {
 		bundles = append(bundles, name)
@@ -126,7 +130,7 @@ func TestEveryBundleOfAnImage(t *testing.T) {
 					}
 				}
 			}
-			if now := mountsIn(t, c); now != before+7 { // the links lead to some of them
+			if now := mountsIn(t, c); now != before+10 { // the links lead to some of them
 				t.Errorf("%s, start %d: %d mounts, and %d before", name, round, now, before)
 			}
 		}

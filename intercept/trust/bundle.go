@@ -17,6 +17,7 @@ var systemBundles = []string{
 	"/etc/pki/tls/certs/ca-bundle.crt",                  // RHEL, usually a link to the one above
 	"/etc/ssl/ca-bundle.pem",                            // SUSE
 	"/etc/ssl/cert.pem",                                 // Alpine, usually a link to the first
+	"/etc/ssl/certs/ca-bundle.crt",                      // Nix
 }
 
 // packagedBundles are the copies that Python's packages carry, below a site-packages directory.
@@ -32,17 +33,33 @@ var sitePackages = []string{
 	"/opt/*/lib/python3*/site-packages", "/opt/*/*/lib/python3*/site-packages",
 }
 
-// imageSitePackages are where images put virtual environments, and their users' homes.
+// homeSitePackages are where users keep Python's packages, and the tools that have an environment each.
+var homeSitePackages = []string{
+	".local/lib/python3*/site-packages", ".pyenv/versions/*/lib/python3*/site-packages", ".local/share/uv/tools/*/lib/python3*/site-packages",
+	".local/share/uv/python/*/lib/python3*/site-packages", ".local/share/pipx/venvs/*/lib/python3*/site-packages",
+	".local/pipx/venvs/*/lib/python3*/site-packages", ".venv/lib/python3*/site-packages",
+}
+
+// imageSitePackages are where images put virtual environments.
 var imageSitePackages = []string{
 	"/app/.venv/lib/python3*/site-packages", "/app/venv/lib/python3*/site-packages", "/venv/lib/python3*/site-packages",
-	"/.venv/lib/python3*/site-packages", "/home/*/.local/lib/python3*/site-packages", "/home/*/.pyenv/versions/*/lib/python3*/site-packages",
+	"/.venv/lib/python3*/site-packages", "/workspace/.venv/lib/python3*/site-packages", "/code/.venv/lib/python3*/site-packages",
+	"/usr/src/app/.venv/lib/python3*/site-packages", "/opt/pipx/venvs/*/lib/python3*/site-packages", "/opt/*/envs/*/lib/python3*/site-packages",
+}
+
+// prefixes are where an OpenSSL may be that is not the system's: conda's, Homebrew's and who compiles one.
+var prefixes = []string{"/opt/*", "/opt/*/envs/*", "/usr/local", "/home/linuxbrew/.linuxbrew"}
+
+// prefixBundles are the bundles below such a prefix.
+var prefixBundles = []string{
+	"ssl/cacert.pem", "ssl/cert.pem", "etc/ssl/cert.pem", "etc/openssl@3/cert.pem", "etc/ca-certificates/cert.pem",
 }
 
 // Places are where bundles may be besides the usual paths. Each is absolute.
 type Places struct {
 	Image       bool     // where images have them, other users' homes included
 	Homes       []string // home directories
-	VirtualEnvs []string // of Python's
+	VirtualEnvs []string // of Python's, and conda's
 	JavaHomes   []string // directories of Java's releases
 	Files       []string // bundles that an environment names; what holds no certificate is none
 }
@@ -65,22 +82,7 @@ func Bundles(p Places) []string {
 			patterns = append(patterns, filepath.Join(home, store))
 		}
 	}
-	sites := slices.Clone(sitePackages)
-	if p.Image {
-		sites = append(sites, imageSitePackages...)
-	}
-	for _, home := range p.Homes {
-		sites = append(sites, filepath.Join(plain(home), ".local/lib/python3*/site-packages"),
-			filepath.Join(plain(home), ".pyenv/versions/*/lib/python3*/site-packages"))
-	}
-	for _, venv := range p.VirtualEnvs {
-		sites = append(sites, filepath.Join(plain(venv), "lib/python3*/site-packages"))
-	}
-	for _, site := range sites {
-		for _, file := range packagedBundles {
-			patterns = append(patterns, filepath.Join(site, file))
-		}
-	}
+	patterns = append(patterns, p.python()...)
 	for _, file := range p.Files {
 		patterns = append(patterns, plain(file))
 	}
@@ -98,6 +100,41 @@ func Bundles(p Places) []string {
 		}
 	}
 	return found
+}
+
+// python are the patterns of the bundles that Python's packages bring, and those of the OpenSSL that a Python may come with.
+func (p Places) python() (patterns []string) {
+	sites, roots := slices.Clone(sitePackages), slices.Clone(prefixes)
+	homes := make([]string, 0, len(p.Homes)+1)
+	for _, home := range p.Homes {
+		homes = append(homes, plain(home))
+	}
+	if p.Image {
+		sites, homes = append(sites, imageSitePackages...), append(homes, "/home/*")
+	}
+	for _, home := range homes {
+		for _, site := range homeSitePackages {
+			sites = append(sites, filepath.Join(home, site))
+		}
+		roots = append(roots, filepath.Join(home, "*conda3"), filepath.Join(home, "miniforge3"))
+	}
+	for _, venv := range p.VirtualEnvs {
+		roots = append(roots, plain(venv))
+	}
+	for _, root := range roots[len(prefixes):] {
+		sites = append(sites, filepath.Join(root, "lib/python3*/site-packages"))
+	}
+	for _, site := range sites {
+		for _, file := range packagedBundles {
+			patterns = append(patterns, filepath.Join(site, file))
+		}
+	}
+	for _, root := range roots {
+		for _, file := range prefixBundles {
+			patterns = append(patterns, filepath.Join(root, file))
+		}
+	}
+	return patterns
 }
 
 // plain makes a pattern of a path that matches nothing else.

@@ -107,7 +107,13 @@ func placesOf(pids []int) Places {
 // places are those that an environment tells of.
 func places(environ []string, home string) Places {
 	p := Places{
-		Homes: []string{home}, VirtualEnvs: []string{value(environ, "VIRTUAL_ENV")}, JavaHomes: []string{value(environ, "JAVA_HOME")},
+		Homes: []string{home}, JavaHomes: []string{value(environ, "JAVA_HOME")},
+		VirtualEnvs: []string{value(environ, "VIRTUAL_ENV"), value(environ, "CONDA_PREFIX")},
+	}
+	for _, dir := range filepath.SplitList(value(environ, "PATH")) { // an image's environment is often entered by that alone
+		if path.Base(dir) == "bin" && !slices.Contains([]string{"/bin", "/usr/bin", "/usr/local/bin"}, dir) {
+			p.VirtualEnvs = append(p.VirtualEnvs, path.Dir(dir))
+		}
 	}
 	for _, name := range append([]string{nodeExtra, certFile}, replaced...) {
 		p.Files = append(p.Files, value(environ, name))
