@@ -51,6 +51,7 @@ func (in *Interceptor) findContainer(ctx context.Context, r Request, v Target) (
 // describe notes which container a target stands for now.
 func (t *Target) describe(c container.Container) {
 	t.Container, t.ContainerID, t.Runtime, t.Namespace, t.PodNamespace = c.Name, c.ID, c.Runtime, c.Namespace, c.PodNamespace
+	t.environ = c.Environment
 }
 
 // cgroupOf is the cgroup that a container is in, "" if it does not run. It is what the

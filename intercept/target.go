@@ -96,7 +96,13 @@ type Target struct {
 	Guard       string   `json:"guard,omitempty"`  // by what packets are judged on its namespaces' links
 	// Untrusting are its processes that do not trust our CA. Whoever asks the one who knows fills it in.
 	Untrusting []Untrusting `json:"untrusting,omitempty"`
+
+	// environ is what a container's command is given. It may hold what is nobody's business: it is neither shown nor kept.
+	environ []string
 }
+
+// Environment is what a container's command is given, as NAME=value; nil if it is not known.
+func (t Target) Environment() []string { return t.environ }
 
 // Untrusting is a process that runs and does not trust our CA, as far as can be known from outside.
 type Untrusting struct {

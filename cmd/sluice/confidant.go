@@ -24,12 +24,12 @@ type confidant struct {
 func (c confidant) Install(_ context.Context, t intercept.Target, pid int) error {
 	bundle := c.ca.Bundle()
 	running, _ := cgroup.Processes(t.Cgroup) // none if it has just ended
-	_, err := trust.Cover(pid, running, bundle)
+	_, err := trust.Cover(pid, running, t.Environment(), bundle)
 	if errors.Is(err, trust.ErrHost) {
 		err = fmt.Errorf("%w, which are left alone: start it through 'sluice run', or give it what 'sluice ca show' prints", err)
 	}
 	for _, other := range trust.Apart(pid, running) {
-		if _, failed := trust.Cover(other, running, bundle); failed != nil && !errors.Is(failed, trust.ErrHost) && !errors.Is(failed, fs.ErrNotExist) {
+		if _, failed := trust.Cover(other, running, nil, bundle); failed != nil && !errors.Is(failed, trust.ErrHost) && !errors.Is(failed, fs.ErrNotExist) {
 			err = errors.Join(err, failed)
 		}
 	}

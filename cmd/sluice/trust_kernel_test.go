@@ -80,6 +80,34 @@ func TestARunningContainerTrusts(t *testing.T) {
 	asks("detached", modelsURL, strange)
 }
 
+// TestAFirstRequestTrusts: what a container's environment names is covered before its command runs, whose first and
+// only action is a request.
+func TestAFirstRequestTrusts(t *testing.T) {
+	w := newWard(t, []simulator.Credential{{Name: "first", Secret: openaiFirst}})
+	w.sluice(openaiFirst, "cred", "add", "a1")
+	w.sluice("", "pool", "create", "openai", "--members", "a1", "--provider", "openai")
+	hosts, err := os.ReadFile(filepath.Join(w.dir, "hosts"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.write("own.pem", string(imageRoot))
+	c := w.box.Create("agent", containerbox.ContainerOptions{
+		Args: []string{containerbox.Fetch, modelsURL}, NetNS: w.pair.Agent, Hosts: string(hosts), ReadOnly: true,
+		Env: []string{"SSL_CERT_FILE=/etc/own.pem"}, Mounts: map[string]string{"/etc/own.pem": filepath.Join(w.dir, "own.pem")},
+	})
+	id := strings.TrimSpace(w.sluice("", "attach", "--container", "agent", "--namespace", w.box.Namespace))
+	const starts = 10
+	for range starts {
+		c.Start()
+		c.Wait()
+		c.Stop()
+	}
+	if n := strings.Count(c.Output(), "200 "); n != starts {
+		t.Errorf("%d of %d were answered:\n%s", n, starts, c.Output())
+	}
+	w.sluice("", "detach", id)
+}
+
 // apart runs a command of the operator's and tells what it prints, and where.
 func (h *house) apart(args ...string) (stdout, stderr string) {
 	h.t.Helper()

@@ -55,6 +55,7 @@ type Container struct {
 	// PodNamespace is Kubernetes', in which a pod's name is unique.
 	PodNamespace string
 	Labels       map[string]string // containerd's, Docker's, and those of its pod
+	Environment  []string          // what containerd has its command given, as NAME=value
 	PID          int               // its first process, in this PID namespace; 0: it does not run
 	Created      time.Time
 }

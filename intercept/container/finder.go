@@ -2,6 +2,7 @@ package container
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -19,6 +20,7 @@ import (
 	"github.com/containerd/containerd/v2/core/containers"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
+	"github.com/containerd/typeurl/v2"
 )
 
 // Options say where the daemons are.
@@ -216,9 +218,20 @@ func (f *Finder) ofContainerd(ctx context.Context, namespace string) (all []Cont
 }
 
 func convert(c containers.Container, namespace string, pid int) Container {
-	out := Container{ID: c.ID, Namespace: namespace, Labels: c.Labels, PID: pid, Created: c.CreatedAt}
+	out := Container{ID: c.ID, Namespace: namespace, Labels: c.Labels, Environment: environmentOf(c.Spec), PID: pid, Created: c.CreatedAt}
 	out.complete()
 	return out
+}
+
+// environmentOf reads a specification, which its client has written as JSON; nil if it is none that we know.
+func environmentOf(spec typeurl.Any) []string {
+	var s struct {
+		Process struct{ Env []string }
+	}
+	if spec == nil || json.Unmarshal(spec.GetValue(), &s) != nil {
+		return nil
+	}
+	return s.Process.Env
 }
 
 // load is one container of containerd's, with what Docker knows of it.

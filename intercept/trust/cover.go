@@ -31,13 +31,13 @@ const coverName = "sluice-ca-"
 // same bundle with the CA added, read-only, and with the owner and permissions that it has. The
 // files come from a file system that nobody else sees; nothing is written into the namespace's
 // own, which may be read-only. Covering twice changes nothing, and another CA takes the first
-// one's place. beside are further processes of the same agent's: bundles that their environments
-// name are covered, too. It returns the bundles by the path that they have in there.
+// one's place. beside are further processes of the same agent's, and environ is
+// what one will be given that is yet to be executed: bundles that their environments name are covered, too. It returns the bundles by the path that they have in there.
 //
 // The error matches ErrHost, ErrShared or fs.ErrNotExist (the process has ended), and then none is
 // covered; or it names what is in a bundle's place and is none, and the others are covered. It needs Linux
 // 5.12 (mount_setattr).
-func Cover(pid int, beside []int, ca []byte) ([]string, error) {
+func Cover(pid int, beside []int, environ []string, ca []byte) ([]string, error) {
 	if len(certificates(ca)) == 0 {
 		return nil, nil // no host is bound
 	}
@@ -59,7 +59,7 @@ func Cover(pid int, beside []int, ca []byte) ([]string, error) {
 		covers = nil
 	}
 	beside = sharing(ns, append(beside, pid))
-	spots, err := find(ns, placesOf(beside), covers)
+	spots, err := find(ns, placesOf(beside, environ), covers)
 	if err != nil {
 		return nil, err
 	}

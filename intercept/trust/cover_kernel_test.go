@@ -79,7 +79,7 @@ func TestCoverInARunningNamespace(t *testing.T) {
 	pid := apartProcess(t, "private", "sh", "-c", "mount -o remount,bind,ro / 2>/dev/null; echo; read end")
 	before, ours := count(t, pid), count(t, os.Getpid())
 
-	bundles, err := Cover(pid, nil, first)
+	bundles, err := Cover(pid, nil, nil, first)
 	if err != nil || !slices.Contains(bundles, bundle) {
 		t.Fatalf("%q, %v", bundles, err)
 	}
@@ -93,13 +93,13 @@ func TestCoverInARunningNamespace(t *testing.T) {
 		t.Errorf("it can be written: %v", err)
 	}
 	after := count(t, pid)
-	if again, err := Cover(pid, nil, first); err != nil || !slices.Equal(again, bundles) || count(t, pid) != after {
+	if again, err := Cover(pid, nil, nil, first); err != nil || !slices.Equal(again, bundles) || count(t, pid) != after {
 		t.Errorf("twice: %q, %v, %d mounts, want %d", again, err, count(t, pid), after)
 	}
-	if again, err := Cover(pid, nil, second); err != nil || !slices.Equal(again, bundles) || count(t, pid) != after || !bytes.Equal(seen(t, pid, bundle), Merge(original, second)) {
+	if again, err := Cover(pid, nil, nil, second); err != nil || !slices.Equal(again, bundles) || count(t, pid) != after || !bytes.Equal(seen(t, pid, bundle), Merge(original, second)) {
 		t.Errorf("another CA: %q, %v, %d mounts, want %d", again, err, count(t, pid), after)
 	}
-	if none, err := Cover(pid, nil, nil); err != nil || none != nil {
+	if none, err := Cover(pid, nil, nil, nil); err != nil || none != nil {
 		t.Errorf("without a CA: %q, %v", none, err)
 	}
 	if err := Uncover(pid); err != nil || count(t, pid) != before || !bytes.Equal(seen(t, pid, bundle), original) {
@@ -151,7 +151,7 @@ func TestCoverOnOlderKernels(t *testing.T) {
 func TestWhatIsNotCovered(t *testing.T) {
 	kerneltest.Require(t)
 	ca := newSite(t, "one.example").pem
-	if _, err := Cover(os.Getpid(), nil, ca); !errors.Is(err, ErrHost) {
+	if _, err := Cover(os.Getpid(), nil, nil, ca); !errors.Is(err, ErrHost) {
 		t.Errorf("the host itself: %v", err)
 	}
 	if err := Uncover(os.Getpid()); err != nil {
@@ -161,7 +161,7 @@ func TestWhatIsNotCovered(t *testing.T) {
 	if err := ended.Run(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Cover(ended.Process.Pid, nil, ca); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := Cover(ended.Process.Pid, nil, nil, ca); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("a process that has ended: %v", err)
 	}
 	if err := Uncover(ended.Process.Pid); err != nil {
@@ -191,7 +191,7 @@ func TestWhatIsNotCovered(t *testing.T) {
 	before := count(t, odd)
 	done := make(chan error, 1)
 	go func() {
-		bundles, err := Cover(odd, nil, ca)
+		bundles, err := Cover(odd, nil, nil, ca)
 		if err == nil || !strings.Contains(err.Error(), System()) || slices.Contains(bundles, System()) || count(t, odd) != before+len(bundles) {
 			err = fmt.Errorf("%q, %w, %d mounts, %d before", bundles, err, count(t, odd), before)
 		} else {
@@ -221,7 +221,7 @@ func serviceChild(in json.RawMessage) (any, error) {
 	if os.Getenv("SLUICE_TRUST_SERVICE") == "" {
 		return reexec("service", in, "SLUICE_TRUST_SERVICE=1")
 	}
-	_, err := Cover(what.PID, nil, what.CA)
+	_, err := Cover(what.PID, nil, nil, what.CA)
 	said := fmt.Sprint(err)
 	if !errors.Is(err, ErrHost) {
 		said = "not the host: " + said
@@ -255,7 +255,7 @@ func TestHostIsNotCoveredByAService(t *testing.T) {
 func TestUncoverOfASandbox(t *testing.T) {
 	kerneltest.Require(t)
 	outer := running(t, 0, nil, idleShell...)
-	bundles, err := Cover(outer, nil, newSite(t, "one.example").pem)
+	bundles, err := Cover(outer, nil, nil, newSite(t, "one.example").pem)
 	if err != nil {
 		t.Fatal(err)
 	}

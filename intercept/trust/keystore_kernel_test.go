@@ -151,7 +151,7 @@ func TestJavaTrustsInARunningNamespace(t *testing.T) {
 		t.Fatal("it is trusted before")
 	}
 	before := count(t, pid)
-	bundles, err := Cover(pid, nil, s.pem)
+	bundles, err := Cover(pid, nil, nil, s.pem)
 	if err != nil || !slices.Contains(bundles, cacerts(t)) {
 		t.Fatalf("%q, %v", bundles, err)
 	}
@@ -182,7 +182,7 @@ func TestJavaThatDoesNotTrust(t *testing.T) {
 	}
 	base := running(t, 0, nil, idleShell...)
 	before := idle(base, nil)
-	if _, err := Cover(base, []int{before}, ca); err != nil {
+	if _, err := Cover(base, []int{before}, nil, ca); err != nil {
 		t.Fatal(err)
 	}
 	for name, tt := range map[string]struct {

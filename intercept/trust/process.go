@@ -85,9 +85,10 @@ func Apart(pid int, pids []int) []int {
 // maxPlaces is how many places of one kind are looked at: what names them are agents.
 const maxPlaces = 64
 
-// placesOf are the places that the environments and command lines of processes tell of.
-func placesOf(pids []int) Places {
+// placesOf are the places that the environments and command lines of processes tell of, and a further environment.
+func placesOf(pids []int, environ []string) Places {
 	p := Places{Image: true, Homes: []string{"/root"}}
+	p.add(places(environ, value(environ, "HOME")))
 	for _, pid := range pids {
 		one, err := processOf(pid)
 		if err != nil {

@@ -2,6 +2,7 @@ package trust
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -70,7 +71,7 @@ func TestWhoDoesNotTrust(t *testing.T) {
 
 	base := running(t, 0, nil, idleShell...)
 	before := []int{base, running(t, base, []string{nodeExtra + "=" + bundle}, idleNode...), running(t, base, nil, idlePython...)}
-	if _, err := Cover(base, before, ca); err != nil {
+	if _, err := Cover(base, before, nil, ca); err != nil {
 		t.Fatal(err)
 	}
 	check := func(name string, pid int, says ...string) {
@@ -147,14 +148,23 @@ func TestCoverOfWhatAnEnvironmentNames(t *testing.T) {
 	if err := os.WriteFile(venv, other, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	pid := running(t, 0, []string{
+	entered, conda := filepath.Join(dir, "entered/lib/python3.99/site-packages/certifi/cacert.pem"), filepath.Join(dir, "entered/ssl/cacert.pem")
+	for _, path := range []string{entered, conda} {
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, other, 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	environ := []string{
 		certFile + "=" + bundle, "CURL_CA_BUNDLE=" + prose, "PIP_CERT=relative.pem", "DENO_CERT=/proc/self/environ",
-		"VIRTUAL_ENV=" + filepath.Join(dir, "venv"), "HOME=/*/*/*/*",
-	}, idleShell...)
+		"VIRTUAL_ENV=" + filepath.Join(dir, "venv"), "HOME=/*/*/*/*", "PATH=" + filepath.Join(dir, "entered/bin") + ":bin:" + os.Getenv("PATH"),
+	}
+	pid := running(t, 0, environ, idleShell...)
 	before := count(t, pid)
-	bundles, err := Cover(pid, nil, ca)
-	if err != nil || !slices.Contains(bundles, bundle) || !slices.Contains(bundles, venv) || slices.Contains(bundles, prose) {
-		t.Fatalf("%q, %v", bundles, err)
+	bundles, err := Cover(pid, nil, nil, ca)
+	for _, want := range []string{bundle, venv, entered, conda} {
+		if err != nil || !slices.Contains(bundles, want) || slices.Contains(bundles, prose) {
+			t.Fatalf("%q, %v: without %s", bundles, err, want)
+		}
 	}
 	if got := seen(t, pid, bundle); !bytes.Equal(got, Merge(other, ca)) {
 		t.Errorf("%s", got)
@@ -166,6 +176,12 @@ func TestCoverOfWhatAnEnvironmentNames(t *testing.T) {
 	if err := Uncover(pid); err != nil || count(t, pid) != before {
 		t.Errorf("%v, %d mounts, want %d", err, count(t, pid), before)
 	}
+
+	// What is about to be executed with that environment finds the same.
+	bare := running(t, 0, nil, idleShell...)
+	if again, err := Cover(bare, nil, environ, ca); err != nil || !slices.Equal(again, bundles) {
+		t.Errorf("%q, %v, want %q", again, err, bundles)
+	}
 }
 
 // In a user namespace the files have their owner in there.
@@ -174,7 +190,7 @@ func TestCoverInAUserNamespace(t *testing.T) {
 	ca := newSite(t, "one.example").pem
 	pid := running(t, 0, nil, "unshare", "--user", "--map-root-user", "--mount", "sh", "-c", "echo; read end")
 	before := count(t, pid)
-	bundles, err := Cover(pid, nil, ca)
+	bundles, err := Cover(pid, nil, nil, ca)
 	if err != nil || !slices.Contains(bundles, System()) || count(t, pid) != before+len(bundles) {
 		t.Fatalf("%q, %v", bundles, err)
 	}

@@ -21,7 +21,7 @@ func TestWaysRound(t *testing.T) {
 		if err := os.WriteFile(filepath.Join("/proc", itoa(pid), "root/etc/sluice-test"), nil, 0o600); err == nil {
 			t.Fatal("the root can be written")
 		}
-		bundles, err := Cover(pid, nil, ca)
+		bundles, err := Cover(pid, nil, nil, ca)
 		if err != nil || !holds(seen(t, pid, System()), ca) {
 			t.Errorf("%q, %v", bundles, err)
 		}
@@ -38,7 +38,7 @@ func TestWaysRound(t *testing.T) {
 			t.Fatalf("before: %v: %s", err, said)
 		}
 		before := seen(t, pid, System())
-		if _, err := Cover(pid, nil, ca); err != nil {
+		if _, err := Cover(pid, nil, nil, ca); err != nil {
 			t.Fatal(err)
 		}
 		// It renames a new file over the bundle at its end, which nobody can do to what is mounted on.
@@ -71,7 +71,7 @@ func TestWaysRound(t *testing.T) {
 		pid := apartProcess(t, "private", "sh", "-c", "mount --bind "+root+" "+root+" && cd "+root+" && pivot_root . . && "+
 			"exec /busybox sh -c '/busybox umount -l . && cd / && echo; read end'")
 		// There is nothing to cover. What is left is a variable, which its programs get with `sluice run`.
-		if bundles, err := Cover(pid, nil, ca); err != nil || len(bundles) != 0 || count(t, pid) != 0 {
+		if bundles, err := Cover(pid, nil, nil, ca); err != nil || len(bundles) != 0 || count(t, pid) != 0 {
 			t.Errorf("%q, %v", bundles, err)
 		}
 		if entries, err := os.ReadDir(root); err != nil || len(entries) != 1 {
