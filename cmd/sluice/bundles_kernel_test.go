@@ -5,11 +5,13 @@ import (
 	"encoding/pem"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/link"
 	"github.com/pavlo-v-chernykh/keystore-go/v4"
 
@@ -142,36 +144,84 @@ func TestEveryBundleOfAnImage(t *testing.T) {
 	}
 }
 
-// TestAFailedAttachLeavesNothing of what it did first: programs, listeners, covers and the row.
+// TestAFailedAttachLeavesNothing of what it did first: programs, listeners, filters on links, covers and the row.
 func TestAFailedAttachLeavesNothing(t *testing.T) {
+	needs(t, "bpftool", "nft", "tc", "ss")
 	files, _ := everyBundle(t)
 	w := newWardOf(t, files, []simulator.Credential{{Name: "first", Secret: openaiFirst}})
 	w.sluice(openaiFirst, "cred", "add", "a1")
 	w.sluice("", "pool", "create", "openai", "--members", "a1", "--provider", "openai")
 	fill, empty := w.stateOnSmallDisk()
 	c := w.box.Run("agent", containerbox.ContainerOptions{NetNS: w.pair.Agent})
-	count := func() string {
+	count := func() census {
 		t.Helper()
-		return fmt.Sprintf("%d mounts, %d programs, %d targets, %d sockets that listen",
-			mountsIn(t, c), attachedPrograms(t, c.Cgroup()), len(w.targets()), listening(t, c))
+		all := census{
+			"mounts": fmt.Sprint(mountsIn(t, c)), "programs": fmt.Sprint(programsOn(t, c.Cgroup())),
+			"targets": fmt.Sprint(len(w.targets())), "sockets that listen": fmt.Sprint(listening(t, c)),
+		}
+		all.network(t, w.pair.Agent)
+		return all
 	}
 	before := count()
-	fill()
-	if said, err := w.try("attach", "--container", "agent"); err == nil || !strings.Contains(said, "is full") {
-		t.Errorf("with a full disk: %v, %s", err, said)
+	same := func(when string) {
+		t.Helper()
+		now := count()
+		if more, less := now.left(before), before.left(now); len(more)+len(less) != 0 {
+			t.Errorf("%s: %q is there now, and %q was", when, more, less)
+		}
 	}
-	if after := count(); after != before {
-		t.Errorf("a failed attach left %s; there were %s", after, before)
+	for name, broken := range map[string]struct {
+		by   func() (mend func())
+		says string
+	}{
+		"a full disk":       {func() func() { fill(); return empty }, "is full"}, // when everything is there but the row
+		"another's program": {func() func() { return exclusive(t, filepath.Dir(c.Cgroup())) }, "exclusive program"},
+	} {
+		mend := broken.by()
+		if said, err := w.try("attach", "--container", "agent"); err == nil || !strings.Contains(said, broken.says) {
+			t.Errorf("%s: %v, %s", name, err, said)
+		}
+		same(name)
+		mend()
+		w.daemon.kill()
+		w.start() // with what is remembered
+		same(name + ", the next daemon")
 	}
-	empty()
 	w.sluice("", "attach", "--container", "agent")
-	if after := count(); after == before {
-		t.Errorf("attached: %s", after)
+	after := strings.Join(count().left(before), "\n")
+	for _, what := range []string{"mounts", "programs", "targets", "sockets that listen", "ss in "} {
+		if !strings.Contains(after, what) {
+			t.Errorf("attached, it does not count the %s: %s", what, after)
+		}
 	}
 	w.sluice("", "detach", "--all")
-	if after := count(); after != before {
-		t.Errorf("detached: %s; there were %s", after, before)
+	same("detached")
+}
+
+// exclusive puts a program on a cgroup that allows none below it, and returns what takes it off.
+func exclusive(t *testing.T, cgroup string) (remove func()) {
+	t.Helper()
+	program, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+		Name: "somebodys", Type: ebpf.CGroupSockAddr, AttachType: ebpf.AttachCGroupInet4Connect, License: "MIT",
+		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 1), asm.Return()},
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
+	dir, err := os.Open(cgroup)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := link.RawAttachProgram(link.RawAttachProgramOptions{Target: int(dir.Fd()), Program: program, Attach: ebpf.AttachCGroupInet4Connect}); err != nil {
+		t.Fatal(err)
+	}
+	return sync.OnceFunc(func() {
+		if err := link.RawDetachProgram(link.RawDetachProgramOptions{Target: int(dir.Fd()), Program: program, Attach: ebpf.AttachCGroupInet4Connect}); err != nil {
+			t.Error(err)
+		}
+		_ = dir.Close()
+		_ = program.Close()
+	})
 }
 
 // TestImagesThatAreOdd: what is in a bundle's place may be anything. The daemon opens nothing but files, follows
@@ -263,6 +313,31 @@ func TestContainersThatCannotKeepStill(t *testing.T) {
 		t.Errorf("it cannot be attached any more: %+v", got)
 	}
 	w.sluice("", "detach", "--all")
+}
+
+// programsOn are how many programs a cgroup carries, for whatever they are.
+func programsOn(t *testing.T, cgroup string) (n int) {
+	t.Helper()
+	dir, err := os.Open(cgroup)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	for _, hook := range []ebpf.AttachType{
+		ebpf.AttachCGroupInetIngress, ebpf.AttachCGroupInetEgress, ebpf.AttachCGroupInetSockCreate, ebpf.AttachCGroupSockOps,
+		ebpf.AttachCGroupInet4Bind, ebpf.AttachCGroupInet6Bind, ebpf.AttachCGroupInet4Connect, ebpf.AttachCGroupInet6Connect,
+		ebpf.AttachCGroupInet4PostBind, ebpf.AttachCGroupInet6PostBind, ebpf.AttachCGroupUDP4Sendmsg, ebpf.AttachCGroupUDP6Sendmsg,
+		ebpf.AttachCGroupUDP4Recvmsg, ebpf.AttachCGroupUDP6Recvmsg, ebpf.AttachCGroupGetsockopt, ebpf.AttachCGroupSetsockopt,
+		ebpf.AttachCgroupInet4GetPeername, ebpf.AttachCgroupInet6GetPeername, ebpf.AttachCgroupInet4GetSockname,
+		ebpf.AttachCgroupInet6GetSockname, ebpf.AttachCgroupInetSockRelease,
+	} {
+		found, err := link.QueryPrograms(link.QueryOptions{Target: int(dir.Fd()), Attach: hook})
+		if err != nil {
+			t.Fatalf("%s: %v", hook, err)
+		}
+		n += len(found.Programs)
+	}
+	return n
 }
 
 // attachedPrograms are how many programs a cgroup carries for connect(2).
