@@ -123,10 +123,11 @@ func TestTimeoutKillsTheCommandAndItsChildren(t *testing.T) {
 	b, r := newBox(t)
 	c := b.Run("agent", containerbox.ContainerOptions{})
 	for name, script := range map[string]string{
-		"ignores SIGTERM":  "trap '' TERM INT HUP; while :; do sleep 1; done",
-		"children":         "sleep 991 & sleep 992 & wait",
-		"left its session": "setsid sleep 993 & sleep 994",
-		"holds the output": "(trap '' TERM; setsid sleep 995) & exec sleep 996",
+		"ignores SIGTERM":   "trap '' TERM INT HUP; while :; do sleep 1; done",
+		"children":          "sleep 991 & sleep 992 & wait",
+		"left its session":  "setsid sleep 993 & sleep 994",
+		"holds the output":  "(trap '' TERM; setsid sleep 995) & exec sleep 996",
+		"cleared its names": "setsid env -i sleep 989.99 & (env -i setsid sh -c 'sleep 988.99 & sleep 987.99' &); sleep 9900",
 	} {
 		cmd := command("sh", "-c", "echo begun; "+script)
 		cmd.Timeout = 700 * time.Millisecond
@@ -136,7 +137,7 @@ func TestTimeoutKillsTheCommandAndItsChildren(t *testing.T) {
 		}
 		alone(t, c)
 	}
-	cmd := command("sh", "-c", "setsid sleep 997 & echo done")
+	cmd := command("sh", "-c", "setsid sleep 997 & env -i setsid sleep 986.99 & echo done")
 	if got, err := r.Exec(t.Context(), "agent", cmd); err != nil || got.TimedOut || string(got.Output) != "done\n" {
 		t.Errorf("in the background: %+v, %v", got, err)
 	}
@@ -164,7 +165,14 @@ func TestOrphansAreKilled(t *testing.T) {
 		})
 		running(t, c, "sleep\x00"+seconds)
 	}
-	start(New(Options{Client: b.Client}), "996", 128+9)
+	dead := New(Options{Client: b.Client})
+	start(dead, "996", 128+9)
+	wait.Go(func() { // it has become nobody's child, and has nothing in its environment
+		if _, err := dead.Exec(t.Context(), "agent", command("sh", "-c", "env -i setsid sleep 985.99 & exec env -i sleep 984.99")); err != nil {
+			t.Error(err)
+		}
+	})
+	running(t, c, "sleep\x00985.99")
 	start(r, "3", 0)
 	if got, err := r.Exec(t.Context(), "agent", command("true")); err != nil || got.ExitCode != 0 {
 		t.Errorf("%+v, %v", got, err)

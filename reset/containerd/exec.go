@@ -3,9 +3,12 @@ package containerd
 import (
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"slices"
 	"strings"
 	"syscall"
@@ -25,6 +28,9 @@ import (
 const (
 	// markName is a variable by which a command's children are known as such.
 	markName = "SLUICE_RESET"
+	// limitMark begins a limit of realtime that is none (some 250 years of it): by that those children are known that clear
+	// their environment. The runtime's and the command's own bits follow. A float64 holds all of them.
+	limitMark, limitBits = 0x1ce, 22
 	// drainLimit is how long the last of the output may take to arrive.
 	drainLimit = 500 * time.Millisecond
 	// reconnect is the time between two tries to hear of a command's end while
@@ -54,6 +60,9 @@ func (r *Runtime) Exec(ctx context.Context, ref string, c reset.Command) (_ rese
 		return reset.Result{}, fmt.Errorf("container %s: what an earlier daemon has left: %w", ref, err)
 	}
 	e := &execution{box: b, id: "sluice-" + r.instance + "-" + rand.Text()[:8], cgroup: cgroup, command: c, log: r.opts.Log}
+	if has, err := inside.TimeLimit(int(b.task.Pid())); err == nil && has == math.MaxUint64 { // one that is lower cannot be raised
+		e.limit = (limitMark<<limitBits|bits(r.instance))<<limitBits | bits(e.id)
+	}
 	if namespace, ok := namespaces.Namespace(named); ok {
 		life = namespaces.WithNamespace(life, namespace)
 	}
@@ -69,16 +78,26 @@ func (r *Runtime) Exec(ctx context.Context, ref string, c reset.Command) (_ rese
 	return result, err
 }
 
-// orphaned tells by its mark whether a command is of another runtime: only one daemon
+// orphaned tells by its marks whether a command is of another runtime: only one daemon
 // resets the agents of a host, so that is one that was killed. Its time-out died with it.
-func (r *Runtime) orphaned(mark string) bool {
-	return strings.HasPrefix(mark, "sluice-") && !strings.HasPrefix(mark, "sluice-"+r.instance+"-")
+func (r *Runtime) orphaned(mark string, limit uint64) bool {
+	if strings.HasPrefix(mark, "sluice-") {
+		return !strings.HasPrefix(mark, "sluice-"+r.instance+"-")
+	}
+	return limit>>(2*limitBits) == limitMark && limit>>limitBits != limitMark<<limitBits|bits(r.instance)
+}
+
+// bits are what a limit has of a name.
+func bits(name string) uint64 {
+	sum := sha256.Sum256([]byte(name))
+	return binary.BigEndian.Uint64(sum[:]) >> (64 - limitBits)
 }
 
 // execution is one command in a container.
 type execution struct {
 	*box
 	id      string
+	limit   uint64 // 0: the container has one of its own
 	cgroup  string // of the container
 	command reset.Command
 	log     *slog.Logger
@@ -99,6 +118,9 @@ func (e *execution) specification(spec *specs.Process) *specs.Process {
 	p.User = specs.User{UID: e.command.UID, GID: e.command.GID}
 	p.Capabilities, p.NoNewPrivileges = &specs.LinuxCapabilities{}, true
 	p.Env = append(slices.Clone(e.command.Environment), e.mark())
+	if e.limit != 0 {
+		p.Rlimits = append(slices.Clone(p.Rlimits), specs.POSIXRlimit{Type: "RLIMIT_RTTIME", Soft: e.limit, Hard: e.limit})
+	}
 	p.Cwd = "/" // the container's own may be closed to the user
 	return &p
 }
@@ -215,7 +237,9 @@ func (e *execution) kill() error {
 
 // sweep kills what the command has left, children that left its session included.
 func (e *execution) sweep() error {
-	return inside.KillMarked(e.cgroup, markName, func(value string) bool { return value == e.id })
+	return inside.KillMarked(e.cgroup, markName, func(value string, limit uint64) bool {
+		return value == e.id || e.limit != 0 && limit == e.limit
+	})
 }
 
 // drain waits for the last of the output, but not for somebody who holds it open.

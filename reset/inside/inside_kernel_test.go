@@ -103,7 +103,7 @@ func TestMarkedAreKilled(t *testing.T) {
 	other := start("MARK=2", "sleep", "1000")
 	t.Cleanup(func() { _ = other.Kill() })
 	start("MARK=1", "sh", "-c", "setsid -f sleep 1000; trap '' TERM; sleep 1000")
-	if err := KillMarked(cgroup, "MARK", func(value string) bool { return value == "1" }); err != nil {
+	if err := KillMarked(cgroup, "MARK", func(value string, _ uint64) bool { return value == "1" }); err != nil {
 		t.Fatal(err)
 	}
 	pids, err := Processes(cgroup)

@@ -3,9 +3,9 @@ package inside
 import (
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -50,17 +50,43 @@ func Processes(cgroup string) ([]int, error) {
 	return pids, nil
 }
 
-// KillMarked kills every process of a cgroup that was started with a variable of that
-// name, if its value is one of those that are meant, and waits for their end. A command's
-// children inherit it, so that they are found even after leaving its session.
-func KillMarked(cgroup, name string, meant func(value string) bool) error {
+// KillMarked kills every process of a cgroup that is meant, by a variable of that name ("": it has none) and by its
+// [TimeLimit], and waits for their end. A command's children inherit both, so that they are found even after leaving its
+// session, and those that clear their environment as well: to raise such a limit takes CAP_SYS_RESOURCE.
+func KillMarked(cgroup, name string, meant func(value string, limit uint64) bool) error {
 	return killAll(cgroup, func(pid int) bool {
 		environment, err := Environment(pid)
-		return err == nil && slices.ContainsFunc(environment, func(entry string) bool {
-			value, ok := strings.CutPrefix(entry, name+"=")
-			return ok && meant(value)
-		})
+		if err != nil {
+			return false
+		}
+		value := ""
+		for _, entry := range environment {
+			if v, ok := strings.CutPrefix(entry, name+"="); ok {
+				value = v
+				break
+			}
+		}
+		limit, err := TimeLimit(pid)
+		return err == nil && meant(value, limit)
 	})
+}
+
+// TimeLimit is a process's hard limit of RLIMIT_RTTIME (getrlimit(2)), in microseconds; math.MaxUint64: it has none.
+func TimeLimit(pid int) (uint64, error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/limits", pid))
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(text)) {
+		rest, ok := strings.CutPrefix(line, "Max realtime timeout")
+		if fields := strings.Fields(rest); ok && len(fields) > 1 {
+			if fields[1] == "unlimited" {
+				return math.MaxUint64, nil
+			}
+			return strconv.ParseUint(fields[1], 10, 64)
+		}
+	}
+	return 0, fmt.Errorf("process %d: its limits do not have that of realtime", pid)
 }
 
 // KillAll kills every process of a cgroup and waits for their end.
