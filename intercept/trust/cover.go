@@ -75,6 +75,11 @@ func Cover(pid int, beside []int, environ []string, ca []byte) ([]string, error)
 	if err := mount(ns, name, spots, older); err != nil {
 		return nil, err
 	}
+	if dir, err := coverOpenSSL(ns, pid, name, covers); err != nil {
+		odd = append(odd, err)
+	} else if dir != "" && !slices.ContainsFunc(covers, func(c laid) bool { return c.at == dir }) {
+		covers = append(covers, laid{at: dir, name: name})
+	}
 	bundles := make([]string, 0, len(spots)+len(covers))
 	for _, s := range spots {
 		bundles = append(bundles, s.at)
@@ -260,7 +265,11 @@ func covered(pid int) ([]laid, error) {
 	}
 	var all []laid
 	for _, m := range mounts {
-		if name := path.Base(strings.TrimSuffix(m.Root, "//deleted")); strings.HasPrefix(name, coverName) {
+		name := path.Base(strings.TrimSuffix(m.Root, "//deleted"))
+		if m.Root == "/" {
+			name = m.Source // a directory's
+		}
+		if strings.HasPrefix(name, coverName) {
 			all = append(all, laid{at: m.Mountpoint, name: name})
 		}
 	}

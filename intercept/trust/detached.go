@@ -39,25 +39,33 @@ func closeAll(fds []int) {
 
 // detachedFiles makes the mounts of a file system that is mounted nowhere.
 func detachedFiles(name string, sheets []sheet, older string) (mounts []int, err error) {
-	fs, err := unix.Fsopen("tmpfs", unix.FSOPEN_CLOEXEC)
+	root, err := newTmpfs(source, "256m")
 	if err != nil {
-		return nil, fmt.Errorf("make a file system for certificates: %w", err)
-	}
-	defer func() { _ = unix.Close(fs) }()
-	for key, value := range map[string]string{"source": source, "mode": "0755", "size": "256m"} {
-		if err := unix.FsconfigSetString(fs, key, value); err != nil {
-			return nil, fmt.Errorf("make a file system for certificates: %s: %w", key, err)
-		}
-	}
-	if err := unix.FsconfigCreate(fs); err != nil {
-		return nil, fmt.Errorf("make a file system for certificates: %w", err)
-	}
-	root, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, 0)
-	if err != nil {
-		return nil, fmt.Errorf("make a file system for certificates: %w", err)
+		return nil, err
 	}
 	defer func() { _ = unix.Close(root) }()
 	return cloneFiles(root, name, sheets, older)
+}
+
+// newTmpfs makes a file system that is mounted nowhere, and is known by its source.
+func newTmpfs(source, size string) (root int, err error) {
+	fs, err := unix.Fsopen("tmpfs", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return -1, fmt.Errorf("make a file system for certificates: %w", err)
+	}
+	defer func() { _ = unix.Close(fs) }()
+	for key, value := range map[string]string{"source": source, "mode": "0755", "size": size} {
+		if err := unix.FsconfigSetString(fs, key, value); err != nil {
+			return -1, fmt.Errorf("make a file system for certificates: %s: %w", key, err)
+		}
+	}
+	if err := unix.FsconfigCreate(fs); err != nil {
+		return -1, fmt.Errorf("make a file system for certificates: %w", err)
+	}
+	if root, err = unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, 0); err != nil {
+		return -1, fmt.Errorf("make a file system for certificates: %w", err)
+	}
+	return root, nil
 }
 
 // hostFiles makes the mounts of the host's /run. The files themselves are of no more use once
