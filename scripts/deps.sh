@@ -11,7 +11,7 @@ demo=(ip:iproute2 nsenter:util-linux curl:curl)
 all=("${demo[@]}" clang-14:clang-14 llvm-strip-14:llvm-14 clang-format-14:clang-format-14 nft:nftables
      nginx:nginx-light python3:python3 openssl:openssl git:git node:nodejs npm:npm keytool:default-jre-headless strace:strace
      containerd:containerd runc:runc busybox:busybox-static dockerd:docker.io
-     bpftool:bpftool musl-gcc:musl-tools dbus-daemon:dbus-daemon groff:groff-base mandoc:mandoc systemd-analyze:systemd setpriv:util-linux)
+     bpftool:bpftool musl-gcc:musl-tools dbus-daemon:dbus-daemon groff:groff-base mandoc:mandoc systemd-analyze:systemd setpriv:util-linux gtlsclient:ngtcp2-client)
 bench=("${demo[@]}" nft:nftables nginx:nginx-light haproxy:haproxy mitmdump:mitmproxy)
 vm=(qemu-system-x86_64:qemu-system-x86 qemu-img:qemu-utils debootstrap:debootstrap mke2fs:e2fsprogs depmod:kmod xz:xz-utils
     ssh:openssh-client make:make git:git busybox:busybox-static vagrant:vagrant libvirtd:libvirt-daemon-system

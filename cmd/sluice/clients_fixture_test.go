@@ -106,6 +106,10 @@ func (h *house) startUpstream(change certificate, known []simulator.Credential) 
 	if err != nil {
 		h.t.Fatal(err)
 	}
+	listener6, err := ns.Listen(h.t.Context(), "tcp6", "["+h.pair.ServerIP6+"]:443")
+	if err != nil {
+		h.t.Fatal(err)
+	}
 	// The daemon refreshes accounts from the host's own namespace.
 	local, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {
@@ -117,7 +121,7 @@ func (h *house) startUpstream(change certificate, known []simulator.Credential) 
 		h.t.Fatal(err)
 	}
 	options := simulator.Options{
-		Listeners: []net.Listener{listener, local}, Authority: authority,
+		Listeners: []net.Listener{listener, listener6, local}, Authority: authority,
 		Credentials: known,
 	}
 	if change != nil {
