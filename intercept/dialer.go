@@ -6,7 +6,11 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/sluice-proxy/sluice/intercept/exchange"
 	"github.com/sluice-proxy/sluice/intercept/netns"
@@ -23,6 +27,8 @@ var (
 // agent's routes, firewall rules and source address hold. It is made apart from the
 // Interceptor because the exchange needs it, and the Interceptor needs the exchange.
 type Dialer struct {
+	vanished time.Duration
+
 	mu    sync.Mutex
 	homes map[uint64]*home // by cookie
 }
@@ -35,9 +41,17 @@ type home struct {
 	refs   int // under dialer.mu
 }
 
-// NewDialer makes a Dialer that knows no namespace; the Interceptor tells it.
-func NewDialer() *Dialer {
-	return &Dialer{homes: make(map[uint64]*home)}
+// DefaultVanished is how long an upstream may acknowledge nothing. The kernel would go on for a
+// quarter of an hour (tcp_retries2), and an agent's request that long without an answer.
+const DefaultVanished = time.Minute
+
+// NewDialer makes a Dialer that knows no namespace; the Interceptor tells it. What it dials is given up,
+// with ETIMEDOUT, when the other side has acknowledged nothing for so long; 0: DefaultVanished.
+func NewDialer(vanished time.Duration) *Dialer {
+	if vanished == 0 {
+		vanished = DefaultVanished
+	}
+	return &Dialer{vanished: vanished, homes: make(map[uint64]*home)}
 }
 
 // Dial connects to u.Addr inside the namespace with the cookie u.NetNS. The error matches
@@ -48,7 +62,35 @@ func (d *Dialer) Dial(ctx context.Context, u exchange.Upstream) (*net.TCPConn, e
 		return nil, fmt.Errorf("dial %s: %w", u.Addr, ErrNoNamespace)
 	}
 	defer h.release()
-	return h.dial(ctx, u.Addr)
+	c, err := h.dial(ctx, u.Addr)
+	if err != nil {
+		return nil, err
+	}
+	if err := giveUpAfter(c, d.vanished); err != nil {
+		_ = c.Close()
+		return nil, fmt.Errorf("dial %s: %w", u.Addr, err)
+	}
+	return c, nil
+}
+
+// giveUpAfter bounds how long a connection waits for an acknowledgment: of what was sent, by TCP_USER_TIMEOUT (Linux
+// 2.6.37), and of keep-alive probes when nothing was. It is for upstreams alone. A peer that acknowledges and does not
+// read for so long is given up as well, and a client is free to do that.
+func giveUpAfter(c *net.TCPConn, limit time.Duration) error {
+	const probes = 4
+	if err := c.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: limit / probes, Interval: limit / probes, Count: probes}); err != nil {
+		return err
+	}
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return err
+	}
+	if ctl := raw.Control(func(fd uintptr) {
+		err = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(limit.Milliseconds()))
+	}); ctl != nil {
+		return ctl
+	}
+	return os.NewSyscallError("setsockopt TCP_USER_TIMEOUT", err)
 }
 
 func (h *home) dial(ctx context.Context, dst netip.AddrPort) (*net.TCPConn, error) {

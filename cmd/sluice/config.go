@@ -12,6 +12,7 @@ import (
 
 	"github.com/pelletier/go-toml/v2"
 
+	"github.com/sluice-proxy/sluice/intercept"
 	"github.com/sluice-proxy/sluice/intercept/container"
 	"github.com/sluice-proxy/sluice/pool"
 	"github.com/sluice-proxy/sluice/reset"
@@ -42,6 +43,7 @@ type config struct {
 	MaxFlows      uint32
 	UpstreamRoots []byte // PEM, trusted beside the system's roots
 	DrainTime     time.Duration
+	VanishedAfter time.Duration
 	LogLevel      string
 	LogFormat     string
 	Pool          poolConfig
@@ -86,6 +88,7 @@ type rawConfig struct {
 	MaxFlows      *int64  `toml:"max_flows"`
 	UpstreamRoots *string `toml:"upstream_roots"`
 	DrainTime     *string `toml:"drain_time"`
+	VanishedAfter *string `toml:"vanished_after"`
 	Log           struct {
 		Level  *string `toml:"level"`
 		Format *string `toml:"format"`
@@ -118,7 +121,7 @@ type rawConfig struct {
 func defaultConfig() config {
 	return config{
 		StateDir: defaultStateDir, Socket: defaultSocket, PinDir: defaultPinDir, Guard: guardOn, MaxFlows: 65536,
-		DrainTime: 30 * time.Second, LogLevel: "info", LogFormat: "auto",
+		DrainTime: 30 * time.Second, VanishedAfter: intercept.DefaultVanished, LogLevel: "info", LogFormat: "auto",
 		Pool:   poolConfig{MaxStatedRetry: 15 * time.Minute, ProbeInterval: 15 * time.Minute, MaxHeld: pool.DefaultMaxHeld},
 		Replay: replayConfig{MaxBody: 32 << 20, Budget: 256 << 20},
 		Containers: containersConfig{
@@ -191,6 +194,7 @@ func parseConfig(text []byte) (config, error) {
 		}
 	}
 	keep(duration("drain_time", raw.DrainTime, &c.DrainTime, 0, time.Hour))
+	keep(duration("vanished_after", raw.VanishedAfter, &c.VanishedAfter, time.Second, time.Hour))
 	keep(choice("log.level", raw.Log.Level, &c.LogLevel, "debug", "info", "warn", "error"))
 	keep(choice("log.format", raw.Log.Format, &c.LogFormat, "auto", "text", "json"))
 	keep(duration("pool.max_stated_retry", raw.Pool.MaxStatedRetry, &c.Pool.MaxStatedRetry, time.Second, 24*time.Hour))

@@ -134,6 +134,7 @@ func TestParseConfig(t *testing.T) {
 		{name: "fail open", text: `fail_mode = "open"`, change: func(c *config) { c.FailOpen = true }},
 		{name: "nested", text: "[pool]\nprobe_interval = \"0s\"", change: func(c *config) { c.Pool.ProbeInterval = 0 }},
 		{name: "drain", text: `drain_time = "5s"`, change: func(c *config) { c.DrainTime = 5 * time.Second }},
+		{name: "vanished", text: `vanished_after = "5s"`, change: func(c *config) { c.VanishedAfter = 5 * time.Second }},
 		{name: "roots", text: `upstream_roots = "` + roots + `"`, change: func(c *config) { c.UpstreamRoots = []byte("pem") }},
 		{name: "replay", text: "[replay]\nmax_body_mib = 64\nbudget_mib = 1024", change: func(c *config) { c.Replay = replayConfig{64 << 20, 1 << 30} }},
 		{name: "secrets", text: "[secrets]\ninterval = \"1m\"\nenv = [\"A\"]\nfiles = [\"/run//secrets/\"]", change: func(c *config) {
@@ -183,6 +184,7 @@ func TestParseConfig(t *testing.T) {
 		{name: "negative flows", text: "max_flows = -1", err: "max_flows: -1"},
 		{name: "number as duration", text: `drain_time = "5"`, err: `drain_time: "5"`},
 		{name: "negative duration", text: `drain_time = "-5s"`, err: "drain_time"},
+		{name: "vanished at once", text: `vanished_after = "0s"`, err: "vanished_after"},
 		{name: "roots missing", text: `upstream_roots = "/nowhere/at/all"`, err: "upstream_roots"},
 		{name: "log level", text: "[log]\nlevel = \"loud\"", err: `log.level: "loud"`},
 	} {

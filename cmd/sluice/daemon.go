@@ -225,7 +225,7 @@ func (d *sluiced) openInterceptor(context.Context) error {
 	scopes := newReaper(d.log)
 	scopes.clearAll()
 	d.acquired(scopes.close)
-	dialer := intercept.NewDialer()
+	dialer := intercept.NewDialer(d.cfg.VanishedAfter)
 	repeats := &echoes{note: d.note, log: d.log}
 	files, err := intercept.OpenFiles()
 	if err != nil {

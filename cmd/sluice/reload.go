@@ -42,6 +42,7 @@ func needRestart(now, next config) []string {
 		{"max_flows", now.MaxFlows, next.MaxFlows},
 		{"upstream_roots", string(now.UpstreamRoots), string(next.UpstreamRoots)},
 		{"drain_time", now.DrainTime, next.DrainTime},
+		{"vanished_after", now.VanishedAfter, next.VanishedAfter},
 		{"log.format", now.LogFormat, next.LogFormat},
 		{"pool", now.Pool, next.Pool},
 		{"replay", now.Replay, next.Replay},
