@@ -22,6 +22,10 @@ type h2Upstreams struct {
 // it, and servers give up waiting for the preface (Go's after 10 s).
 const spareFor = 5 * time.Second
 
+// streamWindow is how much of an answer is held for a client that does not read. The library's own 4 MiB would be much,
+// with many slow clients; a quarter lets an upstream that is 100 ms away send 10 MiB a second.
+const streamWindow = 1 << 20
+
 type h2Upstream struct {
 	transport *http.Transport
 	spare     *tls.Conn // opened in a client's handshake
@@ -41,7 +45,7 @@ func (h *h2Upstreams) get(x *Exchanger, u Upstream) *h2Upstream {
 			IdleConnTimeout:        x.opts.UpstreamIdle,
 			MaxResponseHeaderBytes: int64(x.opts.MaxHead),
 			// A dead path is noticed while a model thinks in silence.
-			HTTP2: &http.HTTP2Config{SendPingTimeout: 30 * time.Second},
+			HTTP2: &http.HTTP2Config{SendPingTimeout: 30 * time.Second, MaxReceiveBufferPerStream: streamWindow},
 			DialTLSContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 				return h.dial(ctx, x, u, up)
 			},
