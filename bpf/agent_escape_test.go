@@ -67,6 +67,16 @@ func (s *state) receive(o order) (answer, error) {
 	return answer{}, err
 }
 
+// give sends a socket to the process listening at a path.
+func (s *state) give(o order) (answer, error) {
+	c, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: o.Path, Net: "unix"})
+	if err != nil {
+		return answer{}, err
+	}
+	_, _, err = c.WriteMsgUnix([]byte{0}, unix.UnixRights(s.sockets[o.Socket]), nil)
+	return answer{}, errors.Join(err, c.Close())
+}
+
 // steal takes the descriptor N of the process in Data (pidfd_getfd(2)).
 func (s *state) steal(o order) (answer, error) {
 	pid, err := strconv.Atoi(o.Data)

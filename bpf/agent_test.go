@@ -35,9 +35,10 @@ type order struct {
 
 	V6Only, Transparent, Freebind, NonBlocking, FastOpenConnect, ReusePort bool
 
-	Source string // bind(2)
-	Device string // SO_BINDTODEVICE
-	Index  int    // IP_UNICAST_IF
+	Wait   time.Duration // for a connect and for each answer; 0: 2 s
+	Source string        // bind(2)
+	Device string        // SO_BINDTODEVICE
+	Index  int           // IP_UNICAST_IF
 	Data   string
 	N      int
 	Path   string
@@ -68,9 +69,9 @@ func actions() map[string]func(*state, order) (answer, error) {
 		"listen": (*state).listen, "accept": (*state).accept,
 		"bind": (*state).bind, "unshare": (*state).unshare, "bench": (*state).bench,
 		"setns": (*state).setns, "namespaces": (*state).newNamespaces, "move": (*state).move, "move thread": (*state).moveThread,
-		"receive": (*state).receive, "steal": (*state).steal, "inherited": (*state).inherited, "spawn": (*state).spawn, "execute": (*state).execute,
+		"receive": (*state).receive, "give": (*state).give, "steal": (*state).steal, "inherited": (*state).inherited, "spawn": (*state).spawn, "execute": (*state).execute,
 		"unix": (*state).unixDial, "reuse": (*state).reuse, "sendopen": (*state).sendOpen, "repair": (*state).repair, "flip": (*state).flip,
-		"uring": (*state).uring, "ask": (*state).ask, "bench datagrams": (*state).benchDatagrams,
+		"uring": (*state).uring, "named": (*state).named, "cork": (*state).cork, "addrform": (*state).addressForm, "ask": (*state).ask, "bench datagrams": (*state).benchDatagrams,
 	}
 }
 
@@ -201,7 +202,10 @@ func (s *state) make(o order) (int, error) {
 }
 
 func options(fd int, o order) error {
-	tv := unix.Timeval{Sec: 2} // also connect(2)'s
+	if o.Wait == 0 {
+		o.Wait = 2 * time.Second
+	}
+	tv := unix.NsecToTimeval(o.Wait.Nanoseconds()) // also connect(2)'s
 	errs := []error{unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &tv), unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &tv)}
 	set := func(ok bool, level, name, value int) {
 		if ok {

@@ -199,6 +199,71 @@ func rawName(addr string) []byte {
 	return slices.Concat([]byte{unix.AF_INET6, 0}, port, make([]byte, 4), ap.Addr().AsSlice(), make([]byte, 4))
 }
 
+// named is one datagram on a socket of Family to an address that is given as it is, by sendto(2), or by connect(2) and send(2).
+func (s *state) named(o order) (answer, error) {
+	fd, err := s.make(order{Family: o.Family, Type: unix.SOCK_DGRAM, Dst: o.Dst})
+	if err != nil {
+		return answer{}, err
+	}
+	defer func() { _ = unix.Close(fd) }()
+	name, data := uintptr(unsafe.Pointer(&o.Bytes[0])), []byte("datagram")
+	if o.Data == "connect" {
+		if _, _, errno := unix.Syscall(unix.SYS_CONNECT, uintptr(fd), name, uintptr(len(o.Bytes))); errno != 0 {
+			return answer{}, errno
+		}
+		return answer{}, unix.Send(fd, data, unix.MSG_NOSIGNAL)
+	}
+	_, _, errno := unix.Syscall6(unix.SYS_SENDTO, uintptr(fd), uintptr(unsafe.Pointer(&data[0])), uintptr(len(data)), 0, name, uintptr(len(o.Bytes)))
+	if errno != 0 {
+		return answer{}, errno
+	}
+	return answer{}, nil
+}
+
+// cork begins a datagram to the first of Dsts and goes on with one to Dst.
+func (s *state) cork(o order) (answer, error) {
+	fd, err := s.make(order{Type: unix.SOCK_DGRAM, Dst: o.Dst})
+	if err != nil {
+		return answer{}, err
+	}
+	defer func() { _ = unix.Close(fd) }()
+	first, _ := sockaddr(o.Dsts[0])
+	if err := unix.Sendto(fd, []byte("one "), unix.MSG_MORE, first); err != nil {
+		return answer{}, fmt.Errorf("the first: %s", err)
+	}
+	dst, _ := sockaddr(o.Dst)
+	return answer{}, unix.Sendto(fd, []byte("two"), 0, dst)
+}
+
+// addressForm connects a socket of IPv6 to the first of Dsts, a v4-mapped address, makes it one of IPv4 (IPV6_ADDRFORM),
+// and has it go to Dst.
+func (s *state) addressForm(o order) (answer, error) {
+	fd, err := s.make(order{Type: o.Type, Family: unix.AF_INET6, Dst: o.Dsts[0]})
+	if err != nil {
+		return answer{}, err
+	}
+	defer func() { _ = unix.Close(fd) }()
+	first, _ := sockaddr(o.Dsts[0])
+	if err := unix.Connect(fd, first); err != nil {
+		return answer{}, fmt.Errorf("the first: %s", err)
+	}
+	if err := unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_ADDRFORM, unix.AF_INET); err != nil {
+		return answer{}, fmt.Errorf("the form: %s", err)
+	}
+	dst, _ := sockaddr(o.Dst)
+	if o.Type == unix.SOCK_DGRAM {
+		return answer{}, unix.Sendto(fd, []byte("datagram"), 0, dst)
+	}
+	unspec := unix.RawSockaddr{Family: unix.AF_UNSPEC}
+	if _, _, errno := unix.Syscall(unix.SYS_CONNECT, uintptr(fd), uintptr(unsafe.Pointer(&unspec)), unsafe.Sizeof(unspec)); errno != 0 {
+		return answer{}, fmt.Errorf("disconnect: %s", errno)
+	}
+	if err := unix.Connect(fd, dst); err != nil {
+		return answer{}, err
+	}
+	return hear(fd)
+}
+
 // sendMany is sendmmsg(2).
 func (s *state) sendMany(o order) (answer, error) {
 	o.Type = unix.SOCK_DGRAM

@@ -48,6 +48,7 @@ func TestWaysOut(t *testing.T) {
 		heir.do(order{Do: "inherited", Socket: "s", N: 3})
 		reached(t, heir.do(order{Do: "connect", Socket: "s", Dst: origin4}))
 	})
+	t.Run("case_22_socket_sent_to_outside", func(t *testing.T) { socketSentToOutside(t, w) })
 	t.Run("socket_taken_from_a_process_outside", func(t *testing.T) {
 		outside := newAgent(t, kerneltest.Cgroup(t), w.Agent)
 		outside.do(order{Do: "socket", Socket: "s", Dst: origin4})
@@ -79,6 +80,7 @@ func TestWaysOut(t *testing.T) {
 				t.Errorf("%x: %+v", flags, got)
 			}
 		}
+		userNamespace(t, w)
 		w.untouched(t)
 	})
 	t.Run("case_41_vfork_and_clone3_into_a_cgroup", func(t *testing.T) {

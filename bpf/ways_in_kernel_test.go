@@ -50,6 +50,7 @@ func TestWaysOfAsking(t *testing.T) {
 			w.proxied(t, o)
 		}
 	})
+	t.Run("families_mixed", func(t *testing.T) { familiesMixed(t, w) })
 	t.Run("listener_port_shared_by_reuseport", func(t *testing.T) {
 		for _, ip := range []string{"127.0.0.1", "127.0.0.2", "0.0.0.0", "[::1]", "[::]"} {
 			if got := w.agent.do(order{Do: "bind", Dst: fmt.Sprintf("%s:%d", ip, w.doorman.port), ReusePort: true}); got.Error != "EADDRINUSE" {
