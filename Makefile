@@ -155,7 +155,7 @@ allocs: ## fail if the request path allocates more than it did (not under the ra
 
 soak: ## pools of every preset run out at random while daemons are killed, for SOAK (default 10m; as root); then connects and cut answers in full
 	SLUICE_KERNEL_TESTS=require SLUICE_SOAK=$(or $(SOAK),10m) $(GO) test -race -count 1 -timeout 3h -v -run '^TestSoak$$' ./cmd/sluice ./monitor
-	SLUICE_KERNEL_TESTS=require SLUICE_SOAK=$(or $(SOAK),10m) $(GO) test -count 1 -timeout 3h -v -p 1 -run '^(TestManyConnections|TestRestartsLoseNothing|TestAnswer.*AtEveryOffset|TestSlowCrowds|TestOpenStreams)$$' ./bpf ./intercept/exchange ./cmd/sluice
+	SLUICE_KERNEL_TESTS=require SLUICE_SOAK=$(or $(SOAK),10m) $(GO) test -count 1 -timeout 3h -v -p 1 -run '^(TestManyConnections|TestRestartsLoseNothing|TestAnswer.*AtEveryOffset|TestSlowCrowds|TestOpenStreams|TestVanishedPeers|TestMemoryPressure)$$' ./bpf ./intercept/exchange ./cmd/sluice
 
 demo: ## see it work: two keys, one running out, then both, then recovery (as root)
 	@[ "$$(id -u)" = 0 ] || { echo "make demo: it attaches BPF programs and makes network namespaces: run 'sudo make demo'" >&2; exit 1; }

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime/debug"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -234,7 +235,7 @@ func (d *sluiced) openInterceptor(context.Context) error {
 	d.exchange, err = exchange.New(exchange.Options{
 		Pools: d.keep, Ties: d.keep, Tokens: d.keep, Dialer: dialer, Leaves: d.ca, RootCAs: roots, Log: d.log, Denied: d.denied,
 		Echoed:              func(x exchange.Echoed) { repeats.seen(x.Pool, x.Member, x.Host, x.Cut) },
-		RefuseUnknownTokens: d.cfg.RefuseTokens, MaxReplayBody: d.cfg.Replay.MaxBody, ReplayBudget: d.cfg.Replay.Budget, MaxIdle: files.Idle,
+		RefuseUnknownTokens: d.cfg.RefuseTokens, MaxReplayBody: d.cfg.Replay.MaxBody, ReplayBudget: keepable(d.cfg.Replay.Budget, debug.SetMemoryLimit(-1)), MaxIdle: files.Idle,
 	})
 	if err != nil {
 		return errors.Join(err, events.Close())

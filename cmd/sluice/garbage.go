@@ -19,6 +19,10 @@ const (
 	weighEvery = 5 * time.Second
 )
 
+// keepable is how much may be kept of requests under the memory limit that GOMEMLIMIT sets, which without one is huge:
+// a quarter of it, as every body was read through a buffer before, goes out through another one, and garbage is on top.
+func keepable(budget, limit int64) int64 { return min(budget, limit/4) }
+
 // keepTidy sets the share by what is in use, until ctx is done.
 func keepTidy(ctx context.Context) {
 	tick := time.NewTicker(weighEvery)

@@ -1,6 +1,23 @@
 package main
 
-import "testing"
+import (
+	"math"
+	"testing"
+)
+
+func TestKeepable(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct{ budget, limit, want int64 }{
+		{256 << 20, math.MaxInt64, 256 << 20}, // GOMEMLIMIT is not set
+		{256 << 20, 64 << 20, 16 << 20},
+		{8 << 20, 64 << 20, 8 << 20},
+		{256 << 20, 2 << 30, 256 << 20},
+	} {
+		if got := keepable(c.budget, c.limit); got != c.want {
+			t.Errorf("of %d under a limit of %d: %d, want %d", c.budget, c.limit, got, c.want)
+		}
+	}
+}
 
 func TestGarbageShare(t *testing.T) {
 	t.Parallel()

@@ -136,13 +136,13 @@ func payload(v *visit) {
 }
 
 // upload reads the body, by default to its end, and answers with its size and
-// hash. early=N answers with status N before it has read anything.
+// hash, delay=T later. early=N answers with status N before it has read anything.
 func upload(v *visit) {
 	if early := number(v, "early", 0); early >= 200 && early <= 599 {
 		v.json(early, map[string]string{"error": "answered before the body was read"})
 		return
 	}
-	if !v.drain() {
+	if !v.drain() || !v.pause(span(v, "delay", 0)) {
 		return
 	}
 	sum := v.body.hex()
