@@ -46,8 +46,8 @@ type loadOrder struct {
 	Limit   time.Duration // for one request, its connect and handshake included
 }
 
-// mostWaiting is what a second without an answer brings together at 500 a second.
-const mostWaiting = 500
+// leastWaiting may always wait at a time, and above that what a second without an answer brings together.
+const leastWaiting = 200
 
 const loadHost = "api.openai.com"
 
@@ -86,7 +86,7 @@ func loadClient() {
 		case <-tick.C:
 			// A ticker drops what comes too late; the rate is kept all the same.
 			for due := int(time.Since(began).Seconds() * float64(order.Rate)); n < due; n++ {
-				if l.waiting() >= mostWaiting {
+				if l.waiting() >= max(order.Rate, leastWaiting) {
 					continue // the machine is too busy for this rate: those would only make it worse
 				}
 				number := n

@@ -167,7 +167,8 @@ func TestRestartsLoseNothing(t *testing.T) {
 		}
 		t.Errorf("lost: %s", f)
 	}
-	if unlucky > 1+got.Answered/10000 {
+	// One a restart: a machine that is busy otherwise asks in bursts, which reach down to the connections that fell quiet.
+	if unlucky > restarts+got.Answered/10000 {
 		t.Errorf("%d of %d requests were sent on connections that were just being closed", unlucky, got.Sent)
 	}
 	t.Logf("%d requests (%.0f/s) on %d connections over %d restarts in %s, the slowest took %s",
