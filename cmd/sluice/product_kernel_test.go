@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -187,12 +188,13 @@ func (p *process) launch(dir, config, state, socket string, through ...string) e
 	p.cmd.Stderr = p.log
 	p.cmd.ExtraFiles = p.files
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := p.cmd.Start(); err != nil {
+	waited, err := begin(p.cmd)
+	if err != nil {
 		return err
 	}
-	cmd, done, ended := p.cmd, p.done, p.ended
+	done, ended := p.done, p.ended
 	go func() {
-		done <- cmd.Wait()
+		done <- <-waited
 		close(ended)
 	}()
 	select {
@@ -203,6 +205,21 @@ func (p *process) launch(dir, config, state, socket string, through ...string) e
 	case <-time.After(startLimit):
 		return fmt.Errorf("the daemon does not serve:\n%s", p.log)
 	}
+}
+
+// begin starts a command that has a Pdeathsig, and gives what Wait says. The signal is sent when the thread ends that was
+// the parent, and threads that have entered a namespace do: this one stays.
+func begin(cmd *exec.Cmd) (waited <-chan error, err error) {
+	started, ended := make(chan error), make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := cmd.Start()
+		if started <- err; err == nil {
+			ended <- cmd.Wait()
+		}
+	}()
+	return ended, <-started
 }
 
 // kill ends the daemon, if it was started and still runs, and waits for its end.
