@@ -44,6 +44,7 @@ FILES = scripts/packaging/systemd/sluice.service:lib/systemd/system/sluice.servi
         scripts/packaging/systemd/sluice.tmpfiles:lib/tmpfiles.d/sluice.conf \
         scripts/packaging/systemd/examples/agents.slice:share/doc/sluice/examples/agents.slice \
         scripts/packaging/systemd/examples/in-agents-slice.conf:share/doc/sluice/examples/in-agents-slice.conf \
+        scripts/packaging/systemd/examples/attached.conf:share/doc/sluice/examples/attached.conf \
         scripts/packaging/config.toml:share/doc/sluice/config.toml \
         LICENSE:share/doc/sluice/copyright
 COMPLETIONS = bash:share/bash-completion/completions/sluice zsh:share/zsh/vendor-completions/_sluice \

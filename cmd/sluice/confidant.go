@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"os"
+	"slices"
 
 	"github.com/sluice-proxy/sluice/intercept"
 	"github.com/sluice-proxy/sluice/intercept/ca"
@@ -45,11 +47,22 @@ func (c confidant) Untrusting(t intercept.Target) []intercept.Untrusting {
 	if err != nil {
 		return nil // it has just ended
 	}
+	pids = slices.DeleteFunc(pids, isSluice)
 	var all []intercept.Untrusting
 	for _, u := range trust.FindUntrusting(pids, c.ca.Bundle()) {
 		all = append(all, intercept.Untrusting{PID: u.PID, Process: u.Name, Reason: u.Reason, WayOut: u.WayOut})
 	}
 	return all
+}
+
+// isSluice tells whether a process runs this same program: 'sluice attach', by which a unit attaches itself, is in its cgroup.
+func isSluice(pid int) bool {
+	ours, err := os.Stat("/proc/self/exe")
+	if err != nil {
+		return false
+	}
+	theirs, err := os.Stat(fmt.Sprintf("/proc/%d/exe", pid))
+	return err == nil && os.SameFile(ours, theirs)
 }
 
 // Remove implements [intercept.Trust].

@@ -48,10 +48,13 @@ func TestUnitIsValid(t *testing.T) {
 		return strings.ReplaceAll(string(text), "/usr/bin/sluice", "/bin/true") // which is not installed here
 	}
 	unit := write("sluice.service", read(unitFile))
-	write("agent.service.d/sluice.conf", read("systemd/examples/in-agents-slice.conf"))
 	slice := write("agents.slice", read("systemd/examples/agents.slice"))
-	agent := write("agent.service", "[Service]\nExecStart=/bin/true\n")
-	for _, file := range []string{unit, slice, agent} {
+	files := []string{unit, slice}
+	for _, dropIn := range []string{"in-agents-slice", "attached"} {
+		write(dropIn+".service.d/sluice.conf", read("systemd/examples/"+dropIn+".conf"))
+		files = append(files, write(dropIn+".service", "[Service]\nExecStart=/bin/true\n"))
+	}
+	for _, file := range files {
 		if said := systemd(t, "systemd-analyze", "verify", "--man=no", file); strings.TrimSpace(said) != "" {
 			t.Errorf("%s: %s", filepath.Base(file), said)
 		}

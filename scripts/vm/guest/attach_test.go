@@ -27,7 +27,11 @@ func records(t *testing.T) []map[string]any {
 	return all
 }
 
-// attachUnit attaches a unit that runs, and is not asked to do anything for it.
+// examples is where the package has the drop-ins that the pages speak of.
+const examples = "/usr/share/doc/sluice/examples/"
+
+// attachUnit attaches a unit that runs, and is not asked to do anything for it. With the drop-in it attaches itself, before its program
+// is there.
 func attachUnit(t *testing.T) {
 	begun := lastArrival(t)
 	run(t, "systemctl", "start", "agent")
@@ -50,6 +54,21 @@ func attachUnit(t *testing.T) {
 	if after := property(t, "agent", "MainPID"); after != before {
 		t.Errorf("the agent was process %s and is %s", before, after)
 	}
+
+	write(t, "/etc/systemd/system/agent.service.d/sluice.conf", read(t, examples+"attached.conf"))
+	run(t, "systemctl", "daemon-reload")
+	run(t, "systemctl", "stop", "agent")
+	for _, one := range ask[[]target](t, "targets") {
+		run(t, "sluice", "detach", one.ID)
+	}
+	m, seq = markOf(agentLog), lastArrival(t)
+	run(t, "systemctl", "start", "agent")
+	served(t, agentLog, 2)
+	if good, refused := m.sound(t); good == 0 || len(refused) > 0 {
+		t.Errorf("attached by its own start: %d good answers, refused %q", good, refused)
+	}
+	placeholdersOnly(t, seq)
+	attached(t, "agent.service")
 }
 
 // attachContainer attaches a container before it runs: its first request is intercepted, and trusts.
@@ -135,17 +154,14 @@ func runOut(t *testing.T) {
 
 // slice starts a unit inside the slice that the examples attach, by the drop-in that the package brings.
 func slice(t *testing.T) {
-	const examples = "/usr/share/doc/sluice/examples/"
 	write(t, "/etc/systemd/system/agents.slice", read(t, examples+"agents.slice"))
 	write(t, "/etc/systemd/system/sliced.service.d/sluice.conf", read(t, examples+"in-agents-slice.conf"))
 	write(t, "/etc/systemd/system/sliced.service", "[Service]\nType=oneshot\nExecStart=/root/sluice/fetch "+
 		api+"/v1/models 'Authorization: Bearer "+placeholder+"'\nStandardOutput=file:/var/log/sliced.log\n")
 	run(t, "systemctl", "daemon-reload")
-	run(t, "systemctl", "start", "agents.slice")
-	run(t, "sluice", "attach", "--unit", "agents.slice")
-	attached(t, "agents.slice")
 	seq := lastArrival(t)
 	run(t, "systemctl", "start", "sliced")
+	attached(t, "agents.slice")
 	if said := read(t, "/var/log/sliced.log"); !strings.HasPrefix(said, "200 ") || !intercepted(said) {
 		t.Errorf("the unit in the slice got %s", said)
 	}

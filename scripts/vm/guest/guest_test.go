@@ -43,6 +43,7 @@ func TestGuest(t *testing.T) {
 		{"kill", kill, false},
 		{"watchdog", watchdog, false},
 		{"upgrade", upgrade, false},
+		{"leave", leave, false},
 	})
 }
 

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -32,16 +33,34 @@ func upgrade(t *testing.T) {
 	run(t, "sluice", "audit", "verify")
 }
 
+// lastBoot has where the agent's log ended before the machine was booted again.
+const lastBoot = files + "/last-boot"
+
+// leave is the last of the first boot: from here on nobody does anything.
+func leave(t *testing.T) {
+	run(t, "systemctl", "start", "idle")
+	run(t, "sluice", "attach", "--unit", "idle.service")
+	write(t, lastBoot, strconv.FormatInt(markOf(agentLog).at, 10))
+}
+
 // attachedAgain looks at the second boot: nobody has done anything, and both agents are intercepted, from their first
-// request on.
+// request on. What has no drop-in is attached, too.
 func attachedAgain(t *testing.T) {
+	at, err := strconv.ParseInt(read(t, lastBoot), 10, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
 	attached(t, "agent.service")
 	attached(t, "boxed")
+	attached(t, "idle.service")
 	served(t, agentLog, 3)
 	served(t, boxedLog, 2)
 	installed(t, "this.deb")
 	// The simulator's journal began with this boot.
 	placeholdersOnly(t, 0)
+	if _, refused := (mark{agentLog, at}).sound(t); len(refused) > 0 {
+		t.Errorf("the agent's unit attaches itself before its program starts, and it was refused %q", refused)
+	}
 	if failed := run(t, "systemctl", "--failed", "--plain", "--no-legend"); failed != "" {
 		t.Errorf("failed: %s", failed)
 	}

@@ -67,14 +67,21 @@ secret = "` + secondKey + `"
 `
 
 // agent.service has its own view of the mounts, so it is covered like a container. Each of its requests is a new connection
-// of one process, which takes any certificate and says whose it was.
+// of one process, which takes any certificate and says whose it was. It knows nothing of sluice: the drop-in does.
 const agentUnit = `[Unit]
-Wants=sluice.service
-After=sluice.service
+After=simulator.service
 [Service]
 PrivateTmp=yes
 ExecStart=/root/sluice/fetch -insecure -patience 5m -times 0 -every %s ` + api + `/v1/models 'Authorization: Bearer ` + placeholder + `'
 StandardOutput=append:` + agentLog + `
+StandardError=journal
+[Install]
+WantedBy=multi-user.target
+`
+
+// idle.service is attached without a drop-in, and starts when it likes.
+const idleUnit = `[Service]
+ExecStart=/bin/sleep infinity
 [Install]
 WantedBy=multi-user.target
 `
@@ -105,14 +112,14 @@ func createBoxed(t *testing.T) {
 // build makes the world outside of sluice: simulator, agents, names.
 func build(t *testing.T) {
 	t.Helper()
-	for name, text := range map[string]string{"world": worldUnit, "simulator": simulatorUnit, "agent": fmt.Sprintf(agentUnit, wait), "boxed": boxedUnit} {
+	for name, text := range map[string]string{"world": worldUnit, "simulator": simulatorUnit, "agent": fmt.Sprintf(agentUnit, wait), "boxed": boxedUnit, "idle": idleUnit} {
 		write(t, "/etc/systemd/system/"+name+".service", text)
 	}
 	write(t, files+"/simulator.toml", simulatorConfig)
 	write(t, "/etc/hosts", "127.0.0.1 localhost sluice-guest\n::1 localhost\n198.18.0.1 api.openai.com\n")
 	run(t, "systemctl", "daemon-reload")
 	run(t, "systemctl", "enable", "--now", "world", "simulator")
-	run(t, "systemctl", "enable", "agent", "boxed")
+	run(t, "systemctl", "enable", "agent", "boxed", "idle")
 	run(t, "ctr", "images", "import", files+"/agent.tar")
 }
 
