@@ -54,7 +54,7 @@ func (h *host) product(ctx context.Context, g *guest, boot, parcel string) error
 		}
 		run := "^" + test + "$"
 		if h.only != "" {
-			run += "/" + h.only
+			run += "/(" + h.only + ")"
 		}
 		if err := h.goTest(ctx, g, "-tags", "guest", "-run", run, "./scripts/vm/guest"); err != nil {
 			return err
