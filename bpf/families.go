@@ -99,16 +99,30 @@ type progLoadAttr struct {
 	_                   uint32 // attach_btf_obj_fd: the kernel itself
 }
 
+// errNoModule says that the kernel could run LSM programs, and was started without.
+var errNoModule = fmt.Errorf("the kernel was not started with bpf among its security modules (lsm=): %w", ebpf.ErrNotSupported)
+
 // haveFamilies tries an LSM program for cgroups. A kernel on which BPF is not among the security modules takes one, and never runs it.
 func haveFamilies() error {
 	if modules, err := os.ReadFile("/sys/kernel/security/lsm"); err == nil && !strings.Contains(","+strings.TrimSpace(string(modules))+",", ",bpf,") {
-		return fmt.Errorf("the kernel was not started with bpf among its security modules (lsm=): %w", ebpf.ErrNotSupported)
+		return errNoModule
 	}
 	prog, err := loadLSMCgroup("probe", "socket_create", asm.Instructions{asm.Mov.Imm(asm.R0, 1), asm.Return()})
 	if err != nil {
-		return fmt.Errorf("load a probe: %w", errors.Join(ebpf.ErrNotSupported, err))
+		return fmt.Errorf("load a probe: %w", lackOfLSM(err))
 	}
 	return prog.Close()
+}
+
+// lackOfLSM marks those failures to load an LSM program for cgroups that tell of a kernel without them: it does not know the
+// attach type (EINVAL), has no such hook or no types, or lets not even root have any (EPERM). Any other is a failure.
+func lackOfLSM(err error) error {
+	for _, lack := range []error{unix.EINVAL, unix.EPERM, btf.ErrNotFound, os.ErrNotExist} {
+		if errors.Is(err, lack) {
+			return errors.Join(ebpf.ErrNotSupported, err)
+		}
+	}
+	return err
 }
 
 func (r *Redirect) closeFamilies() error { return r.families.Close() }

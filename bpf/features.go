@@ -17,8 +17,12 @@ type Feature struct {
 	Name      string
 	MinKernel string // the oldest mainline release that has it
 	Optional  bool   // the redirect works without it, only less well
+	WayOut    string // what gives it to this kernel; empty: nothing, if it is not supported
 	Err       error  // nil: it is there
 }
+
+// Missing tells whether the kernel lacks it, as far as is known: another error is one of asking.
+func (f Feature) Missing() bool { return errors.Is(f.Err, ebpf.ErrNotSupported) }
 
 // UnsupportedError says what the kernel lacks.
 type UnsupportedError struct {
@@ -60,8 +64,19 @@ func Probe() []Feature {
 		{Name: "asking a socket for its network namespace's cookie (SO_NETNS_COOKIE)", MinKernel: "5.14", Err: haveNetnsCookie()},
 		setRetval,
 		{Name: "refusing what is made again before it is attached (kernel type information)", MinKernel: "5.4", Optional: true, Err: haveBTF()},
-		{Name: "refusing AF_XDP and the like (LSM programs on cgroups)", MinKernel: "6.0", Optional: true, Err: haveFamilies()},
+		probeFamilies(),
 	}
+}
+
+func probeFamilies() Feature {
+	f := Feature{Name: "refusing AF_XDP and the like (LSM programs on cgroups)", MinKernel: "6.0", Optional: true, Err: haveFamilies()}
+	switch {
+	case errors.Is(f.Err, errNoModule):
+		f.WayOut = "add bpf to lsm= on the kernel's command line"
+	case errors.Is(f.Err, unix.EPERM):
+		f.WayOut = "boot without what forbids such programs to root: the kernel's lockdown=, or a security module of the host's"
+	}
+	return f
 }
 
 // haveBTF looks for the kernel's type information, which the vigil's programs are fitted to the kernel by.
@@ -136,7 +151,7 @@ func haveNetnsCookie() error {
 // explain turns a failed load into the feature that was found missing, if one was.
 func explain(err error, probed []Feature) error {
 	for _, f := range probed {
-		if !f.Optional && errors.Is(f.Err, ebpf.ErrNotSupported) {
+		if !f.Optional && f.Missing() {
 			return &UnsupportedError{Feature: f.Name, MinKernel: f.MinKernel}
 		}
 	}

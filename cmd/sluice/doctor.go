@@ -188,7 +188,14 @@ func checkKernel(features []bpf.Feature) []finding {
 	const check = "kernel"
 	var lacking []finding
 	for _, f := range features {
-		switch mend := "boot Linux " + f.MinKernel + " or newer"; {
+		mend := "boot Linux " + f.MinKernel + " or newer"
+		switch {
+		case f.WayOut != "":
+			mend = f.WayOut
+		case !f.Missing(): // it could not be asked for
+			mend = "ask again; if it stays, the journal of the kernel (dmesg) may say more"
+		}
+		switch {
 		case f.Err == nil:
 		case f.Optional:
 			lacking = append(lacking, warn(check, mend, "it works, but without %s: %s", f.Name, f.Err))

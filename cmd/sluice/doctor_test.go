@@ -10,7 +10,7 @@ import (
 
 // A kernel that lacks what sluice can do without is no failure: Linux 5.15, which is promised, is one.
 func TestDoctorOnAnOldKernel(t *testing.T) {
-	why := errors.New("not supported")
+	why := &bpf.UnsupportedError{Feature: "it", MinKernel: "5.18"}
 	here := bpf.Feature{Name: "hooks", MinKernel: "4.17"}
 	optional := bpf.Feature{Name: "choosing errors", MinKernel: "5.18", Optional: true, Err: why}
 	needed := bpf.Feature{Name: "cookies", MinKernel: "5.14", Err: why}
@@ -39,6 +39,15 @@ func TestDoctorOnAnOldKernel(t *testing.T) {
 		}
 		if said := strings.Join(got, ", "); said != c.want {
 			t.Errorf("%s: %q, want %q", c.name, said, c.want)
+		}
+	}
+	// Another kernel is a way out only for what this one lacks.
+	for mend, f := range map[string]bpf.Feature{
+		"lsm=":      {Name: "families", MinKernel: "6.0", Optional: true, Err: why, WayOut: "add bpf to lsm= on the kernel's command line"},
+		"ask again": {Name: "families", MinKernel: "6.0", Optional: true, Err: errors.New("load a probe: cannot allocate memory")},
+	} {
+		if found := checkKernel([]bpf.Feature{f}); len(found) != 1 || !strings.Contains(found[0].Mend, mend) || strings.Contains(found[0].Mend, "boot Linux") {
+			t.Errorf("%v: %+v, want %q", f.Err, found, mend)
 		}
 	}
 }
