@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cilium/ebpf"
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/sluice-proxy/sluice/bpf"
@@ -91,11 +93,23 @@ func index(t testing.TB, netns, name string) (index int) {
 	return index
 }
 
-// guardAll puts the guard on the agent's links.
+// guardAll puts the guard on the agent's links, where the kernel has no tcx (before Linux 6.6) as a filter of clsact.
 func (w *world) guardAll(t testing.TB) {
 	t.Helper()
+	guard := func(index int, arphrd uint16) error {
+		if err := w.GuardLink(w.doorman.cookie, index, arphrd); !errors.Is(err, ebpf.ErrNotSupported) {
+			return err
+		}
+		qdisc := &netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{
+			LinkIndex: index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT,
+		}}
+		return errors.Join(netlink.QdiscAdd(qdisc), netlink.FilterAdd(&netlink.BpfFilter{
+			FilterAttrs: netlink.FilterAttrs{LinkIndex: index, Parent: netlink.HANDLE_MIN_EGRESS, Handle: 1, Priority: 1, Protocol: unix.ETH_P_ALL},
+			Fd:          w.GuardProgram(arphrd).FD(), Name: "guard", DirectAction: true,
+		}))
+	}
 	must(t, kerneltest.In(w.Agent, func() error {
-		return errors.Join(w.GuardLink(w.doorman.cookie, 1, unix.ARPHRD_LOOPBACK), w.GuardLink(w.doorman.cookie, linkIndex(w.Link), unix.ARPHRD_ETHER))
+		return errors.Join(guard(1, unix.ARPHRD_LOOPBACK), guard(linkIndex(w.Link), unix.ARPHRD_ETHER))
 	}))
 }
 
