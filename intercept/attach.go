@@ -40,8 +40,8 @@ type Request struct {
 
 // Attach puts the programs on a cgroup, after every network namespace of its processes
 // has listeners. A cgroup that is attached already is put right if something is not in force, and its target
-// returned. A container that does not run is attached when it starts; a selector's
-// containers, those that run and those to come, become targets of their own. When it fails, nothing is left: no
+// returned; one whose target waits or failed is tried again, and stays a target if that fails. A container that does not run is attached when it starts; a selector's
+// containers, those that run and those to come, become targets of their own. When it fails, nothing new is left: no
 // program, no listener, no row. The errors match what cgroup.Validate, cgroup.OfPID, cgroup.OfUnit and
 // container.Finder give, ErrConflict, ErrExclusive and ErrStopped.
 func (in *Interceptor) Attach(ctx context.Context, r Request) (Target, error) {
@@ -91,6 +91,9 @@ func (in *Interceptor) add(ctx context.Context, v Target, pid int) (Target, erro
 			return Target{}, fmt.Errorf("%s: %w: it is target %s, for other pools; detach that first", v.what(), ErrConflict, t.ID)
 		}
 		in.mend(ctx, t)
+		if err := in.retry(ctx, t); err != nil {
+			return Target{}, fmt.Errorf("%s, which is target %s: %w", v.what(), t.ID, err)
+		}
 		return in.judge(in.present(t)), nil
 	}
 	// A socket's hooks would run once for each attached cgroup above it, and the second run

@@ -237,7 +237,7 @@ func (in *Interceptor) bring(ctx context.Context, t *target, c container.Contain
 	t.describe(c)
 	t.Cgroup, t.CgroupID = path, 0
 	in.mu.Unlock()
-	in.raise(ctx, t, before)
+	_ = in.raise(ctx, t, before)
 	in.keepVigil()
 	in.accompany(t)
 	in.confide(ctx, t, after)

@@ -42,7 +42,7 @@ func (in *Interceptor) follow(ctx context.Context, t *target, path string) {
 			in.ops.Lock()
 			failed := false
 			if ctx.Err() == nil && !in.stopped {
-				in.raise(t.life, t, witness(t, 0))
+				_ = in.raise(t.life, t, witness(t, 0))
 				in.mu.RLock()
 				failed = t.State == StateFailed
 				in.mu.RUnlock()
@@ -58,6 +58,8 @@ func (in *Interceptor) follow(ctx context.Context, t *target, path string) {
 // watch follows an attached cgroup until it is removed; it is false when the following
 // ended for another reason.
 func (in *Interceptor) watch(ctx context.Context, t *target, path string) bool {
+	ctx, end := context.WithCancel(ctx)
+	defer end()
 	events, err := cgroup.Watch(ctx, path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return true
@@ -65,6 +67,9 @@ func (in *Interceptor) watch(ctx context.Context, t *target, path string) bool {
 	if err != nil {
 		in.opts.Log.Error("cgroup not watched: it will not be attached again after it was removed", "target", t.ID, "error", err)
 		return false
+	}
+	if id, err := cgroup.ID(path); err != nil || id != in.present(t).CgroupID {
+		return true // it was made again since it was attached, and what is watched is another one
 	}
 	for e := range events {
 		switch e {
@@ -111,8 +116,22 @@ func (in *Interceptor) drop(t *target) {
 	in.opts.Log.Info("cgroup removed: waiting for its return", "target", t.ID, "cgroup", t.Cgroup)
 }
 
-// raise is engage for a target that stays, whatever comes of it. The caller holds ops.
-func (in *Interceptor) raise(ctx context.Context, t *target, witness int) {
+// retry attaches a target that waits for its cgroup, which is there, but follow has not come to it yet; or that failed. The caller
+// holds ops.
+func (in *Interceptor) retry(ctx context.Context, t *target) error {
+	v := in.present(t)
+	if v.State != StateWaiting && v.State != StateFailed || v.Kind == KindContainer || v.Kind == KindRun {
+		return nil // a container's events tell, and they know its cgroup
+	}
+	if err := in.raise(ctx, t, witness(t, 0)); err != nil {
+		return err
+	}
+	in.accompany(t)
+	return nil
+}
+
+// raise is engage for a target that stays, whatever comes of it: the error is its reason. The caller holds ops.
+func (in *Interceptor) raise(ctx context.Context, t *target, witness int) error {
 	before := t.CgroupID
 	_, err := cgroup.Validate(t.Cgroup)
 	if err == nil {
@@ -125,7 +144,7 @@ func (in *Interceptor) raise(ctx context.Context, t *target, witness int) {
 				in.opts.Log.Error("target's new cgroup not remembered", "target", t.ID, "error", err)
 			}
 		}
-		return
+		return nil
 	}
 	state := StateFailed
 	if errors.Is(err, fs.ErrNotExist) {
@@ -137,6 +156,7 @@ func (in *Interceptor) raise(ctx context.Context, t *target, witness int) {
 	if err := in.release(t); err != nil {
 		in.opts.Log.Error("listeners not taken back", "target", t.ID, "error", err)
 	}
+	return err
 }
 
 // keepVigil has the places of the targets' cgroups watched by the kernel: what is made there again

@@ -323,7 +323,7 @@ func (in *Interceptor) recall(ctx context.Context, remembered Target) error {
 	case t.Cgroup == "":
 		t.State, t.Reason = StateWaiting, notRunning
 	default:
-		in.raise(ctx, t, anyOf(t))
+		_ = in.raise(ctx, t, anyOf(t))
 	}
 	in.accompany(t)
 	if t.Kind == KindSelector || t.Kind == KindContainer {

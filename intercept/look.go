@@ -109,7 +109,7 @@ func (in *Interceptor) mend(ctx context.Context, t *target) {
 	}
 	in.drop(t)
 	if err == nil {
-		in.raise(ctx, t, witness(t, 0))
+		_ = in.raise(ctx, t, witness(t, 0))
 	}
 	in.accompany(t)
 }

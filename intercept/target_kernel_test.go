@@ -31,6 +31,44 @@ func TestAttachTwiceIsTheSameTarget(t *testing.T) {
 	}
 }
 
+// A cgroup that was made again is attached when Attach returns, also if the daemon has not heard yet that it had gone, or has, and
+// not that it is back.
+func TestAttachOfWhatWasMadeAgain(t *testing.T) {
+	dir := newCgroup(t)
+	b := newBench(t, nil)
+	first, err := b.Attach(t.Context(), Request{Cgroup: dir})
+	must(t, err)
+	again := func() {
+		t.Helper()
+		must(t, os.Remove(dir))
+		must(t, os.Mkdir(dir, 0o755))
+	}
+	for i := range 200 {
+		again()
+		time.Sleep(time.Duration(i%20) * 50 * time.Microsecond) // it hears of it at some time or other
+		got, err := b.Attach(t.Context(), Request{Cgroup: dir})
+		if err != nil || got.ID != first.ID || got.State != StateAttached {
+			t.Fatalf("the %dth time: %v, %+v", i+1, err, got)
+		}
+	}
+	again()
+	eventually(t, "it is followed as before", func() bool { return b.Targets()[0].State == StateAttached })
+
+	b.kernel.set("attach", errors.New("an exclusive program"))
+	again()
+	eventually(t, "it fails", func() bool { return b.Targets()[0].State == StateFailed })
+	if got, err := b.Attach(t.Context(), Request{Cgroup: dir}); err == nil || !strings.Contains(err.Error(), "an exclusive program") {
+		t.Errorf("while it cannot be attached: %v, %+v", err, got)
+	}
+	b.kernel.set("attach", nil)
+	got, err := b.Attach(t.Context(), Request{Cgroup: dir})
+	if err != nil || got.State != StateAttached {
+		t.Errorf("once it can: %v, %+v", err, got)
+	}
+	again()
+	eventually(t, "it is followed again", func() bool { return b.Targets()[0].State == StateAttached })
+}
+
 func TestAttachRefusals(t *testing.T) {
 	dir := newCgroup(t)
 	mount, err := cgroup.Mount()
