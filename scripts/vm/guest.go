@@ -65,9 +65,22 @@ func (g *guest) ready(ctx context.Context, notBoot string) (boot string, err err
 
 // reboot boots the guest again, and waits until it is up.
 func (g *guest) reboot(ctx context.Context, boot string) (string, error) {
-	// The connection may be cut before the answer.
-	try, done := context.WithTimeout(ctx, commandLimit)
-	defer done()
-	_, _ = g.say(try, "systemctl reboot", nil)
-	return g.ready(ctx, boot)
+	ctx, cancel := context.WithTimeout(ctx, bootLimit)
+	defer cancel()
+	for {
+		// It is asked until it has said that it will, or has: a connection may fail, or be cut before the answer.
+		try, done := context.WithTimeout(ctx, commandLimit)
+		_, tried := g.say(try, "test $(cat /proc/sys/kernel/random/boot_id) != "+boot+" || systemctl reboot", nil)
+		done()
+		if tried == nil {
+			return g.ready(ctx, boot)
+		}
+		select {
+		case <-g.ended:
+			return "", errors.New("the machine is off")
+		case <-ctx.Done():
+			return "", errors.Join(ctx.Err(), tried)
+		case <-time.After(time.Second):
+		}
+	}
 }
