@@ -4,6 +4,7 @@ package trust
 
 import (
 	"bytes"
+	"crypto/x509"
 	"encoding/pem"
 	"path/filepath"
 	"slices"
@@ -135,6 +136,22 @@ func (p Places) python() (patterns []string) {
 		}
 	}
 	return patterns
+}
+
+// serves tells whether what was found by one of prefixBundles is no bundle: there a server may keep its own certificate, with
+// those that vouch for it and its key.
+func serves(path string, text []byte) bool {
+	if slices.Contains(systemBundles, path) || !slices.ContainsFunc(prefixBundles, func(b string) bool { return strings.HasSuffix(path, "/"+b) }) {
+		return false
+	}
+	if bytes.Contains(text, []byte("PRIVATE KEY-----")) {
+		return true
+	}
+	for _, block := range certificates(text) {
+		c, err := x509.ParseCertificate(block.Bytes)
+		return err == nil && !c.IsCA && !bytes.Equal(c.RawIssuer, c.RawSubject)
+	}
+	return false
 }
 
 // plain makes a pattern of a path that matches nothing else.

@@ -140,6 +140,9 @@ func read(spots []spot, ca []byte) (good []spot, odd []error) {
 		if s.named && (err != nil || len(certificates(text)) == 0 && !isKeyStore(text)) {
 			continue // a variable may name anything
 		}
+		if serves(s.at, text) {
+			continue
+		}
 		if err == nil {
 			if s.sheet.text, err = MergeAny(text, ca); err != nil {
 				err = fmt.Errorf("%s is not covered: %w", s.at, err)

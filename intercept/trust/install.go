@@ -1,9 +1,11 @@
 package trust
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 
 	"golang.org/x/sys/unix"
@@ -62,20 +64,28 @@ func Install(ca []byte, environ []string, home string) ([]string, error) {
 	return environ, nil
 }
 
-// cover mounts a merged copy over each bundle. A key store that cannot be added to is left as it is: what the
-// command starts may well be no Java.
+// cover mounts a merged copy over each bundle, with its owner and permissions. A key store that cannot be added to is left
+// as it is: what the command starts may well be no Java. So is what has no certificate, for the environment is the user's.
 func cover(bundles []string, ca []byte) error {
 	for i, path := range bundles {
+		var st unix.Stat_t
+		if err := unix.Stat(path, &st); err != nil {
+			return fmt.Errorf("look at %s: %w", path, err)
+		}
 		original, err := os.ReadFile(path)
 		if err != nil {
 			return fmt.Errorf("read %s: %w", path, err)
+		}
+		if serves(path, original) || len(certificates(original)) == 0 && !isKeyStore(original) && !slices.Contains(systemBundles, path) {
+			continue
 		}
 		both, err := MergeAny(original, ca)
 		if err != nil {
 			continue
 		}
 		merged := filepath.Join(Dir, "over-"+strconv.Itoa(i)+".pem")
-		if err := os.WriteFile(merged, both, 0o644); err != nil {
+		err = os.WriteFile(merged, both, 0o600)
+		if err = errors.Join(err, os.Chown(merged, int(st.Uid), int(st.Gid)), os.Chmod(merged, os.FileMode(st.Mode&0o777))); err != nil {
 			return fmt.Errorf("merge %s: %w", path, err)
 		}
 		if err := unix.Mount(merged, path, "", unix.MS_BIND, ""); err != nil {

@@ -166,4 +166,17 @@ func TestInstall(t *testing.T) {
 			}
 		}
 	})
+	t.Run("what is no bundle", func(t *testing.T) {
+		t.Parallel()
+		const prose, key = "env/lib/python3.12/site-packages/certifi/cacert.pem", "env/ssl/cert.pem"
+		home := t.TempDir()
+		kept := map[string][]byte{prose: []byte("root:$y$j9T$:20000:0:99999:7:::\n"), key: append([]byte("-----BEGIN PRIVATE KEY-----\n-----END PRIVATE KEY-----\n"), root.pem...)}
+		r, _ := ask(t, scenario{CA: ours.pem, System: system, Home: home, Files: kept, Read: []string{prose, key}, Environ: []string{"PATH=" + home + "/env/bin"}}, nil)
+		if r.Read[0] != string(kept[prose]) || r.Read[1] != string(kept[key]) {
+			t.Errorf("it was covered: %q", r.Read)
+		}
+		if strings.Contains(r.Mounts, home) {
+			t.Errorf("covered: %s", r.Mounts)
+		}
+	})
 }

@@ -1,11 +1,19 @@
 package trust
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/pem"
 	"errors"
+	"math/big"
 	"os"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 func certificate(name string) []byte {
@@ -30,6 +38,51 @@ func TestMergeAddsOnce(t *testing.T) {
 	if n := len(certificates(Merge(unended, ca))); n != 3 {
 		t.Fatalf("a file without a last line break: %d certificates, want 3", n)
 	}
+}
+
+// TestWhatAServerKeeps: a server's own certificate is not mistaken for a bundle, where a bundle is only guessed to be.
+func TestWhatAServerKeeps(t *testing.T) {
+	t.Parallel()
+	root, leaf := issued(t, true, true), issued(t, false, false)
+	key := pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: []byte("a key")})
+	for _, c := range []struct {
+		path string
+		text []byte
+		want bool
+	}{
+		{"/opt/conda/ssl/cacert.pem", slices.Concat(root, root), false},
+		{"/opt/conda/ssl/cacert.pem", certificate("what is no certificate"), false},
+		{"/usr/local/ssl/cert.pem", issued(t, false, true), false}, // signed by itself, and trusted for that
+		{"/usr/local/ssl/cert.pem", slices.Concat(leaf, root), true},
+		{"/opt/app/ssl/cert.pem", slices.Concat(key, root), true},
+		{"/etc/ssl/cert.pem", slices.Concat(leaf, root), false}, // the system's
+		{"/app/.venv/lib/python3.12/site-packages/certifi/cacert.pem", slices.Concat(leaf, root), false},
+	} {
+		if got := serves(c.path, c.text); got != c.want {
+			t.Errorf("%s: %t, want %t", c.path, got, c.want)
+		}
+	}
+}
+
+// issued is a certificate of an authority's or not, signed by itself or by another one.
+func issued(t *testing.T, authority, itself bool) []byte {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "one"}, NotAfter: time.Now().Add(time.Hour), IsCA: authority, BasicConstraintsValid: true,
+	}
+	by := c
+	if !itself {
+		by = &x509.Certificate{Subject: pkix.Name{CommonName: "another"}}
+	}
+	der, err := x509.CreateCertificate(rand.Reader, c, by, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
 }
 
 func TestMergeOfBrokenBundles(t *testing.T) {
