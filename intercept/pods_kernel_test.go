@@ -18,7 +18,7 @@ func TestPodsContainers(t *testing.T) {
 	greeter(t, ns, addr.String())
 	labelled := box.Pod("prod", "web", map[string]string{"app": "agent"})
 	other := box.Pod("prod", "other", nil)
-	const times = 5
+	const times = 3
 	run := func(p *containerbox.Pod, attempt uint32, intercepted uint64) {
 		t.Helper()
 		before := d.Counters().Spliced

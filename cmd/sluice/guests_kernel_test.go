@@ -16,15 +16,15 @@ func TestGuestsOfOtherRuntimes(t *testing.T) {
 		{"tart", "tart", "exec box sudo -n -u #10000 -g #10000 -- env HOME=/ LOGNAME=10000 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin USER=10000 hermes auth reset openai-codex"},
 	} {
 		t.Run(c.runtime, func(t *testing.T) {
-			h := newEmptyHouse(t, nil, nil, fmt.Sprintf("[containers]\nruntime = %q\n", c.runtime))
-			bin, record := t.TempDir(), filepath.Join(h.dir, "record")
+			bin := t.TempDir()
+			record := filepath.Join(bin, "record")
 			// A stand-in for a client of macOS' that has no files in its guest, and runs everything else.
 			script := "#!/bin/sh\necho \"$*\" >>" + record + "\ncase \"$*\" in *' cat -- '*) echo 'cat: No such file or directory' >&2; exit 1 ;; esac\necho done\n"
 			if err := os.WriteFile(filepath.Join(bin, c.client), []byte(script), 0o755); err != nil {
 				t.Fatal(err)
 			}
-			h.daemon.kill()
-			h.start("env", "PATH="+bin+":"+os.Getenv("PATH"))
+			t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
+			h := newEmptyHouse(t, nil, nil, fmt.Sprintf("[containers]\nruntime = %q\n", c.runtime))
 			h.sluice("sk-guest", "cred", "add", "a1")
 			h.sluice("", "pool", "create", "openai", "--members", "a1", "--provider", "openai", "--auth-reset-target", "openai-codex", "--container", "box")
 			if said := h.sluice("", "pool", "reset-agent", "openai"); !strings.Contains(said, "succeeded") || !strings.Contains(said, "done") {

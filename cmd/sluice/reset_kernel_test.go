@@ -213,8 +213,8 @@ func TestResetOutlivesTheDaemons(t *testing.T) {
 	}
 }
 
-// TestAgentOnTheHostIsReset: an agent that is in no container, attached by its process, is reset in its cgroup as
-// its user, and works again.
+// TestAgentOnTheHostIsReset: an agent that is in no container, attached by its cgroup, its unit or its process, is reset in
+// its cgroup as its user, and works again.
 func TestAgentOnTheHostIsReset(t *testing.T) {
 	needs(t, "setpriv", "nsenter", "unshare")
 	const url = "https://api.openai.com/v1/chat/completions"
@@ -235,7 +235,11 @@ func TestAgentOnTheHostIsReset(t *testing.T) {
 		os.WriteFile(filepath.Join(dir, "ca.pem"), []byte(h.sluice("", "ca", "show")), 0o644)); err != nil {
 		t.Fatal(err)
 	}
-	agent := kerneltest.Command(t, kerneltest.Cgroup(t), nil, "nsenter", "--net="+h.pair.Agent, "unshare", "--mount", "sh", "-c",
+	unit := filepath.Join(kerneltest.Cgroup(t), fmt.Sprintf("reset-agent-%d.service", os.Getpid()))
+	if err := os.Mkdir(unit, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	agent := kerneltest.Command(t, unit, nil, "nsenter", "--net="+h.pair.Agent, "unshare", "--mount", "sh", "-c",
 		`mount --bind "$0" /etc/hosts && exec env -i "$@"`, filepath.Join(h.dir, "hosts"),
 		"PATH="+dir+":/usr/bin:/bin", "HOME="+home, "SSL_CERT_FILE="+filepath.Join(dir, "ca.pem"), "OPENAI_API_KEY=placeholder",
 		"setpriv", fmt.Sprintf("--reuid=%d", containerbox.Agent), fmt.Sprintf("--regid=%d", containerbox.Agent), "--clear-groups",
@@ -268,7 +272,16 @@ func TestAgentOnTheHostIsReset(t *testing.T) {
 	if !said.Scan() {
 		t.Fatal("the agent does not start")
 	}
-	h.sluice("", "attach", "--pid", strconv.Itoa(agent.Process.Pid))
+	for _, by := range [][]string{{"--cgroup", unit}, {"--unit", filepath.Base(unit)}, {"--pid", strconv.Itoa(agent.Process.Pid)}} {
+		h.sluice("", "detach", "--all")
+		h.sluice("", append([]string{"attach"}, by...)...)
+		plan := h.sluice("", "pool", "reset-agent", "main", "--dry-run")
+		for _, want := range []string{"cgroup " + unit, "hermes auth reset openai-codex", "10000:10000"} {
+			if !strings.Contains(plan, want) {
+				t.Errorf("attached by %s, the plan has no %q:\n%s", by[0], want, plan)
+			}
+		}
+	}
 	asks("0 200")
 	if err := h.sim.Spend("good", 10*time.Second); err != nil {
 		t.Fatal(err)

@@ -96,7 +96,7 @@ func TestAFirstRequestTrusts(t *testing.T) {
 		Env: []string{"SSL_CERT_FILE=/etc/own.pem"}, Mounts: map[string]string{"/etc/own.pem": filepath.Join(w.dir, "own.pem")},
 	})
 	id := strings.TrimSpace(w.sluice("", "attach", "--container", "agent", "--namespace", w.box.Namespace))
-	const starts = 10
+	const starts = 5
 	for range starts {
 		c.Start()
 		c.Wait()
