@@ -41,16 +41,10 @@ type home struct {
 	refs   int // under dialer.mu
 }
 
-// DefaultVanished is how long an upstream may acknowledge nothing. The kernel would go on for a
-// quarter of an hour (tcp_retries2), and an agent's request that long without an answer.
-const DefaultVanished = time.Minute
-
 // NewDialer makes a Dialer that knows no namespace; the Interceptor tells it. What it dials is given up,
-// with ETIMEDOUT, when the other side has acknowledged nothing for so long; 0: DefaultVanished.
+// with ETIMEDOUT, when the other side has acknowledged nothing for so long: the kernel alone would go on for a quarter of an hour
+// (tcp_retries2), and an agent's request that long without an answer.
 func NewDialer(vanished time.Duration) *Dialer {
-	if vanished == 0 {
-		vanished = DefaultVanished
-	}
 	return &Dialer{vanished: vanished, homes: make(map[uint64]*home)}
 }
 

@@ -422,7 +422,7 @@ func newBench(t testing.TB, edit func(*bench, *Options)) *bench {
 		routes: &routes{hosts: []string{"bound.test"}, ports: []uint16{443}, changed: make(chan struct{})},
 	}
 	opts := Options{
-		Routes: b.routes, Dialer: NewDialer(0),
+		Routes: b.routes, Dialer: NewDialer(time.Minute),
 		Log:     slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug})),
 		Silence: 50 * time.Millisecond, HelloTimeout: 300 * time.Millisecond, Idle: 300 * time.Millisecond,
 		Drain: 300 * time.Millisecond,

@@ -12,7 +12,6 @@ import (
 
 	"github.com/pelletier/go-toml/v2"
 
-	"github.com/sluice-proxy/sluice/intercept"
 	"github.com/sluice-proxy/sluice/intercept/container"
 	"github.com/sluice-proxy/sluice/pool"
 	"github.com/sluice-proxy/sluice/reset"
@@ -121,7 +120,7 @@ type rawConfig struct {
 func defaultConfig() config {
 	return config{
 		StateDir: defaultStateDir, Socket: defaultSocket, PinDir: defaultPinDir, Guard: guardOn, MaxFlows: 65536,
-		DrainTime: 30 * time.Second, VanishedAfter: intercept.DefaultVanished, LogLevel: "info", LogFormat: "auto",
+		DrainTime: 30 * time.Second, VanishedAfter: time.Minute, LogLevel: "info", LogFormat: "auto",
 		Pool:   poolConfig{MaxStatedRetry: 15 * time.Minute, ProbeInterval: 15 * time.Minute, MaxHeld: pool.DefaultMaxHeld},
 		Replay: replayConfig{MaxBody: 32 << 20, Budget: 256 << 20},
 		Containers: containersConfig{
