@@ -97,7 +97,7 @@ func (s *street) inside(f func() error) {
 func TestUpstreamsAreGivenUp(t *testing.T) {
 	s := newStreet(t, nil, echoBack)
 	for limit, want := range map[time.Duration][3]int{
-		0:                {60_000, 15, 15},
+		time.Minute:      {60_000, 15, 15},
 		8 * time.Second:  {8_000, 2, 2},
 		90 * time.Second: {90_000, 23, 23}, // rounded up
 	} {
