@@ -150,8 +150,11 @@ type hunt struct {
 func (h *hunt) lookAt(q int) {
 	g := binary.LittleEndian.Uint64(h.p[q:])
 	h.lookUp(g, q)
-	if has(g, '\\') || has(g, '%') {
+	if escapes(g) {
 		h.read(q, q, 0, 0)
+	}
+	if q >= gram && !escapes(binary.LittleEndian.Uint64(h.p[q-gram:])) {
+		return // no escape goes on at q: none is as long as a group
 	}
 	for at := max(h.from, q-longestEscape+1); at < q; at++ {
 		if h.p[at] != '\\' && h.p[at] != '%' {
@@ -162,6 +165,9 @@ func (h *hunt) lookAt(q int) {
 		}
 	}
 }
+
+// escapes says whether an escape may begin in a group.
+func escapes(g uint64) bool { return has(g, '\\') || has(g, '%') }
 
 // read reads the group of which n characters, those in g, end at s, and looks up what it
 // may be: where bytes are characters and an escape, too, it is more than one. If p ends
