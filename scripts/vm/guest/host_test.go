@@ -3,8 +3,12 @@
 package guest
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
+	"io"
+	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -76,7 +80,7 @@ func eventually(t *testing.T, what string, f func() (missing string)) {
 		if time.Since(begun) > patience {
 			t.Fatalf("%s: not within %s: %s\n%s", what, patience, missing, journal())
 		}
-		time.Sleep(100 * time.Millisecond)
+		time.Sleep(200 * time.Millisecond)
 	}
 }
 
@@ -113,6 +117,25 @@ func ask[T any](t *testing.T, argv ...string) T {
 	return into
 }
 
+// get decodes what the API says to a GET. It costs an emulated processor a fraction of a command's start, so it is for what is asked again
+// and again.
+func get[T any](path string) (into T, err error) {
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", "/run/sluice/sluice.sock")
+	}
+	client := &http.Client{Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}, Timeout: patience}
+	resp, err := client.Get("http://sluice" + path)
+	if err != nil {
+		return into, err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		said, _ := io.ReadAll(resp.Body)
+		return into, fmt.Errorf("GET %s: %s: %s", path, resp.Status, said)
+	}
+	return into, json.NewDecoder(resp.Body).Decode(&into)
+}
+
 type target struct {
 	ID, Kind, Unit, Container, State, Reason, Cgroup string
 }
@@ -121,10 +144,9 @@ type target struct {
 func attached(t *testing.T, name string) {
 	t.Helper()
 	eventually(t, name+" is attached", func() string {
-		out, status := try("sluice", "-o", "json", "targets")
-		var all []target
-		if err := json.Unmarshal([]byte(out), &all); status != 0 || err != nil {
-			return fmt.Sprintf("sluice targets: %d (%v) %s", status, err, out)
+		all, err := get[[]target]("/api/targets")
+		if err != nil {
+			return err.Error()
 		}
 		for _, one := range all {
 			if (one.Unit == name || one.Container == name) && one.State == "attached" {
@@ -143,10 +165,14 @@ type event struct {
 // kinds are those of the events after seq, in order, without those of other kinds than asked for.
 func kinds(t *testing.T, seq int, of ...string) []string {
 	t.Helper()
+	events, err := get[[]event](fmt.Sprintf("/api/events?after=%d&limit=500", seq))
+	if err != nil {
+		t.Fatal(err)
+	}
 	var all []string
-	for _, e := range ask[[]event](t, "events", "-n", "500") {
+	for _, e := range events {
 		for _, kind := range of {
-			if e.Seq > seq && e.Kind == kind {
+			if e.Kind == kind {
 				all = append(all, kind)
 			}
 		}

@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// load has the agent ask without a pause worth the name, until the test is over.
+// load has the agent ask again as soon as it is answered, until the test is over.
 func load(t *testing.T) {
 	t.Helper()
 	pace := func(every time.Duration) {

@@ -26,8 +26,8 @@ const (
 	admin = "http://127.0.0.1:8444"
 	// agentLog and boxedLog are what the two agents print: one line a request, as scripts/containerbox/fetch does.
 	agentLog, boxedLog = "/var/log/agent.log", "/var/log/boxed.log"
-	// wait is between two requests of an agent that is not there for its load.
-	wait = 500 * time.Millisecond
+	// wait is between two requests of an agent that is not there for its load: each costs an emulated processor half a second.
+	wait = 2 * time.Second
 )
 
 // world.service: a network namespace for containers, with a way to the host and no other. The addresses are of the range
@@ -106,7 +106,7 @@ func createBoxed(t *testing.T) {
 	t.Helper()
 	run(t, "ctr", "containers", "create", "--with-ns", "network:/run/netns/agent", "--env", "OPENAI_API_KEY="+placeholder, "--",
 		"sluice.test/agent:latest", "boxed", "/bin/sh", "-c", `trap "exit 0" TERM; while :; do fetch `+api+
-			`/v1/models "Authorization: Bearer $OPENAI_API_KEY"; sleep 1; done`)
+			`/v1/models "Authorization: Bearer $OPENAI_API_KEY"; sleep 3; done`)
 }
 
 // build makes the world outside of sluice: simulator, agents, names.
