@@ -38,6 +38,8 @@ const lastBoot = files + "/last-boot"
 
 // leave is the last of the first boot: from here on nobody does anything.
 func leave(t *testing.T) {
+	pace(t, wait)
+	served(t, agentLog, 1)
 	run(t, "systemctl", "start", "idle")
 	run(t, "sluice", "attach", "--unit", "idle.service")
 	write(t, lastBoot, strconv.FormatInt(markOf(agentLog).at, 10))
