@@ -163,9 +163,10 @@ func traces(t *testing.T) []string {
 		}
 		add("rules "+space, strings.Split(run(t, append(prefix, "nft", "list", "ruleset")...), "\n"))
 		add("qdisc "+space, strings.Split(run(t, append(prefix, "tc", "qdisc", "show")...), "\n"))
-		listening := run(t, append(prefix, "ss", "-Hltun")...)
+		listening := run(t, append(prefix, "ss", "-Hltunp")...)
 		for line := range strings.Lines(listening) {
-			if fields := strings.Fields(line); len(fields) > 4 {
+			// containerd serves streams at a port that is another one after a boot.
+			if fields := strings.Fields(line); len(fields) > 4 && !strings.Contains(line, `(("containerd",`) {
 				add("socket "+space, []string{fields[0] + " " + fields[4]})
 			}
 		}
