@@ -40,8 +40,9 @@ type Request struct {
 
 // Attach puts the programs on a cgroup, after every network namespace of its processes
 // has listeners. A cgroup that is attached already is put right if something is not in force, and its target
-// returned; one whose target waits or failed is tried again, and stays a target if that fails. A container that does not run is attached when it starts; a selector's
-// containers, those that run and those to come, become targets of their own. When it fails, nothing new is left: no
+// returned; one whose target waits or failed is tried again, and stays a target if that fails.
+// A container that does not run is attached when it starts; a selector's containers, those
+// that run and those to come, become targets of their own. When it fails, nothing new is left: no
 // program, no listener, no row. The errors match what cgroup.Validate, cgroup.OfPID, cgroup.OfUnit and
 // container.Finder give, ErrConflict, ErrExclusive and ErrStopped.
 func (in *Interceptor) Attach(ctx context.Context, r Request) (Target, error) {

@@ -19,6 +19,7 @@ type unpacker struct {
 	wants chan struct{} // it has seen all it was given
 	ended chan struct{}
 	rest  []byte
+	over  bool // there is no more
 	stop  sync.Once
 
 	// To be read when it wants more, or has ended.
@@ -97,9 +98,11 @@ func (u *unpacker) ReadByte() (byte, error) {
 }
 
 func (u *unpacker) more() bool {
-	if len(u.rest) == 0 {
+	if len(u.rest) == 0 && !u.over { // some ask again
 		u.wants <- struct{}{}
-		u.rest = <-u.next
+		var ok bool
+		u.rest, ok = <-u.next
+		u.over = !ok
 	}
 	return len(u.rest) > 0
 }
