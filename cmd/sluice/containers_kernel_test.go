@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -212,4 +213,50 @@ func TestUnitByCommand(t *testing.T) {
 	if n := attachedPrograms(t, unit); n != 0 {
 		t.Errorf("%d programs are left", n)
 	}
+}
+
+// TestUnitAttachedByItsOwnStart is the drop-in attached.conf: what comes before the unit's program attaches the unit, from within its
+// cgroup, so that the program's first connect is intercepted. Without a daemon it fails, and the program is not started.
+func TestUnitAttachedByItsOwnStart(t *testing.T) {
+	h := newHouse(t, nil)
+	name := fmt.Sprintf("agent-%d.service", os.Getpid())
+	unit := filepath.Join(kerneltest.Cgroup(t), name)
+	start := func() (string, error) {
+		t.Helper()
+		if err := os.Mkdir(unit, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		defer func() {
+			if err := os.Remove(unit); err != nil {
+				t.Error(err)
+			}
+		}()
+		command := h.agent(nil, "sh", "-ec", h.path+` attach --unit `+name+` 2>&1 >/dev/null
+			`+h.path+` ca show >`+filepath.Join(h.dir, "agents.pem")+`
+			exec curl -s --cacert `+filepath.Join(h.dir, "agents.pem")+` -H "Authorization: Bearer placeholder" `+modelsURL)
+		dir, err := os.Open(unit)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer dir.Close()
+		command.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(dir.Fd())}
+		out, err := command.CombinedOutput()
+		return string(out), err
+	}
+	seq := h.sim.Journal().Last()
+	for _, when := range []string{"for the first time", "again"} {
+		said, err := start()
+		if err != nil || !strings.Contains(said, `"object"`) {
+			t.Errorf("started %s: %v: %s", when, err, said)
+		}
+		if strings.Contains(said, "does not trust the CA: sluice") {
+			t.Errorf("the command that attaches is taken for an agent: %s", said)
+		}
+	}
+	h.seen(seq, 2)
+	h.daemon.kill()
+	if said, err := start(); err == nil || !strings.Contains(said, "serve") {
+		t.Errorf("without a daemon: %v: %s", err, said)
+	}
+	h.seen(seq, 2)
 }
