@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sluice-proxy/sluice/intercept"
 	"github.com/sluice-proxy/sluice/scripts/simulator"
 )
 
@@ -244,7 +245,11 @@ func TestSlowCrowds(t *testing.T) {
 func TestOpenStreams(t *testing.T) {
 	streams := 200
 	if os.Getenv("SLUICE_SOAK") != "" {
-		streams = 4000
+		files, err := intercept.OpenFiles()
+		if err != nil {
+			t.Fatal(err)
+		}
+		streams = min(10_000, files.Conns-100) // two descriptors each, of those that a daemon may have here
 	}
 	h := newHouse(t, nil)
 	h.streamsOf("ant-first", time.Hour)
