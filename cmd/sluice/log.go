@@ -1,12 +1,20 @@
 package main
 
-import "log/slog"
+import (
+	"log/slog"
 
-// newLog writes to standard error: for people as text, for the journal as JSON.
+	"github.com/coreos/go-systemd/v22/journal"
+)
+
+// newLog writes to standard error, as text or JSON; where the journal reads that and nothing else is asked for, to the journal itself, with
+// fields, and what that does not take as JSON to standard error.
 func newLog(cfg config, level slog.Leveler, e env) *slog.Logger {
 	options := &slog.HandlerOptions{Level: level}
-	if cfg.LogFormat == "json" || (cfg.LogFormat == "auto" && e.getenv("JOURNAL_STREAM") != "") {
+	switch {
+	case cfg.LogFormat == "json":
 		return slog.New(slog.NewJSONHandler(e.stderr, options))
+	case cfg.LogFormat == "auto" && journalReads(e.stderr):
+		return slog.New(newJournalHandler(level, journal.Send, slog.NewJSONHandler(e.stderr, options)))
 	}
 	return slog.New(slog.NewTextHandler(e.stderr, options))
 }

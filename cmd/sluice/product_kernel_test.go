@@ -172,6 +172,21 @@ func (p *process) start(ts *testscript.TestScript) error {
 
 // launch starts a daemon and waits until it serves.
 func (p *process) launch(dir, config, state, socket string, through ...string) error {
+	if err := p.spawn(dir, config, state, socket, through...); err != nil {
+		return err
+	}
+	select {
+	case <-p.log.listening:
+		return nil
+	case <-p.ended:
+		return fmt.Errorf("the daemon ended:\n%s", p.log)
+	case <-time.After(startLimit):
+		return fmt.Errorf("the daemon does not serve:\n%s", p.log)
+	}
+}
+
+// spawn starts a daemon.
+func (p *process) spawn(dir, config, state, socket string, through ...string) error {
 	self, err := os.Executable()
 	if err != nil {
 		return err
@@ -197,14 +212,7 @@ func (p *process) launch(dir, config, state, socket string, through ...string) e
 		done <- <-waited
 		close(ended)
 	}()
-	select {
-	case <-p.log.listening:
-		return nil
-	case <-p.ended:
-		return fmt.Errorf("the daemon ended:\n%s", p.log)
-	case <-time.After(startLimit):
-		return fmt.Errorf("the daemon does not serve:\n%s", p.log)
-	}
+	return nil
 }
 
 // begin starts a command that has a Pdeathsig, and gives what Wait says. The signal is sent when the thread ends that was

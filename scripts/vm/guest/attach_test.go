@@ -12,19 +12,33 @@ import (
 	"time"
 )
 
-// records are the daemon's own records of this boot.
+// records are the daemon's own entries in the journal of this boot, as fields.
 func records(t *testing.T) []map[string]any {
 	t.Helper()
 	var all []map[string]any
-	for _, line := range strings.Split(run(t, "journalctl", "-b", "-u", "sluice", "_COMM=sluice", "--no-pager", "-o", "cat"), "\n") {
+	for line := range strings.Lines(run(t, "journalctl", "-b", "-u", "sluice", "_COMM=sluice", "--no-pager", "-o", "json")) {
 		record := make(map[string]any)
 		if err := json.Unmarshal([]byte(line), &record); err != nil {
-			t.Errorf("a line of the daemon's log that is no record: %s", line)
-			continue
+			t.Fatalf("journalctl -o json: %v: %s", err, line)
 		}
 		all = append(all, record)
 	}
 	return all
+}
+
+// recorded waits for an entry with these fields.
+func recorded(t *testing.T, fields map[string]string) {
+	t.Helper()
+	matches := []string{"journalctl", "-b", "-u", "sluice", "--no-pager", "-o", "cat"}
+	for name, value := range fields {
+		matches = append(matches, name+"="+value)
+	}
+	eventually(t, fmt.Sprintf("the journal has %v", fields), func() string {
+		if out, status := try(matches...); status == 0 && out != "" && !strings.HasPrefix(out, "-- No entries") {
+			return ""
+		}
+		return "no such entry"
+	})
 }
 
 // examples is where the package has the drop-ins that the pages speak of.
@@ -117,6 +131,7 @@ func runOut(t *testing.T) {
 		}
 	}
 	placeholdersOnly(t, begun)
+	recorded(t, map[string]string{"KIND": "cred_failover", "POOL": "openai", "MEMBER": "first"})
 
 	spend(t, "second", 90*time.Second)
 	eventually(t, "exhaustion", func() string {

@@ -83,16 +83,16 @@ func install(t *testing.T) {
 		}
 	}
 
-	// Every line of the daemon's log is a record with fields.
+	// The journal has each of the daemon's records as an entry with fields, and none as a line of its standard error.
 	log := records(t)
 	if len(log) == 0 {
 		t.Error("the journal has nothing of the daemon's")
 	}
 	listening := false
 	for _, record := range log {
-		listening = listening || record["msg"] == "listening"
-		if record["level"] == nil || record["msg"] == nil {
-			t.Errorf("a record without level or msg: %v", record)
+		listening = listening || record["MSG"] == "listening" && record["SOCKET"] == "/run/sluice/sluice.sock" && record["PRIORITY"] == "6"
+		if record["_TRANSPORT"] != "journal" || record["MSG"] == nil || record["LEVEL"] == nil || record["SYSLOG_IDENTIFIER"] != "sluice" {
+			t.Errorf("not an entry of the journal's own: %v", record)
 		}
 	}
 	if !listening {

@@ -154,7 +154,7 @@ func reload(t *testing.T) {
 		// A client of the attached unit's that does not trust the CA is told of at that level.
 		try("sh", "-c", "echo $$ >/sys/fs/cgroup/system.slice/agent.service/cgroup.procs && exec curl -s "+api)
 		for _, record := range records(t) {
-			if record["level"] == "DEBUG" {
+			if record["LEVEL"] == "DEBUG" {
 				return ""
 			}
 		}
