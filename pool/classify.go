@@ -110,7 +110,7 @@ func isInsufficientQuota(body []byte) bool {
 	if !ok {
 		return false
 	}
-	for _, o := range []object{root, child(root, "error")} {
+	for _, o := range []object{root, fault(root)} {
 		if text(o, "type") == "insufficient_quota" || text(o, "code") == "insufficient_quota" {
 			return true
 		}

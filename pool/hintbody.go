@@ -13,7 +13,8 @@ import (
 // parseBody reads a JSON error: an object, or the first object of an array, as
 // streaming endpoints wrap theirs. Anything else, HTML above all, is not looked at.
 func parseBody(body []byte) (object, bool) {
-	body = bytes.TrimSpace(body[:min(len(body), MaxAnswerBody)])
+	body = bytes.TrimPrefix(body[:min(len(body), MaxAnswerBody)], []byte("\ufeff")) // RFC 8259 section 8.1: may be ignored
+	body = bytes.TrimSpace(body)
 	if len(body) == 0 || body[0] != '{' && body[0] != '[' {
 		return nil, false
 	}
@@ -35,6 +36,20 @@ func child(o object, key string) object {
 	return c
 }
 
+// fault is where a JSON error says what went wrong: under "error", or in the first of its
+// "errors".
+func fault(root object) object {
+	if e := child(root, "error"); e != nil {
+		return e
+	}
+	list, _ := root["errors"].([]any)
+	if len(list) == 0 {
+		return nil
+	}
+	e, _ := list[0].(map[string]any)
+	return e
+}
+
 // text is a string, or a number as it was written.
 func text(o object, key string) string {
 	switch v := o[key].(type) {
@@ -48,7 +63,7 @@ func text(o object, key string) string {
 
 // body reads a JSON error.
 func (c *collector) body(root object) {
-	e := child(root, "error")
+	e := fault(root)
 	for _, o := range []object{root, e} {
 		for _, name := range []string{"retry_after", "reset_after"} {
 			if wait, ok := parseWait(text(o, name), time.Second); ok {
@@ -138,7 +153,7 @@ func (c *collector) dailyQuota(detail object) {
 
 // echoedFields are those of an upstream's upstream that a body carries along.
 func echoedFields(root object) http.Header {
-	fields := child(child(child(root, "error"), "metadata"), "headers")
+	fields := child(child(fault(root), "metadata"), "headers")
 	h := make(http.Header)
 	for name := range fields {
 		h.Add(name, text(fields, name))

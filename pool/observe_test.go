@@ -100,17 +100,22 @@ func TestAHangUpDoesNotUnlearnARefusal(t *testing.T) {
 
 func TestOutOfCreditHasNoKnownEnd(t *testing.T) {
 	t.Parallel()
-	b := newBench(t, nil)
-	r := b.pool(t, "a", "b")
-	o, err := b.Observe(t.Context(), b.acquire(t, r), pool.Answer{
-		Status: 429, Header: http.Header{"X-Ratelimit-Remaining-Requests": {"0"}, "X-Ratelimit-Reset-Requests": {"1s"}},
-		Body: []byte(`{"error":{"type":"insufficient_quota","code":"insufficient_quota"}}`),
-	})
-	if err != nil || o != pool.OutcomeBilling {
-		t.Fatalf("got %s, %v", o, err)
-	}
-	if d := b.status(t).Members[0].Until.Sub(b.clock()); d != time.Hour {
-		t.Fatalf("cools %s, want an hour", d)
+	for _, body := range []string{
+		`{"error":{"type":"insufficient_quota","code":"insufficient_quota"}}`,
+		`{"errors":[{"code":"insufficient_quota"}]}`,
+	} {
+		b := newBench(t, nil)
+		r := b.pool(t, "a", "b")
+		o, err := b.Observe(t.Context(), b.acquire(t, r), pool.Answer{
+			Status: 429, Header: http.Header{"X-Ratelimit-Remaining-Requests": {"0"}, "X-Ratelimit-Reset-Requests": {"1s"}},
+			Body: []byte(body),
+		})
+		if err != nil || o != pool.OutcomeBilling {
+			t.Fatalf("%s: got %s, %v", body, o, err)
+		}
+		if d := b.status(t).Members[0].Until.Sub(b.clock()); d != time.Hour {
+			t.Fatalf("%s: cools %s, want an hour", body, d)
+		}
 	}
 }
 
