@@ -271,7 +271,11 @@ func FuzzStream(f *testing.F) {
 	f.Add([]byte(base64.StdEncoding.EncodeToString([]byte("u:"+key))), uint64(3), uint8(200))
 	var all []*Matcher
 	for _, secret := range odd {
-		all = append(all, New([]Secret{{[]byte(secret), []byte("~~~")}}))
+		m := New([]Secret{{[]byte(secret), bytes.Repeat([]byte("~"), 400)}})
+		for _, f := range m.forms {
+			clear(f.same) // what goes there must not happen to be the end of what is before it
+		}
+		all = append(all, m)
 	}
 	f.Fuzz(func(t *testing.T, body []byte, seed uint64, size uint8) {
 		r := rand.New(rand.NewPCG(seed, 1))
@@ -337,9 +341,9 @@ func TestFewBytesAreLookedAt(t *testing.T) {
 					hits++
 				}
 			}
-			share := 0.12
+			share := 0.05
 			if strings.Contains(kind, "Chinese") { // every character is an escape
-				share = 0.4
+				share = 0.1
 			}
 			if float64(hits) > share*float64(samples) {
 				t.Errorf("%s: the sieve holds back %d of %d samples of %s", name, hits, samples, kind)

@@ -9,6 +9,10 @@ const sieveBits = 16
 // reach is how many bytes before a sample the sieve looks at.
 const reach = 2
 
+// again is how many bytes behind a sample that may be in an occurrence the sieve looks once
+// more: what is none passes it by chance, some in a hundred times, but not twice.
+const again = 2
+
 // sieve tells from five bytes whether a sample may be in an occurrence, whatever of that is
 // escaped. The three from the sample on are looked up. Of those that are the end of an
 // escape and what follows it there would be too many: there the two before tell.
@@ -28,7 +32,7 @@ const (
 )
 
 // newSieve makes one for samples of which the first character is one of the first n of a
-// form.
+// form, behind which it goes on for gram-1 more.
 func newSieve(forms []form, n int) *sieve {
 	s := new(sieve)
 	s.add('\\', 'u', '0')
@@ -40,7 +44,7 @@ func newSieve(forms []form, n int) *sieve {
 	}
 	s.after['%'] = percent
 	for _, f := range forms {
-		for o := range n {
+		for o := range n + again {
 			c, rest := f.text[o], f.text[o+1:]
 			for _, two := range firstTwo(rest) {
 				s.add(c, byte(two), byte(two>>8))
@@ -105,9 +109,17 @@ func (s *sieve) pass(p []byte, q, stride int) int {
 	for ; 0 <= i && i < len(p)-(reach+gram-1); i += stride {
 		w := binary.LittleEndian.Uint64(p[i:])
 		h := sieveHash(uint32(w >> (8 * reach)))
-		if threes[h/64]&(1<<(h%64)) != 0 || before[byte(w)]&after[byte(w>>8)] != 0 {
+		if (threes[h/64]&(1<<(h%64)) != 0 || before[byte(w)]&after[byte(w>>8)] != 0) && s.may(p[i+again:]) {
 			break
 		}
 	}
 	return i + reach
+}
+
+// may says whether a sample with reach bytes before it, where p begins, may be in an
+// occurrence.
+func (s *sieve) may(p []byte) bool {
+	w := binary.LittleEndian.Uint64(p)
+	h := sieveHash(uint32(w >> (8 * reach)))
+	return s.threes[h/64]&(1<<(h%64)) != 0 || s.before[byte(w)]&s.after[byte(w>>8)] != 0
 }
