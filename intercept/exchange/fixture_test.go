@@ -345,14 +345,19 @@ func (b *bench) dial(protos ...string) *tls.Conn {
 }
 
 // client is a net/http client whose every connection goes to the Exchanger.
-func (b *bench) client(h2 bool) *http.Client {
+func (b *bench) client(h2 bool) *http.Client { return b.clientOf(b.addr, h2) }
+
+// direct is a client that asks the origin itself.
+func (b *bench) direct(h2 bool) *http.Client { return b.clientOf(b.origin.String(), h2) }
+
+func (b *bench) clientOf(addr string, h2 bool) *http.Client {
 	tr := &http.Transport{
 		TLSClientConfig:    &tls.Config{RootCAs: b.ca.pool},
 		ForceAttemptHTTP2:  h2,
 		DisableCompression: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			var d net.Dialer
-			return d.DialContext(ctx, "tcp", b.addr)
+			return d.DialContext(ctx, "tcp", addr)
 		},
 	}
 	b.t.Cleanup(tr.CloseIdleConnections)
