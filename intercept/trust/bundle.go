@@ -5,7 +5,9 @@ package trust
 import (
 	"bytes"
 	"crypto/x509"
+	"encoding/base64"
 	"encoding/pem"
+	"iter"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -147,7 +149,7 @@ func serves(path string, text []byte) bool {
 	if bytes.Contains(text, []byte("PRIVATE KEY-----")) {
 		return true
 	}
-	for _, block := range certificates(text) {
+	for block := range certificates(text) {
 		c, err := x509.ParseCertificate(block.Bytes)
 		return err == nil && !c.IsCA && !bytes.Equal(c.RawIssuer, c.RawSubject)
 	}
@@ -173,20 +175,13 @@ func System() string {
 // twice changes nothing. A last certificate that was cut short is dropped: OpenSSL
 // would refuse the whole file for it.
 func Merge(original, ca []byte) []byte {
-	have := make(map[string]bool)
-	for _, block := range certificates(original) {
-		have[string(block.Bytes)] = true
-	}
 	out := bytes.Clone(original)
 	if last := bytes.LastIndex(out, []byte("-----BEGIN ")); last >= 0 {
 		if block, _ := pem.Decode(out[last:]); block == nil {
 			out = out[:last]
 		}
 	}
-	for _, block := range certificates(ca) {
-		if have[string(block.Bytes)] {
-			continue
-		}
+	for _, block := range absent(out, ca) {
 		if len(out) > 0 && out[len(out)-1] != '\n' {
 			out = append(out, '\n')
 		}
@@ -195,22 +190,49 @@ func Merge(original, ca []byte) []byte {
 	return out
 }
 
+// absent are the certificates of ca that a bundle does not have, however it breaks its lines. They are looked for as text: to
+// decode every certificate of a bundle would be half of what it takes to start a command.
+func absent(bundle, ca []byte) (blocks []*pem.Block) {
+	have := make([]byte, 0, len(bundle))
+	for line := range bytes.Lines(bundle) {
+		have = append(have, bytes.TrimSpace(line)...)
+	}
+	for block := range certificates(ca) {
+		if !bytes.Contains(have, []byte("CERTIFICATE-----"+base64.StdEncoding.EncodeToString(block.Bytes)+"-----END")) {
+			blocks = append(blocks, block)
+		}
+	}
+	return blocks
+}
+
 // Certificates returns the certificates of a PEM file and nothing else of it: the
 // file may be one that its reader must not see.
 func Certificates(data []byte) []byte {
 	var out []byte
-	for _, block := range certificates(data) {
+	for block := range certificates(data) {
 		out = append(out, pem.EncodeToMemory(block)...)
 	}
 	return out
 }
 
-func certificates(data []byte) []*pem.Block {
-	var blocks []*pem.Block
-	for block, rest := pem.Decode(data); block != nil; block, rest = pem.Decode(rest) {
-		if block.Type == "CERTIFICATE" || block.Type == "TRUSTED CERTIFICATE" {
-			blocks = append(blocks, &pem.Block{Type: block.Type, Bytes: block.Bytes})
+// hasCertificate tells whether a file is a bundle, by the first certificate in it.
+func hasCertificate(data []byte) bool {
+	for range certificates(data) {
+		return true
+	}
+	return false
+}
+
+// certificates are decoded as they are asked for.
+func certificates(data []byte) iter.Seq[*pem.Block] {
+	return func(yield func(*pem.Block) bool) {
+		for block, rest := pem.Decode(data); block != nil; block, rest = pem.Decode(rest) {
+			if block.Type != "CERTIFICATE" && block.Type != "TRUSTED CERTIFICATE" {
+				continue
+			}
+			if !yield(&pem.Block{Type: block.Type, Bytes: block.Bytes}) {
+				return
+			}
 		}
 	}
-	return blocks
 }

@@ -38,7 +38,7 @@ const coverName = "sluice-ca-"
 // covered; or it names what is in a bundle's place and is none, and the others are covered. It needs Linux
 // 5.12 (mount_setattr).
 func Cover(pid int, beside []int, environ []string, ca []byte) ([]string, error) {
-	if len(certificates(ca)) == 0 {
+	if !hasCertificate(ca) {
 		return nil, nil // no host is bound
 	}
 	ns, err := enterable(pid)
@@ -137,7 +137,7 @@ const maxBundle = 16 << 20
 func read(spots []spot, ca []byte) (good []spot, odd []error) {
 	for _, s := range spots {
 		text, err := s.read()
-		if s.named && (err != nil || len(certificates(text)) == 0 && !isKeyStore(text)) {
+		if s.named && (err != nil || !hasCertificate(text) && !isKeyStore(text)) {
 			continue // a variable may name anything
 		}
 		if serves(s.at, text) {

@@ -27,7 +27,7 @@ const source = "sluice-ca"
 //
 // home is the home directory of the command's user, "" if there is none.
 func Install(ca []byte, environ []string, home string) ([]string, error) {
-	if len(certificates(ca)) == 0 {
+	if !hasCertificate(ca) {
 		return environ, nil // no host is bound
 	}
 	// Nothing that is mounted here may show up on the host.
@@ -76,7 +76,7 @@ func cover(bundles []string, ca []byte) error {
 		if err != nil {
 			return fmt.Errorf("read %s: %w", path, err)
 		}
-		if serves(path, original) || len(certificates(original)) == 0 && !isKeyStore(original) && !slices.Contains(systemBundles, path) {
+		if serves(path, original) || !hasCertificate(original) && !isKeyStore(original) && !slices.Contains(systemBundles, path) {
 			continue
 		}
 		both, err := MergeAny(original, ca)

@@ -64,7 +64,7 @@ func MergeAny(original, ca []byte) ([]byte, error) {
 // missing are the certificates of ca (PEM) that a key store does not have as they are.
 func missing(store, ca []byte) [][]byte {
 	var all [][]byte
-	for _, block := range certificates(ca) {
+	for block := range certificates(ca) {
 		if !bytes.Contains(store, block.Bytes) {
 			all = append(all, block.Bytes)
 		}

@@ -26,7 +26,7 @@ const maxLooked = 1000
 // FindUntrusting says which of an agent's processes do not trust ca (PEM), in the order given. It looks each
 // time, for they come and go. One that is not listed reads a bundle that has the CA, or is not known to read none.
 func FindUntrusting(pids []int, ca []byte) []Untrusting {
-	if len(certificates(ca)) == 0 {
+	if !hasCertificate(ca) {
 		return nil
 	}
 	views := make(map[string]view) // by mount namespace
@@ -230,15 +230,4 @@ func (v view) saw(pid int) bool {
 }
 
 // holds tells whether a bundle has every certificate of ca.
-func holds(text, ca []byte) bool {
-	have := make(map[string]bool)
-	for _, block := range certificates(text) {
-		have[string(block.Bytes)] = true
-	}
-	for _, block := range certificates(ca) {
-		if !have[string(block.Bytes)] {
-			return false
-		}
-	}
-	return true
-}
+func holds(text, ca []byte) bool { return len(absent(text, ca)) == 0 }
