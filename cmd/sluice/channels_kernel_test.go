@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
@@ -75,11 +74,8 @@ func (c *channels) overREST(method, path, body string) string {
 // before it: which command it was.
 func (c *channels) onLine(args ...string) string {
 	c.t.Helper()
-	cmd := exec.Command(c.path, args...)
-	cmd.Env = []string{"SLUICE_SOCKET=" + c.socket, quickExit}
 	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	if err := cmd.Run(); err == nil {
+	if c.operate(io.Discard, &stderr, "", args...) == exitDone {
 		return ""
 	}
 	return strings.TrimSpace(stderr.String())

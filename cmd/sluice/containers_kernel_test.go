@@ -3,8 +3,8 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -33,12 +33,11 @@ func (h *house) targets() []api.Target {
 // try runs a command of the operator's that may fail, and returns what it said of that.
 func (h *house) try(args ...string) (string, error) {
 	h.t.Helper()
-	cmd := exec.Command(h.path, args...)
-	cmd.Env = []string{"SLUICE_SOCKET=" + h.socket, quickExit}
 	var said strings.Builder
-	cmd.Stderr = &said
-	err := cmd.Run()
-	return said.String(), err
+	if status := h.operate(io.Discard, &said, "", args...); status != exitDone {
+		return said.String(), statusError{status}
+	}
+	return said.String(), nil
 }
 
 // until waits for what the daemon does by itself.
@@ -190,7 +189,7 @@ func TestContainersByCommand(t *testing.T) {
 // TestUnitByCommand attaches a unit by its name, without systemd by its cgroup.
 func TestUnitByCommand(t *testing.T) {
 	h := newEmptyHouse(t, nil, nil)
-	name := fmt.Sprintf("agent-%d", os.Getpid())
+	name := fmt.Sprintf("by-name-%d", os.Getpid())
 	unit := filepath.Join(kerneltest.Cgroup(t), name+".service")
 	if err := os.Mkdir(unit, 0o755); err != nil {
 		t.Fatal(err)
@@ -219,7 +218,7 @@ func TestUnitByCommand(t *testing.T) {
 // cgroup, so that the program's first connect is intercepted. Without a daemon it fails, and the program is not started.
 func TestUnitAttachedByItsOwnStart(t *testing.T) {
 	h := newHouse(t, nil)
-	name := fmt.Sprintf("agent-%d.service", os.Getpid())
+	name := fmt.Sprintf("by-start-%d.service", os.Getpid())
 	unit := filepath.Join(kerneltest.Cgroup(t), name)
 	start := func() (string, error) {
 		t.Helper()

@@ -12,7 +12,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -140,11 +139,9 @@ func (x *observed) restart() {
 // line runs a command that may fail, and keeps what it says.
 func (x *observed) line(stdin string, args ...string) {
 	x.t.Helper()
-	cmd := exec.Command(x.path, args...)
-	cmd.Env = []string{"SLUICE_SOCKET=" + x.socket, quickExit}
-	cmd.Stdin = strings.NewReader(stdin)
-	out, _ := cmd.CombinedOutput()
-	x.saw("the command line", string(out))
+	var out bytes.Buffer
+	x.operate(&out, &out, stdin, args...)
+	x.saw("the command line", out.String())
 }
 
 // ask sends a request to the API, over TCP with a token or over the socket.

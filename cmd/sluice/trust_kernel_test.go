@@ -111,12 +111,9 @@ func TestAFirstRequestTrusts(t *testing.T) {
 // apart runs a command of the operator's and tells what it prints, and where.
 func (h *house) apart(args ...string) (stdout, stderr string) {
 	h.t.Helper()
-	cmd := exec.Command(h.path, args...)
-	cmd.Env = []string{"SLUICE_SOCKET=" + h.socket, quickExit}
 	var out, said bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &said
-	if err := cmd.Run(); err != nil {
-		h.t.Fatalf("sluice %q: %v: %s", args, err, said.String())
+	if status := h.operate(&out, &said, "", args...); status != exitDone {
+		h.t.Fatalf("sluice %q: status %d: %s", args, status, said.String())
 	}
 	return out.String(), said.String()
 }
