@@ -133,13 +133,13 @@ func TestStoppedDaemonLeaksNothing(t *testing.T) {
 		}
 		m.signal(syscall.SIGCONT)
 		p.recovered()
-		p.endWhole(began)
+		p.endWhole(began, 0)
 	})
 }
 
 // TestWatchdogEndsAStoppedDaemon is what systemd does with a daemon that does not say that it lives.
 func TestWatchdogEndsAStoppedDaemon(t *testing.T) {
-	const limit = 4 * time.Second // three answers in it, of a daemon that may have to wait for a processor
+	const limit = 6 * time.Second // three answers in it, of a daemon that may have to wait for a processor
 	h, m := newManagedHouse(t)
 	m.stop()
 	m.start("WATCHDOG_USEC=" + strconv.Itoa(int(limit/time.Microsecond)))

@@ -207,8 +207,8 @@ func TestTargetsTellTheTruth(t *testing.T) {
 	if !strings.Contains(table, "not_in_force") && !strings.Contains(w.daemon.log.String(), "mended") {
 		t.Errorf("targets: %s", table)
 	}
-	w.until("it is put back by itself", func() bool { return w.state() == "attached" })
-	if log := w.daemon.log.String(); !strings.Contains(log, "mended") || !strings.Contains(log, "connect4") {
-		t.Errorf("not in the log: %s", log)
-	}
+	w.until("it is put back by itself, and the log says so", func() bool {
+		log := w.daemon.log.String()
+		return w.state() == "attached" && strings.Contains(log, "mended") && strings.Contains(log, "connect4")
+	})
 }

@@ -79,7 +79,7 @@ func TestUpgradeSwapsThePrograms(t *testing.T) {
 	m.start()
 	p.recovered()
 	after := h.pinnedLinks()
-	p.endWhole(began)
+	p.endWhole(began, 1)
 	if len(after) == 0 || len(after) != len(before) {
 		t.Errorf("%d links were pinned, and %d are", len(before), len(after))
 	}

@@ -73,7 +73,8 @@ func (h *house) vanishedUpstream(t *testing.T, limit time.Duration) {
 			t.Errorf("%d requests to an upstream that has vanished were answered %q", n, how)
 		}
 	}
-	if took < limit/2 || took > 3*limit {
+	// A request that finds no kept connection, since others were quick enough to share theirs before, has to connect, which has 15 s.
+	if took < limit/2 || took > limit+20*time.Second {
 		t.Errorf("they were answered after %s, want about %s", took, limit)
 	}
 	happens(t, 3*limit, "the streams' upstreams are given up", func() bool { return h.sockets() <= with-2*streams })
