@@ -55,6 +55,7 @@ func (h *house) works(env, command, spent string) {
 
 // TestCodex runs OpenAI's Codex with an API key.
 func TestCodex(t *testing.T) {
+	t.Parallel()
 	codex := realAgent(t, "codex")
 	const third = "sk-third-57721566"
 	h := newEmptyHouse(t, nil, []simulator.Credential{
@@ -72,6 +73,7 @@ func TestCodex(t *testing.T) {
 // TestCodexWithALogin runs it with a ChatGPT login of placeholders, under an account that no
 // member has.
 func TestCodexWithALogin(t *testing.T) {
+	t.Parallel()
 	codex := realAgent(t, "codex")
 	h := tokenHouse(t)
 	held := h.held()
@@ -93,6 +95,7 @@ func TestCodexWithALogin(t *testing.T) {
 
 // TestClaudeCode runs Anthropic's Claude Code with an API key.
 func TestClaudeCode(t *testing.T) {
+	t.Parallel()
 	claude := realAgent(t, "claude")
 	h := newHouse(t, nil)
 	h.works(`CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC=1`, claude+` -p "say hi"`, "ant-first")

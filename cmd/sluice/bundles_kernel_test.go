@@ -102,6 +102,7 @@ func everyBundle(t *testing.T) (files map[string]containerbox.File, bundles []st
 // TestEveryBundleOfAnImage: each bundle has the CA and what it had, in containers of every kind; once, after
 // each start, and no longer than the container is attached.
 func TestEveryBundleOfAnImage(t *testing.T) {
+	t.Parallel()
 	files, bundles := everyBundle(t)
 	w := newWardOf(t, files, []simulator.Credential{{Name: "first", Secret: openaiFirst}})
 	w.sluice(openaiFirst, "cred", "add", "a1")
@@ -227,6 +228,7 @@ func exclusive(t *testing.T, cgroup string) (remove func()) {
 // TestImagesThatAreOdd: what is in a bundle's place may be anything. The daemon opens nothing but files, follows
 // nothing out of the container, and covers what is sound.
 func TestImagesThatAreOdd(t *testing.T) {
+	t.Parallel()
 	w := newWardOf(t, map[string]containerbox.File{
 		"/etc/ssl/ca-bundle.pem":                                     {Link: "ca-bundle.pem"}, // to itself
 		"/etc/pki/tls/certs/ca-bundle.crt":                           {Link: "/nonexistent"},
@@ -274,6 +276,7 @@ func TestImagesThatAreOdd(t *testing.T) {
 
 // TestContainersThatCannotKeepStill are started, stopped and removed while they are attached and detached.
 func TestContainersThatCannotKeepStill(t *testing.T) {
+	t.Parallel()
 	files, _ := everyBundle(t)
 	w := newWardOf(t, files, []simulator.Credential{{Name: "first", Secret: openaiFirst}})
 	w.sluice(openaiFirst, "cred", "add", "a1")

@@ -51,6 +51,7 @@ func sdk(t *testing.T, name string) string {
 // TestClients lets clients that people use ask through the whole of sluice. None of
 // them is told anything: they hold a placeholder and trust what they always trust.
 func TestClients(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, nil)
 	has := func(t *testing.T, got string, wants ...string) {
 		t.Helper()
@@ -107,6 +108,7 @@ func TestClients(t *testing.T) {
 // TestClientsFailOver has the first member refused: the clients see an answer and
 // nothing else. Then the second as well: they see one 429, in their provider's words.
 func TestClientsFailOver(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, nil)
 	for _, c := range []struct {
 		name          string
@@ -225,6 +227,7 @@ func largeChat(t *testing.T, n int64) []byte {
 // TestLargeBodyIsReplayed sends 20 MiB that the first member refuses after it has
 // read them: the second gets the same bytes.
 func TestLargeBodyIsReplayed(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, nil)
 	name, want := filepath.Join(h.dir, "body"), sha256.New()
 	body := largeChat(t, 20<<20)
@@ -266,6 +269,7 @@ func TestLargeBodyIsReplayed(t *testing.T) {
 // TestStreamsThatBeginWithARefusal has the active member answer 200 and then, as the
 // first event, no: the SDKs see the next member's stream and nothing else.
 func TestStreamsThatBeginWithARefusal(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, nil)
 	for _, c := range []struct{ name, script, call, first, second string }{
 		{"openai chat", "openai.mjs", "chat-stream", "first", "second"},

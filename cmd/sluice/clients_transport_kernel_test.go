@@ -32,6 +32,7 @@ import (
 const maxLate = 50 * time.Millisecond
 
 func TestWebSocketClient(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, nil)
 	talk := func() {
 		t.Helper()
@@ -79,6 +80,7 @@ func grpcClient() {
 }
 
 func TestGRPCClient(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, nil)
 	self, err := os.Executable()
 	if err != nil {
@@ -100,6 +102,7 @@ func TestGRPCClient(t *testing.T) {
 
 // TestOtherHostsAreLeftAlone compares what a client is shown with what the server shows.
 func TestOtherHostsAreLeftAlone(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, nil)
 	leaf, err := h.sim.Authority().Leaf("unbound.example")
 	if err != nil {
@@ -130,6 +133,7 @@ func fingerprint(der []byte) string {
 
 // TestLoopbackIsLeftAlone asks a server of the agent's own on a bound port.
 func TestLoopbackIsLeftAlone(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, nil)
 	needs(t, "python3", "curl")
 	got := h.output("sh", "-c", `mkdir www && echo its-own > www/index.html && cd www || exit 1
@@ -190,6 +194,7 @@ func TestTenThousandEvents(t *testing.T) {
 // TestHangUp has clients go away in the middle, while their agent lives on: the
 // upstream learns of it at once.
 func TestHangUp(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, nil)
 	needs(t, "curl")
 	ask, end := h.converse(`while read -r version path; do
@@ -221,6 +226,7 @@ done`)
 // TestKilledDaemon kills it with -9: connects are refused at once and nothing reaches
 // the upstream; started again it goes on where it was, cooldowns and all.
 func TestKilledDaemon(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, nil)
 	needs(t, "curl")
 	h.spend("first")
@@ -316,6 +322,7 @@ func (w lineWriter) Write(p []byte) (int, error) {
 // TestBadUpstreamCertificates shows upstream certificates that must not be accepted:
 // the client gets a 502 that says why, and no credential leaves.
 func TestBadUpstreamCertificates(t *testing.T) {
+	t.Parallel()
 	for name, change := range map[string]certificate{
 		"case_46_expired": func(a *simulator.Authority, host string) (*tls.Certificate, error) {
 			return a.Sign(&x509.Certificate{SerialNumber: big.NewInt(1), NotBefore: time.Now().Add(-48 * time.Hour), NotAfter: time.Now().Add(-24 * time.Hour)}, host)
@@ -347,6 +354,7 @@ func TestBadUpstreamCertificates(t *testing.T) {
 
 // TestNamesThatDisagree asks a bound host for another one.
 func TestNamesThatDisagree(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, nil)
 	for _, version := range []string{"--http1.1", "--http2"} {
 		if got := h.chat(version, "-H", "Host: api.anthropic.com", "-d", chatBody); !strings.Contains(got, "\n421 ") {

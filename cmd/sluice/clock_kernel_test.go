@@ -11,6 +11,7 @@ import (
 // since the boot tells, so that one is moved, in a time namespace, the other way. The pool
 // stays out for as long as the upstream said, and nothing is announced twice.
 func TestAClockThatIsSetBetweenTwoStarts(t *testing.T) {
+	t.Parallel()
 	needs(t, "unshare")
 	h := newHouse(t, nil)
 	const out = 15 * time.Second

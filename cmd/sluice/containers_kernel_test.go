@@ -78,6 +78,7 @@ func (w *ward) looping(name string) *containerbox.Container {
 // TestContainerUnderLoad restarts a container five times, and the daemon in between,
 // while it asks without a pause: each request that is answered went through sluice.
 func TestContainerUnderLoad(t *testing.T) {
+	t.Parallel()
 	w := newWard(t, []simulator.Credential{{Name: "first", Secret: openaiFirst}})
 	w.sluice(openaiFirst, "cred", "add", "a1")
 	w.sluice("", "pool", "create", "openai", "--members", "a1", "--provider", "openai")
@@ -135,6 +136,7 @@ func TestContainerUnderLoad(t *testing.T) {
 // TestContainersByCommand goes through what people see: errors that say what to do, and
 // nothing left of what failed.
 func TestContainersByCommand(t *testing.T) {
+	t.Parallel()
 	w := newWard(t, nil)
 	c := w.box.Run("agent", containerbox.ContainerOptions{Labels: map[string]string{"app": "agent"}})
 	w.box.Create("agency", containerbox.ContainerOptions{})
@@ -188,6 +190,7 @@ func TestContainersByCommand(t *testing.T) {
 
 // TestUnitByCommand attaches a unit by its name, without systemd by its cgroup.
 func TestUnitByCommand(t *testing.T) {
+	t.Parallel()
 	h := newEmptyHouse(t, nil, nil)
 	name := fmt.Sprintf("by-name-%d", os.Getpid())
 	unit := filepath.Join(kerneltest.Cgroup(t), name+".service")
@@ -217,6 +220,7 @@ func TestUnitByCommand(t *testing.T) {
 // TestUnitAttachedByItsOwnStart is the drop-in attached.conf: what comes before the unit's program attaches the unit, from within its
 // cgroup, so that the program's first connect is intercepted. Without a daemon it fails, and the program is not started.
 func TestUnitAttachedByItsOwnStart(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, nil)
 	name := fmt.Sprintf("by-start-%d.service", os.Getpid())
 	unit := filepath.Join(kerneltest.Cgroup(t), name)

@@ -65,6 +65,7 @@ func (h *house) stateOnSmallDisk() (fill, empty func()) {
 // TestAFullDisk: agents go on while nothing can be stored, failing over and waiting as
 // ever; it is said, and what happened meanwhile is in the log once there is room.
 func TestAFullDisk(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, nil)
 	fill, empty := h.stateOnSmallDisk()
 	client := filepath.Join(h.dir, "soak-client")

@@ -55,6 +55,7 @@ func said(all []finding, check string, words ...string) bool {
 
 // TestDoctorTellsTheTruth: what the kernel says counts, with pins and a daemon that know better, and without a daemon.
 func TestDoctorTellsTheTruth(t *testing.T) {
+	t.Parallel()
 	needs(t, "bpftool")
 	w := newWard(t, nil)
 	weak := w.box.Run("weak", containerbox.ContainerOptions{NetNS: w.pair.Agent, Spec: []oci.SpecOpts{oci.WithCapabilities([]string{"CAP_NET_RAW"})}})
@@ -117,6 +118,7 @@ func TestDoctorTellsTheTruth(t *testing.T) {
 
 // TestAttachBelowAnExclusiveProgram: the person who attaches is told whose program it is, and how to get rid of it.
 func TestAttachBelowAnExclusiveProgram(t *testing.T) {
+	t.Parallel()
 	needs(t, "bpftool")
 	h := newHouse(t, nil)
 	parent := kerneltest.Cgroup(t)
@@ -159,6 +161,7 @@ func TestAttachBelowAnExclusiveProgram(t *testing.T) {
 
 // TestTargetsTellTheTruth: somebody detaches a link under the daemon's eyes.
 func TestTargetsTellTheTruth(t *testing.T) {
+	t.Parallel()
 	needs(t, "bpftool")
 	w := newWard(t, nil)
 	c := w.box.Run("agent", containerbox.ContainerOptions{NetNS: w.pair.Agent})

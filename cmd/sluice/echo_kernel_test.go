@@ -10,6 +10,7 @@ import (
 
 // TestSecretsThatAnUpstreamRepeats do not reach an agent, and it is written down once.
 func TestSecretsThatAnUpstreamRepeats(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, nil)
 	if err := h.sim.SetBehaviour("first", simulator.Behaviour{
 		Refusal: "custom", Status: http.StatusBadRequest, Header: map[string][]string{"X-Key": {openaiFirst}, "Content-Type": {"application/json"}},

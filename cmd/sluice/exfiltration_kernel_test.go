@@ -184,6 +184,7 @@ func both(name, host string) []exfilCall {
 // verified, whatever an agent sends. The origins' logs say so: that of the bound hosts, and
 // that of a thief's server, write down every byte.
 func TestExfiltration(t *testing.T) {
+	t.Parallel()
 	b := newBurglary(t)
 	const claudeAPI, geminiAPI, unbound, idn = "api.anthropic.com", "generativelanguage.googleapis.com", "unbound.example", "xn--bcher-kva.example"
 	second := get(unbound, "/stolen")

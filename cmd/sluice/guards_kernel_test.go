@@ -200,6 +200,7 @@ func received(origin net.PacketConn) (all string) {
 // out. A connect in there is refused until sluice has been told and listens there; from then on it is intercepted, and
 // what goes round it is dropped on the new link as well.
 func TestNestedNamespace(t *testing.T) {
+	t.Parallel()
 	needs(t, "python3")
 	h := newHouse(t, nil)
 	origin, _ := h.datagrams()

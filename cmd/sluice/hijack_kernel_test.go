@@ -39,6 +39,7 @@ curl -sS -o /dev/null -w '%{http_code}\n' -H "Authorization: Bearer $OPENAI_API_
 // TestHijackedUpstream has an agent redirect sluice's connection to itself. The certificate is none that the daemon's
 // host trusts, whatever the agent's does: no request is sent, and no credential.
 func TestHijackedUpstream(t *testing.T) {
+	t.Parallel()
 	needs(t, "openssl", "python3", "nft")
 	h := newHouse(t, nil)
 	h.write("hijack", hijack)

@@ -58,6 +58,7 @@ func read(families map[string]*dto.MetricFamily, name string, labels ...string) 
 // TestMetrics scrapes a daemon with a member that was refused, one that is spent, and a
 // request that waits; and holds the page about metrics to what is there.
 func TestMetrics(t *testing.T) {
+	t.Parallel()
 	h := newEmptyHouse(t, nil, []simulator.Credential{{Name: "first", Secret: openaiFirst}, {Name: "second", Secret: openaiSecond}})
 	h.sluice(openaiFirst, "cred", "add", "a1")
 	h.sluice(openaiSecond, "cred", "add", "a2")

@@ -18,6 +18,7 @@ import (
 // TestNoticesAreSentOnce exhausts a pool and lets it recover, with a daemon that is
 // killed in between and a webhook that refuses the first try of each notice.
 func TestNoticesAreSentOnce(t *testing.T) {
+	t.Parallel()
 	const secret = "0123456789abcdef0123456789abcdef"
 	texts := make(chan string, 16)
 	refused := make(map[string]bool) // by seq
@@ -76,6 +77,7 @@ func TestNoticesAreSentOnce(t *testing.T) {
 // TestAHeldRequestIsAnswered exhausts a pool that holds requests: the agent waits and
 // sees no 429.
 func TestAHeldRequestIsAnswered(t *testing.T) {
+	t.Parallel()
 	h := newEmptyHouse(t, nil, []simulator.Credential{{Name: "only", Secret: openaiFirst}})
 	h.sluice(openaiFirst, "cred", "add", "a1")
 	h.sluice("", "pool", "create", "openai", "--members", "a1", "--provider", "openai", "--hold", "30s")

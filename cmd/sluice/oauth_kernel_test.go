@@ -21,6 +21,7 @@ func (h *house) addAccount(name, access, refresh, id string, ends time.Time) {
 // TestAccountsAreRefreshed: an agent works on while its accounts' access tokens end or are
 // revoked, and one that cannot be refreshed any more is said once.
 func TestAccountsAreRefreshed(t *testing.T) {
+	t.Parallel()
 	const firstRefresh, secondRefresh = "rt-first-16180339", "rt-second-14142135"
 	h := newEmptyHouse(t, nil, []simulator.Credential{
 		{Name: "first", Secret: openaiFirst, RefreshToken: firstRefresh, AccountID: "account-1"},

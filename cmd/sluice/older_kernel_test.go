@@ -74,6 +74,7 @@ func (h *house) lasting(cgroup string) (pid, port int, ask func() string) {
 
 // TestOlderConnectionsOfAnAttach attaches an agent that is connected already, in each way of asking for it.
 func TestOlderConnectionsOfAnAttach(t *testing.T) {
+	t.Parallel()
 	needs(t, "python3", "curl")
 	h := newHouse(t, nil)
 

@@ -36,6 +36,7 @@ const startLimit = 20 * time.Second
 // The scripts in testdata/kernel drive the real daemon, with the real kernel and
 // a simulated upstream.
 func TestProduct(t *testing.T) {
+	t.Parallel()
 	kerneltest.Require(t)
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/kernel", RequireExplicitExec: true, Setup: func(e *testscript.Env) error { return setUpProduct(t, e) },

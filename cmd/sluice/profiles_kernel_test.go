@@ -14,6 +14,7 @@ import (
 // TestProfilesOfTheConfiguration runs them in a container: the command with the target, the user, the environment, the
 // time-out and the check of each.
 func TestProfilesOfTheConfiguration(t *testing.T) {
+	t.Parallel()
 	w := newWard(t, nil, `
 [profile.says]
 argv = ["sh", "-c", "echo $0 $1 $OWN $HOME; id -u; id -g", "{target}", "a {target} b"]

@@ -13,6 +13,7 @@ import (
 // each of the ways that its provider has is out for as long as was said, the next one
 // answers, and an exhausted pool says so in the provider's own words.
 func TestProviders(t *testing.T) {
+	t.Parallel()
 	const account = `{"access_token":"%","refresh_token":"rt-%","expires_at":"2099-01-01T00:00:00Z"}`
 	for _, c := range []struct {
 		provider, url, body string

@@ -14,6 +14,7 @@ import (
 // TestCgroupsOfKilledRunsAreCleared leaves what a run and its daemon leave that are
 // both killed, beside what must stay.
 func TestCgroupsOfKilledRunsAreCleared(t *testing.T) {
+	t.Parallel()
 	kerneltest.Require(t)
 	parent := kerneltest.Cgroup(t)
 	ended := exec.Command("true")

@@ -103,6 +103,7 @@ func (w *ward) resetEvents(name string, n int) ([]string, map[string]any) {
 // TestLatchedAgentWorksAgain: latched, exhausted, recovered, reset, working; and beside it
 // agents that cannot be reset, for different reasons, each of which is said.
 func TestLatchedAgentWorksAgain(t *testing.T) {
+	t.Parallel()
 	const url = "https://api.openai.com/v1/chat/completions"
 	w := newWard(t, []simulator.Credential{
 		{Name: "good", Secret: openaiFirst},
@@ -183,6 +184,7 @@ func TestLatchedAgentWorksAgain(t *testing.T) {
 // TestResetOutlivesTheDaemons: containerd is killed before the pool recovers and sluice
 // while it waits for containerd; the agent is reset all the same, once.
 func TestResetOutlivesTheDaemons(t *testing.T) {
+	t.Parallel()
 	const url = "https://api.openai.com/v1/chat/completions"
 	w := newWard(t, []simulator.Credential{{Name: "only", Secret: openaiFirst}})
 	w.sluice(openaiFirst, "cred", "add", "a1")
@@ -216,6 +218,7 @@ func TestResetOutlivesTheDaemons(t *testing.T) {
 // TestAgentOnTheHostIsReset: an agent that is in no container, attached by its cgroup, its unit or its process, is reset in
 // its cgroup as its user, and works again.
 func TestAgentOnTheHostIsReset(t *testing.T) {
+	t.Parallel()
 	needs(t, "setpriv", "nsenter", "unshare")
 	const url = "https://api.openai.com/v1/chat/completions"
 	h := newEmptyHouse(t, nil, []simulator.Credential{{Name: "good", Secret: openaiFirst}})

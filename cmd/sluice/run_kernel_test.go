@@ -18,6 +18,7 @@ import (
 // TestRunEndsAsItsAgentWhateverTheDaemonDoes: the daemon is gone when the agent ends. The
 // status is the agent's, it is said what is left, and the daemon sees to that.
 func TestRunEndsAsItsAgentWhateverTheDaemonDoes(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, nil)
 	cmd := h.agent(nil, h.path, "run", "--user", "root", "--", "sh", "-c", "echo started; read go; exit 7")
 	stdin, err := cmd.StdinPipe()
@@ -79,6 +80,7 @@ func below(t *testing.T, dir string) string {
 // What an agent keeps of its own is as it was, whether it is started or attached: not one
 // file of its home is written, made or touched.
 func TestNothingIsWrittenIntoTheAgent(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, nil)
 	home := t.TempDir()
 	for path, text := range map[string]string{

@@ -382,6 +382,7 @@ func (h *hunt) under(where string) string {
 // TestNoSecretIsShown uses every kind of secret in every way, and looks for all of them
 // wherever something is written, shown or said.
 func TestNoSecretIsShown(t *testing.T) {
+	t.Parallel()
 	x := newTold(t)
 	doc, err := openapi3.NewLoader().LoadFromData(control.Document)
 	if err != nil {

@@ -77,6 +77,7 @@ func (m *manager) next() []string {
 // TestAsAService has the daemon told by signals what systemd would tell it, and reads
 // what it tells systemd: ready, alive, reloading and ready again, stopping, in this order.
 func TestAsAService(t *testing.T) {
+	t.Parallel()
 	texts := make(chan string, 16)
 	hook := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		var m struct{ Text string }

@@ -199,6 +199,7 @@ func soakFor(t *testing.T) time.Duration {
 // once and none is made up, whoever is refused is not asked before its time, and an agent
 // sees a 429 only with nobody left.
 func TestSoak(t *testing.T) {
+	t.Parallel()
 	var mu sync.Mutex
 	told := make(map[string]map[string]int) // pool -> kind -> notices
 	seen := make(map[string]bool)           // by seq

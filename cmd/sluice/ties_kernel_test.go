@@ -34,6 +34,7 @@ func (h *house) by(seq uint64, want ...string) {
 // TestConversationsStayWithTheirAccount: what one account holds is asked of that one,
 // while everything else goes to whoever is active.
 func TestConversationsStayWithTheirAccount(t *testing.T) {
+	t.Parallel()
 	needs(t, "node", "curl")
 	h := newHouse(t, nil)
 	last := func() uint64 { return h.sim.Journal().Last() }

@@ -60,6 +60,7 @@ func (h *house) redeem(version, token string) (body, status string) {
 // whoever serves, and the provider hears nothing of it. A login that is not the pool's is
 // the agent's own affair.
 func TestAgentsRenewPlaceholders(t *testing.T) {
+	t.Parallel()
 	h := tokenHouse(t)
 	held := h.held()
 	renews := func(token, who string) {
@@ -116,6 +117,7 @@ func TestAgentsRenewPlaceholders(t *testing.T) {
 
 // TestUnknownLoginsAreRefused, if it is configured so.
 func TestUnknownLoginsAreRefused(t *testing.T) {
+	t.Parallel()
 	h := tokenHouse(t, `[accounts]`, `unknown_tokens = "refuse"`)
 	if body, status := h.redeem("--http2", "rt-of-nobody"); status != "400" || !strings.Contains(body, "unauthorized_client") {
 		t.Errorf("%s %s", status, body)
@@ -131,6 +133,7 @@ func TestUnknownLoginsAreRefused(t *testing.T) {
 // TestAnAgentsAccountIsItsOwn: Codex looks for its account among those that the provider
 // tells it of, whichever member is asked.
 func TestAnAgentsAccountIsItsOwn(t *testing.T) {
+	t.Parallel()
 	h := tokenHouse(t)
 	for _, member := range []string{"account-1", "account-2"} {
 		for _, version := range []string{"--http1.1", "--http2"} {

@@ -30,6 +30,7 @@ func mountsIn(t *testing.T, c *containerbox.Container) int {
 // command or its environment: a program that starts after the attach, after a restart and after
 // a further host was bound. Detached, it has the mounts that it had.
 func TestARunningContainerTrusts(t *testing.T) {
+	t.Parallel()
 	w := newWard(t, []simulator.Credential{{Name: "first", Secret: openaiFirst}, {Name: "ant", Secret: anthropicFirst}})
 	w.sluice(openaiFirst, "cred", "add", "a1")
 	w.sluice("", "pool", "create", "openai", "--members", "a1", "--provider", "openai")
@@ -83,6 +84,7 @@ func TestARunningContainerTrusts(t *testing.T) {
 // TestAFirstRequestTrusts: what a container's environment names is covered before its command runs, whose first and
 // only action is a request.
 func TestAFirstRequestTrusts(t *testing.T) {
+	t.Parallel()
 	w := newWard(t, []simulator.Credential{{Name: "first", Secret: openaiFirst}})
 	w.sluice(openaiFirst, "cred", "add", "a1")
 	w.sluice("", "pool", "create", "openai", "--members", "a1", "--provider", "openai")
@@ -147,6 +149,7 @@ func nodeMounts(t *testing.T) map[string]string {
 // TestWhoDoesNotTrustIsNamed: a Node that ran before is named, with the way out, by everything that tells of targets;
 // one that is started that way is answered and not named.
 func TestWhoDoesNotTrustIsNamed(t *testing.T) {
+	t.Parallel()
 	w := newWard(t, []simulator.Credential{{Name: "first", Secret: openaiFirst}})
 	w.sluice(openaiFirst, "cred", "add", "a1")
 	w.sluice("", "pool", "create", "openai", "--members", "a1", "--provider", "openai")

@@ -41,6 +41,7 @@ func bounded(capabilities []string) []string {
 // TestUnitCapabilities has the daemon do its work with the capabilities of the unit and
 // no others.
 func TestUnitCapabilities(t *testing.T) {
+	t.Parallel()
 	kerneltest.Require(t)
 	needs(t, "setpriv")
 	all := unitCapabilities(t)

@@ -190,6 +190,7 @@ func (h *house) redirected() (n int) {
 // TestFailMode ends the daemon in every way, in both modes, and looks where a connect goes meanwhile and
 // afterwards.
 func TestFailMode(t *testing.T) {
+	t.Parallel()
 	for _, mode := range []string{"closed", "open"} {
 		t.Run(mode, func(t *testing.T) {
 			h := newHouse(t, nil, `fail_mode = "`+mode+`"`+"\n")

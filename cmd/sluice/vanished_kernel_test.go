@@ -41,6 +41,7 @@ func happens(t *testing.T, limit time.Duration, what string, done func() bool) {
 // TestVanishedPeers has first the origin and then the agents fall silent, with their packets dropped. What waits for
 // them is over after its time, and nothing is left.
 func TestVanishedPeers(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, nil, `vanished_after = "4s"`)
 	before := h.rested()
 	t.Run("upstream", func(t *testing.T) { h.vanishedUpstream(t, 4*time.Second) })
