@@ -2,6 +2,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -33,6 +34,9 @@ func (e statusError) Error() string { return fmt.Sprintf("exit status %d", e.sta
 
 // sluice runs one command line and returns the exit status.
 func sluice(e env, args []string) int {
+	ctx, end := context.WithCancel(e.ctx)
+	defer end()
+	e.ctx = ctx
 	root := newRoot(e)
 	root.SetArgs(args)
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return flagError(cmd, args, err) })

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -39,8 +40,16 @@ A token is revoked by taking its line out of the file; that, and a new one, need
 	return cmd
 }
 
-// client asks the daemon on the socket; or at SLUICE_URL, unless --socket is given.
+// client asks the daemon on the socket; or at SLUICE_URL, unless --socket is given. Its connection ends with the command.
 func (c *cli) client() (*api.Client, error) {
+	client, err := c.dial()
+	if err == nil {
+		context.AfterFunc(c.ctx, client.Close)
+	}
+	return client, err
+}
+
+func (c *cli) dial() (*api.Client, error) {
 	address := c.getenv("SLUICE_URL")
 	if address == "" || c.socket != "" {
 		return api.Dial(c.socketPath())
