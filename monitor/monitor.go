@@ -89,6 +89,17 @@ func (m *Monitor) names() []string {
 	return names
 }
 
+// FollowClock moves what waits for an instant along with a wall clock that was set while no monitor ran. Run does so too,
+// beside what is served by then: whoever serves members calls this before, lest one seems to be back.
+func (m *Monitor) FollowClock(ctx context.Context) error {
+	return m.followClock(ctx, readAnchor)
+}
+
+func (m *Monitor) followClock(ctx context.Context, clock func() (anchor, error)) error {
+	r := &recovery{pools: m.opts.Pools, log: m.opts.Log, clock: clock}
+	return r.followClock(ctx)
+}
+
 // Run works until ctx ends, and returns nil then.
 func (m *Monitor) Run(ctx context.Context) error {
 	alarm, err := newAlarm()

@@ -230,7 +230,13 @@ func (d *sluiced) openMonitor(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return d.newMonitor(ctx, channels)
+	if err := d.newMonitor(ctx, channels); err != nil {
+		return err
+	}
+	if err := d.watch.Load().FollowClock(ctx); err != nil { // a full disk, perhaps: it is tried again by itself
+		d.log.Warn("the clock may have been set, and cooldowns stay as they are", "error", err)
+	}
+	return nil
 }
 
 // newMonitor takes the place of the monitor before, which must have ended.
