@@ -43,8 +43,9 @@ func Probe() []Feature {
 	helper := func(name, kernel string, t ebpf.ProgramType, fn asm.BuiltinFunc) Feature {
 		return Feature{Name: name, MinKernel: kernel, Err: features.HaveProgramHelper(t, fn)}
 	}
-	setRetval := helper("choosing the error of a refused connect (bpf_set_retval)", "5.18", ebpf.CGroupSockAddr, asm.FnSetRetval)
-	setRetval.Optional = true
+	setRetval := Feature{
+		Name: "choosing the error of a refused connect (bpf_set_retval)", MinKernel: "5.18", Optional: true, Err: haveSetRetval(),
+	}
 	return []Feature{
 		{Name: "cgroup socket address programs", MinKernel: "4.17", Err: features.HaveProgramType(ebpf.CGroupSockAddr)},
 		{Name: "cgroup socket programs", MinKernel: "4.10", Err: features.HaveProgramType(ebpf.CGroupSock)},
@@ -94,6 +95,24 @@ func haveHook(t ebpf.ProgramType, hook ebpf.AttachType) error {
 		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 1), asm.Return()},
 	})
 	if errors.Is(err, unix.EINVAL) {
+		return fmt.Errorf("load a probe: %w", errors.Join(ebpf.ErrNotSupported, err))
+	}
+	if err != nil {
+		return fmt.Errorf("load a probe: %w", err)
+	}
+	return prog.Close()
+}
+
+// haveSetRetval loads a program that chooses an error. A call without an argument, which is how cilium/ebpf asks for helpers, is another
+// mistake to Linux 7.3 than it was to those before.
+func haveSetRetval() error {
+	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+		Type: ebpf.CGroupSockAddr, AttachType: ebpf.AttachCGroupInet4Connect, License: "Dual MIT/GPL",
+		Instructions: asm.Instructions{
+			asm.Mov.Imm(asm.R1, -int32(unix.ECONNREFUSED)), asm.FnSetRetval.Call(), asm.Mov.Imm(asm.R0, 0), asm.Return(),
+		},
+	})
+	if errors.Is(err, unix.EINVAL) { // no such helper
 		return fmt.Errorf("load a probe: %w", errors.Join(ebpf.ErrNotSupported, err))
 	}
 	if err != nil {

@@ -8,8 +8,6 @@ import (
 	"sync"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/asm"
-	"github.com/cilium/ebpf/features"
 	"github.com/cilium/ebpf/rlimit"
 	"golang.org/x/sys/unix"
 )
@@ -103,7 +101,7 @@ func Load(opts Options) (_ *Redirect, err error) {
 		return nil, fmt.Errorf("read the compiled programs: %w", err)
 	}
 	spec.Maps[redirectMapFlows].MaxEntries = opts.MaxFlows
-	if r.haveSetRetval = features.HaveProgramHelper(ebpf.CGroupSockAddr, asm.FnSetRetval) == nil; r.haveSetRetval {
+	if r.haveSetRetval = haveSetRetval() == nil; r.haveSetRetval {
 		if err := spec.Variables[redirectVarHaveSetRetval].Set(uint8(1)); err != nil {
 			return nil, fmt.Errorf("set %s: %w", redirectVarHaveSetRetval, err)
 		}
