@@ -119,7 +119,7 @@ func haveFamilies() error {
 func lackOfLSM(err error) error {
 	for _, lack := range []error{unix.EINVAL, unix.EPERM, btf.ErrNotFound, os.ErrNotExist} {
 		if errors.Is(err, lack) {
-			return errors.Join(ebpf.ErrNotSupported, err)
+			return notSupported(err)
 		}
 	}
 	return err

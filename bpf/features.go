@@ -24,6 +24,9 @@ type Feature struct {
 // Missing tells whether the kernel lacks it, as far as is known: another error is one of asking.
 func (f Feature) Missing() bool { return errors.Is(f.Err, ebpf.ErrNotSupported) }
 
+// ErrUnsupported is matched by every [*UnsupportedError].
+var ErrUnsupported = errors.New("not supported by this kernel")
+
 // UnsupportedError says what the kernel lacks.
 type UnsupportedError struct {
 	Feature   string
@@ -31,11 +34,13 @@ type UnsupportedError struct {
 }
 
 func (e *UnsupportedError) Error() string {
-	return fmt.Sprintf("%s is not supported by this kernel (needs Linux %s)", e.Feature, e.MinKernel)
+	return fmt.Sprintf("%s is not supported by this kernel (needs Linux %s); 'sluice doctor' says what else it lacks", e.Feature, e.MinKernel)
 }
 
-// Is makes errors.Is(err, ebpf.ErrNotSupported) true.
-func (e *UnsupportedError) Is(target error) bool { return target == ebpf.ErrNotSupported }
+// Is makes errors.Is(err, ErrUnsupported) and errors.Is(err, ebpf.ErrNotSupported) true.
+func (e *UnsupportedError) Is(target error) bool {
+	return target == ErrUnsupported || target == ebpf.ErrNotSupported
+}
 
 // Probe tries each feature by loading something tiny that uses it; kernel versions
 // are never compared, because distributions move features between them.
@@ -61,8 +66,8 @@ func Probe() []Feature {
 		{Name: "socket release hooks", MinKernel: "5.9", Err: haveHook(ebpf.CGroupSock, ebpf.AttachCgroupInetSockRelease)},
 		{Name: "getpeername hooks", MinKernel: "5.8", Err: haveHook(ebpf.CGroupSockAddr, ebpf.AttachCgroupInet4GetPeername)},
 		{Name: "cgroup bpf_link", MinKernel: "5.7", Err: haveCgroupLink()},
-		{Name: "taking entries out of hash maps in one step", MinKernel: "5.14", Err: haveLookupAndDelete()},
-		{Name: "asking a socket for its network namespace's cookie (SO_NETNS_COOKIE)", MinKernel: "5.14", Err: haveNetnsCookie()},
+		takingFeature(),
+		cookieFeature(),
 		setRetval,
 		{Name: "refusing what is made again before it is attached (kernel type information)", MinKernel: "5.4", Optional: true, Err: haveBTF()},
 		probeFamilies(),
@@ -83,7 +88,7 @@ func probeFamilies() Feature {
 // haveBTF looks for the kernel's type information, which the vigil's programs are fitted to the kernel by.
 func haveBTF() error {
 	if _, err := os.Stat("/sys/kernel/btf/vmlinux"); err != nil {
-		return fmt.Errorf("CONFIG_DEBUG_INFO_BTF: %w", errors.Join(ebpf.ErrNotSupported, err))
+		return fmt.Errorf("CONFIG_DEBUG_INFO_BTF: %w", notSupported(err))
 	}
 	return nil
 }
@@ -95,7 +100,7 @@ func haveHook(t ebpf.ProgramType, hook ebpf.AttachType) error {
 		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 1), asm.Return()},
 	})
 	if errors.Is(err, unix.EINVAL) {
-		return fmt.Errorf("load a probe: %w", errors.Join(ebpf.ErrNotSupported, err))
+		return fmt.Errorf("load a probe: %w", notSupported(err))
 	}
 	if err != nil {
 		return fmt.Errorf("load a probe: %w", err)
@@ -113,7 +118,7 @@ func haveSetRetval() error {
 		},
 	})
 	if errors.Is(err, unix.EINVAL) { // no such helper
-		return fmt.Errorf("load a probe: %w", errors.Join(ebpf.ErrNotSupported, err))
+		return fmt.Errorf("load a probe: %w", notSupported(err))
 	}
 	if err != nil {
 		return fmt.Errorf("load a probe: %w", err)
@@ -148,7 +153,7 @@ func haveLookupAndDelete() error {
 	defer func() { _ = m.Close() }()
 	var key, value uint32
 	if err := m.LookupAndDelete(&key, &value); !errors.Is(err, ebpf.ErrKeyNotExist) {
-		return fmt.Errorf("lookup and delete: %w", errors.Join(ebpf.ErrNotSupported, err))
+		return notSupported(err)
 	}
 	return nil
 }
@@ -162,9 +167,36 @@ func haveNetnsCookie() error {
 	defer func() { _ = unix.Close(fd) }()
 	_, err = unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
 	if errors.Is(err, unix.ENOPROTOOPT) {
-		return fmt.Errorf("getsockopt: %w", errors.Join(ebpf.ErrNotSupported, err))
+		return fmt.Errorf("getsockopt: %w", notSupported(err))
 	}
 	return err
+}
+
+// notSupported marks what tells of a kernel without something, in one line.
+func notSupported(err error) error {
+	if errors.Is(err, ebpf.ErrNotSupported) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", ebpf.ErrNotSupported, err)
+}
+
+// Lacking is what the kernel lacks that this process has to ask of it for each target, as an [*UnsupportedError], or nil. What the
+// programs need besides, [Load] finds out.
+func Lacking() error {
+	for _, f := range []Feature{takingFeature(), cookieFeature()} {
+		if f.Missing() {
+			return &UnsupportedError{Feature: f.Name, MinKernel: f.MinKernel}
+		}
+	}
+	return nil
+}
+
+func takingFeature() Feature {
+	return Feature{Name: "taking entries out of hash maps in one step", MinKernel: "5.14", Err: haveLookupAndDelete()}
+}
+
+func cookieFeature() Feature {
+	return Feature{Name: "asking a socket for its network namespace's cookie (SO_NETNS_COOKIE)", MinKernel: "5.14", Err: haveNetnsCookie()}
 }
 
 // explain turns a failed load into the feature that was found missing, if one was.

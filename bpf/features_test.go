@@ -19,8 +19,8 @@ func TestExplain(t *testing.T) {
 		"all there":          {[]Feature{there}, load.Error()},
 		"optional missing":   {[]Feature{there, {Name: "errno", MinKernel: "5.18", Optional: true, Err: missing}}, load.Error()},
 		"probe not allowed":  {[]Feature{{Name: "links", MinKernel: "5.7", Err: denied}}, load.Error()},
-		"one missing":        {[]Feature{there, {Name: "links", MinKernel: "5.7", Err: missing}}, "links is not supported by this kernel (needs Linux 5.7)"},
-		"the first is named": {[]Feature{{Name: "rings", MinKernel: "5.8", Err: missing}, {Name: "links", MinKernel: "5.7", Err: missing}}, "rings is not supported by this kernel (needs Linux 5.8)"},
+		"one missing":        {[]Feature{there, {Name: "links", MinKernel: "5.7", Err: missing}}, "links is not supported by this kernel (needs Linux 5.7); 'sluice doctor' says what else it lacks"},
+		"the first is named": {[]Feature{{Name: "rings", MinKernel: "5.8", Err: missing}, {Name: "links", MinKernel: "5.7", Err: missing}}, "rings is not supported by this kernel (needs Linux 5.8); 'sluice doctor' says what else it lacks"},
 	} {
 		err := explain(load, c.probed)
 		if err.Error() != c.want {

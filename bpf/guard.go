@@ -115,7 +115,7 @@ func guards(index int, prog *ebpf.Program) (bool, error) {
 	id, _ := info.ID()
 	on, err := link.QueryPrograms(link.QueryOptions{Target: index, Attach: ebpf.AttachTCXEgress})
 	if errors.Is(err, unix.EINVAL) { // it does not know the attach type
-		err = errors.Join(ebpf.ErrNotSupported, err)
+		err = notSupported(err)
 	}
 	if err != nil {
 		return false, fmt.Errorf("ask what is on link %d: %w", index, err)

@@ -165,7 +165,7 @@ func targetError(err error) error {
 	switch {
 	case errors.Is(err, intercept.ErrConflict), errors.Is(err, intercept.ErrExclusive):
 		code = pool.CodeConflict
-	case errors.Is(err, intercept.ErrStopped), errors.Is(err, container.ErrUnavailable):
+	case errors.Is(err, intercept.ErrStopped), errors.Is(err, container.ErrUnavailable), errors.Is(err, intercept.ErrUnsupported):
 		code = pool.CodeUnavailable
 	case errors.Is(err, container.ErrAmbiguous), errors.Is(err, cgroup.ErrManyUnits):
 		code = pool.CodeInvalid

@@ -44,8 +44,11 @@ type Request struct {
 // A container that does not run is attached when it starts; a selector's containers, those
 // that run and those to come, become targets of their own. When it fails, nothing new is left: no
 // program, no listener, no row. The errors match what cgroup.Validate, cgroup.OfPID, cgroup.OfUnit and
-// container.Finder give, ErrConflict, ErrExclusive and ErrStopped.
+// container.Finder give, ErrConflict, ErrExclusive, ErrUnsupported and ErrStopped.
 func (in *Interceptor) Attach(ctx context.Context, r Request) (Target, error) {
+	if in.opts.Lacking != nil {
+		return Target{}, in.opts.Lacking
+	}
 	v := Target{Kind: r.Kind, Pools: append([]string{}, r.Pools...), Created: in.opts.Now(), KeepConnections: r.KeepConnections}
 	pid := r.PID
 	var err error
@@ -277,6 +280,9 @@ func (in *Interceptor) unhook(t *target) error {
 // puts the programs on: so no connect is refused in between, and none is shown a certificate that it cannot trust yet,
 // which a program may not forget. When it fails the programs are off; the rest goes in dismiss. The caller holds ops.
 func (in *Interceptor) engage(ctx context.Context, t *target, witness int) error {
+	if in.opts.Lacking != nil { // it is remembered from another kernel
+		return in.opts.Lacking
+	}
 	id, err := cgroup.ID(t.Cgroup)
 	if err != nil {
 		return err

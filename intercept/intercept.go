@@ -68,6 +68,8 @@ type Events interface {
 // Options are what an Interceptor works with. Hooks to Memory must be given; the zero
 // value of the rest means what its comment says.
 type Options struct {
+	// Lacking is what the kernel lacks that every target needs: Attach gives it to whoever asks, and attaches nothing. nil: nothing.
+	Lacking   error
 	Hooks     Hooks
 	Listeners Listeners
 	Flows     Flows

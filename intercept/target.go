@@ -22,6 +22,8 @@ var (
 	ErrConflict = errors.New("another target is in the way")
 	// ErrExclusive says that somebody else's program keeps ours off a cgroup; the message says whose, and what to do.
 	ErrExclusive = bpf.ErrExclusive
+	// ErrUnsupported says that the kernel lacks something; the message says what, and which kernel has it.
+	ErrUnsupported = bpf.ErrUnsupported
 	// ErrStopped says that the interceptor does not run any more.
 	ErrStopped = errors.New("the interceptor has stopped")
 )

@@ -292,3 +292,25 @@ func TestPortsFollowTheBindings(t *testing.T) {
 		return len(b.kernel.ports) == 2 && b.kernel.ports[1] == 8443
 	})
 }
+
+// Where the kernel lacks what every target needs, nothing is attached, remembered or put on a cgroup, and who asks is told what it is. What is
+// remembered from another kernel stays so, and says the same.
+func TestAttachOnAKernelThatLacksSomething(t *testing.T) {
+	dir := newCgroup(t)
+	lacking := &bpf.UnsupportedError{Feature: "something", MinKernel: "7.0"}
+	b := newBench(t, func(b *bench, o *Options) {
+		o.Lacking = lacking
+		b.memory.rows["t-1"] = Target{ID: "t-1", Kind: KindCgroup, Ref: dir, Cgroup: dir}
+	})
+	for _, r := range []Request{{Cgroup: dir}, {Kind: KindPID, PID: os.Getpid()}, {Kind: KindContainer, Container: "later"}, {Kind: KindSelector, Selector: "a=b"}} {
+		if got, err := b.Attach(t.Context(), r); !errors.Is(err, ErrUnsupported) || !strings.Contains(err.Error(), "something is not supported by this kernel (needs Linux 7.0)") {
+			t.Errorf("%+v: %v, %+v", r, err, got)
+		}
+	}
+	if all := b.Targets(); len(all) != 1 || all[0].State != StateFailed || !strings.Contains(all[0].Reason, "needs Linux 7.0") {
+		t.Errorf("targets: %+v", all)
+	}
+	if on, err := b.kernel.Attachments(); err != nil || len(on) > 0 || b.memory.len() != 1 {
+		t.Errorf("hooks on %v (%v), %d remembered", on, err, b.memory.len())
+	}
+}

@@ -245,7 +245,7 @@ func (d *sluiced) openInterceptor(context.Context) error {
 		keep = d.fds
 	}
 	d.in, err = intercept.New(intercept.Options{
-		Hooks: d.hooks, Listeners: d.hooks, Flows: d.hooks, Events: events, Routes: d.keep, Exchange: d.exchange, Dialer: dialer,
+		Lacking: bpf.Lacking(), Hooks: d.hooks, Listeners: d.hooks, Flows: d.hooks, Events: events, Routes: d.keep, Exchange: d.exchange, Dialer: dialer,
 		Memory: newTargetMemory(d.store, d.record, scopes), Containers: d.finder, Vigils: d.hooks, Log: d.log, Drain: d.cfg.DrainTime, Denied: d.denied,
 		Trust: confidant{d.ca, d.log}, FDStore: keep,
 		Guard: d.hooks, GuardName: guardName(d.cfg.PinDir), GuardBackend: guardBackend(d.cfg), GuardVolatile: d.cfg.FailOpen,
@@ -411,7 +411,7 @@ func (c *cli) removePins(ctx context.Context, configFile, stateDir string) ([]st
 	newReaper(slog.New(slog.DiscardHandler)).clearAll()
 	defer removeScopeParent()
 	forgotten, err := forgetTargets(ctx, cfg.StateDir)
-	if err == nil {
+	if err == nil && bpf.Lacking() == nil { // else nothing was attached, and namespaces cannot be told apart
 		err = clearGuards(cfg.PinDir)
 	}
 	if err != nil {
