@@ -67,10 +67,18 @@ uninstall: ## take away what install put there, but for /etc/sluice and /var/lib
 	@rm -f '$(DESTDIR)$(PREFIX)'/share/man/man1/sluice.1 '$(DESTDIR)$(PREFIX)'/share/man/man1/sluice-*.1
 	@rm -rf '$(DESTDIR)$(PREFIX)/share/doc/sluice'
 
+# Debian Policy 12.7: a version with a revision is a package of Debian's of something else, one without is a native one.
+CHANGELOG  = $(if $(findstring -,$(DEBVERSION)),changelog.Debian.gz,changelog.gz)
 DIST ?= dist
 package: ## DIST/sluice_VERSION_ARCH.deb; GOARCH=arm64 for another processor
 	@rm -rf dist/root-$(GOARCH)
 	@$(MAKE) --no-print-directory install BIN=dist/bin/$(GOARCH)/sluice DESTDIR='$(CURDIR)/dist/root-$(GOARCH)' PREFIX=/usr
+	@gzip -9n dist/root-$(GOARCH)/usr/share/man/man1/*.1
+	@install -D -m 644 scripts/packaging/deb/lintian-overrides dist/root-$(GOARCH)/usr/share/lintian/overrides/sluice
+	@printf 'sluice (%s) stable; urgency=medium\n\n  * Built from commit %s.\n\n -- %s  %s\n' '$(DEBVERSION)' '$(COMMIT)' \
+		"$$(sed -n 's/^maintainer: //p' scripts/packaging/nfpm.yaml)" "$$(LC_ALL=C date -u -R -d '$(DATE)')" | \
+		gzip -9n >dist/root-$(GOARCH)/usr/share/doc/sluice/$(CHANGELOG)
+	@chmod 644 dist/root-$(GOARCH)/usr/share/doc/sluice/$(CHANGELOG)
 	@mkdir -p '$(DIST)'
 	@find dist/root-$(GOARCH) -exec touch -h -d '$(DATE)' {} +
 	@GOARCH= $(GO) build -modfile=scripts/tools/go.mod -o bin/host/nfpm github.com/goreleaser/nfpm/v2/cmd/nfpm

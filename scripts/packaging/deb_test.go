@@ -102,7 +102,8 @@ func TestPackage(t *testing.T) {
 	for _, line := range []string{
 		"-rwxr-xr-x root/root", "./usr/bin/sluice\n", "./usr/lib/systemd/system/sluice.service\n", "./usr/lib/sysusers.d/sluice.conf\n",
 		"./usr/lib/tmpfiles.d/sluice.conf\n", "./usr/share/bash-completion/completions/sluice\n", "./usr/share/zsh/vendor-completions/_sluice\n",
-		"./usr/share/fish/vendor_completions.d/sluice.fish\n", "./usr/share/doc/sluice/copyright\n", "./usr/share/man/man1/sluice-pool-create.1\n",
+		"./usr/share/fish/vendor_completions.d/sluice.fish\n", "./usr/share/doc/sluice/copyright\n", "./usr/share/man/man1/sluice-pool-create.1.gz\n",
+		"./usr/share/doc/sluice/changelog.gz\n", "./usr/share/lintian/overrides/sluice\n",
 	} {
 		if !strings.Contains(listed, line) {
 			t.Errorf("the package has no %q:\n%s", line, listed)
@@ -119,6 +120,12 @@ func TestPackage(t *testing.T) {
 
 	before, _ := g.files()
 	g.dpkg("--install", first)
+	// Policy 4.4 has the form; 12.7 the name, which a version with a revision changes.
+	const changes = "sluice (1.2.3) stable; urgency=medium\n\n  * Built from commit abc.\n\n" +
+		" -- The sluice authors <sluice@sluice-proxy.example>  Fri, 02 Jan 2026 03:04:05 +0000\n"
+	if said := g.must("chroot", g.dir, "/bin/zcat", "/usr/share/doc/sluice/changelog.gz"); said != changes {
+		t.Errorf("the changelog is\n%s\nwant\n%s", said, changes)
+	}
 	if said := g.must("chroot", g.dir, "/usr/bin/sluice", "version"); !strings.HasPrefix(said, "sluice v1.2.3 (commit abc, 2026-01-02T03:04:05Z") {
 		t.Errorf("the installed binary is %s", said)
 	}

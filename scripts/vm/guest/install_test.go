@@ -77,7 +77,7 @@ func install(t *testing.T) {
 			t.Errorf("%s is %s, want %s", path, got, want)
 		}
 	}
-	for _, page := range []string{"sluice.1", "sluice-pool-create.1"} {
+	for _, page := range []string{"sluice.1.gz", "sluice-pool-create.1.gz"} {
 		if _, err := os.Stat("/usr/share/man/man1/" + page); err != nil {
 			t.Error(err)
 		}
