@@ -73,7 +73,8 @@ func arguments(k kernel, disk, console string, port int) []string {
 	if os.Getenv("SLUICE_VM_ACCEL") == "kvm" {
 		return append(args, "-accel", "kvm", "-cpu", "host")
 	}
-	return append(args, "-accel", "tcg,thread=multi,tb-size=128", "-cpu", "max")
+	// Without cmpxchg16b: qemu 7.2 leaves garbage in the flags after it, which ends a 6.12 in a double fault at its first interrupt there.
+	return append(args, "-accel", "tcg,thread=multi,tb-size=128", "-cpu", "max,-cx16")
 }
 
 // ssh is a command for root's shell lines in a guest.
