@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -157,6 +158,64 @@ func TestDigest(t *testing.T) {
 	}
 	if of() != second {
 		t.Error("a file that went left its trace")
+	}
+}
+
+// A change of a page, or of a test that runs elsewhere, is no reason to run in the guest again. A change of what is run there is.
+func TestInputs(t *testing.T) {
+	t.Chdir(t.TempDir())
+	if out, err := exec.Command("git", "init", "-q").CombinedOutput(); err != nil {
+		t.Fatalf("git: %v: %s", err, out)
+	}
+	all := func() map[string]string {
+		t.Helper()
+		keys := make(map[string]string)
+		for _, what := range []string{"fast", "vagrant", "kernels"} {
+			key, err := inputs(what)
+			if err != nil {
+				t.Fatal(err)
+			}
+			keys[what] = key
+		}
+		return keys
+	}
+	before := all()
+	for _, c := range []struct{ file, changes string }{
+		{"docs/page.md", ""},
+		{"README.md", ""},
+		{"scripts/vm/README.md", ""},
+		{"scripts/vm/cache_test.go", ""},
+		{"pool/keeper_test.go", ""},
+		{"pool/testdata/hints/a", ""},
+		{"scripts/bench/main.go", ""},
+		{"scripts/vm/guest/host_test.go", "fast kernels vagrant"},
+		{"scripts/vm/qemu.go", "fast kernels vagrant"},
+		{"scripts/vm/image/packages", "fast kernels vagrant"},
+		{"scripts/deps.sh", "fast kernels vagrant"},
+		{"scripts/packaging/systemd/sluice.service", "fast vagrant"},
+		{"scripts/packaging/deb_test.go", ""},
+		{"Makefile", "fast vagrant"},
+		{"pool/keeper.go", "fast"},
+		{"go.sum", "fast"},
+		{"intercept/attach.go", "fast kernels"},
+		{"bpf/redirect_bpfel.o", "fast kernels"},
+		{"bpf/attach_kernel_test.go", "kernels"},
+	} {
+		if err := errors.Join(os.MkdirAll(filepath.Dir(c.file), 0o755), os.WriteFile(c.file, []byte(c.file), 0o644)); err != nil {
+			t.Fatal(err)
+		}
+		after := all()
+		var changed []string
+		for what := range after {
+			if after[what] != before[what] {
+				changed = append(changed, what)
+			}
+		}
+		slices.Sort(changed)
+		if got := strings.Join(changed, " "); got != c.changes {
+			t.Errorf("%s is a reason to run %q, want %q", c.file, got, c.changes)
+		}
+		before = after
 	}
 }
 

@@ -82,16 +82,19 @@ func (h *host) goTest(ctx context.Context, g *guest, args ...string) error {
 // The versions that an upgrade goes to and comes back from are the tree's own and one that is above every other.
 const nextVersion = "v999.0.0"
 
-// parts are what the parcel is made of.
-var parts = []string{
+// source is what the parcel is made of.
+var source = append([]string{
 	"go.mod", "go.sum", "Makefile", "LICENSE", "bpf", "cmd", "control", "intercept", "monitor", "pool", "reset", "scripts/packaging",
 	"scripts/simulator", "scripts/containerbox", "scripts/tools", "scripts/vm/suite.go",
-}
+}, notInParcel...)
+
+// notInParcel is what is beside the source and not built.
+var notInParcel = []string{":(exclude)*_test.go", ":(exclude)*/testdata/*", ":(exclude)*.md"}
 
 // parcel is a tar file of what the tests need in the guest: two versions of the package, the simulator and a client as
 // commands, the containers' image. All that goes into it is in the tree.
 func (h *host) parcel(ctx context.Context) (string, error) {
-	key, err := digest(append(parts, ":(exclude)*_test.go")...)
+	key, err := digest(source...)
 	if err != nil {
 		return "", err
 	}
