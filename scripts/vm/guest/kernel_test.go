@@ -3,6 +3,8 @@
 package guest
 
 import (
+	"fmt"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -19,12 +21,16 @@ func TestKernel(t *testing.T) {
 	t.Logf("sluice doctor:\n%s", doctor)
 	var lacking []string
 	for line := range strings.Lines(doctor) {
+		if !regexp.MustCompile(`^((OK  |WARN|FAIL) \S|     \S)`).MatchString(line) {
+			t.Errorf("doctor has a line of another form: %q", line)
+		}
 		if strings.HasPrefix(line, "FAIL kernel: ") {
 			lacking = append(lacking, line)
 		}
 	}
 	configure(t)
 	if len(lacking) > 0 {
+		write(t, files+"/lacking", strings.Join(lacking, ""))
 		if status == 0 {
 			t.Error("doctor fails something, and ends with status 0")
 		}
@@ -37,6 +43,19 @@ func TestKernel(t *testing.T) {
 		if status == 0 {
 			t.Errorf("attached, although the kernel lacks %q", lacking)
 		}
+		if !strings.Contains(said, "not supported by this kernel (needs Linux ") {
+			t.Errorf("it does not say what the kernel lacks, and which one has it: %s", said)
+		}
+		if targets := ask[[]target](t, "targets"); len(targets) > 0 {
+			t.Errorf("refused, and yet there is %v", targets)
+		}
+		// The agent goes on as before.
+		eventually(t, "the agent's requests go where they are sent", func() string {
+			if lines := (mark{file: agentLog}).since(t); len(lines) == 0 || intercepted(lines[len(lines)-1]) {
+				return fmt.Sprintf("%q", lines)
+			}
+			return ""
+		})
 		gone(t)
 		return
 	}
@@ -57,6 +76,7 @@ func TestKernel(t *testing.T) {
 		t.Errorf("%d good answers, refused %q", good, refused)
 	}
 	gone(t)
+	run(t, "systemctl", "stop", "agent")
 }
 
 // gone removes the package and looks whether anything of it is left in the kernel.
