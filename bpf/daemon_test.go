@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/sluice-proxy/sluice/bpf"
 	"github.com/sluice-proxy/sluice/bpf/kerneltest"
 )
@@ -28,7 +30,9 @@ func runDaemon(pins string) error {
 		return err
 	}
 	fmt.Println("ready")
-	select {}
+	for { // not select: where no goroutine is left the runtime takes that for a deadlock
+		_ = unix.Pause()
+	}
 }
 
 // startDaemon returns when the daemon has attached; kill ends it as kill -9 does.
