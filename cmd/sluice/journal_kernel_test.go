@@ -144,6 +144,18 @@ func TestJournal(t *testing.T) {
 	if said := h.daemon.log.String(); said != "" {
 		t.Errorf("standard error has %q as well", said)
 	}
+	// A reload has the journal told more: a client that trusts another CA, for instance.
+	config, err := os.ReadFile(filepath.Join(h.dir, "config.toml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.write("config.toml", string(config)+"\n[log]\nlevel = \"debug\"\n")
+	h.reload()
+	j.entry(map[string]string{"MSG": "configuration read again"})
+	if out, err := h.agent(nil, h.path, "run", "--user", "root", "--", "curl", "-s", "--cacert", "upstream.pem", "https://api.openai.com/").CombinedOutput(); err == nil {
+		t.Errorf("it trusts sluice's CA: %s", out)
+	}
+	j.entry(map[string]string{"MSG": "client handshake failed", "HOST": "api.openai.com", "LEVEL": "DEBUG", "PRIORITY": "7"})
 	j.mu.Lock()
 	h.noSecret(j.raw.String())
 	j.mu.Unlock()
