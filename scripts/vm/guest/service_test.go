@@ -152,13 +152,13 @@ func reload(t *testing.T) {
 	run(t, "systemctl", "reload", "sluice")
 	eventually(t, "the level is debug", func() string {
 		// A client of the attached unit's that does not trust the CA is told of at that level.
-		try("sh", "-c", "echo $$ >/sys/fs/cgroup/system.slice/agent.service/cgroup.procs && exec curl -s "+api)
+		said, status := try("sh", "-c", "echo $$ >/sys/fs/cgroup/system.slice/agent.service/cgroup.procs && exec curl -sSv "+api)
 		for _, record := range records(t) {
 			if record["LEVEL"] == "DEBUG" {
 				return ""
 			}
 		}
-		return "no record of that level"
+		return fmt.Sprintf("no record of that level, and curl ended with %d: %s", status, said)
 	})
 	write(t, file, original)
 	run(t, "systemctl", "reload", "sluice")
