@@ -197,7 +197,8 @@ func pinned(t testing.TB, pins string) ids {
 }
 
 // exist counts those of them that the kernel still lists.
-func (i ids) exist() (n int) {
+func (i ids) exist(t testing.TB) (n int) {
+	t.Helper()
 	for id, err := ebpf.ProgramGetNextID(0); err == nil; id, err = ebpf.ProgramGetNextID(id) {
 		if i.programs[id] {
 			n++
@@ -208,10 +209,8 @@ func (i ids) exist() (n int) {
 			n++
 		}
 	}
-	var it link.Iterator
-	defer it.Close()
-	for it.Next() {
-		if i.links[it.ID] {
+	for _, id := range kerneltest.Links(t) {
+		if i.links[id] {
 			n++
 		}
 	}
@@ -279,15 +278,15 @@ func TestRemoveLeavesNothing(t *testing.T) {
 	if haveTCX() {
 		guards = 2
 	}
-	if len(all.programs) != hooks+guards || len(all.links) != 2*hooks+guards || len(all.maps) != 9+guards || all.exist() != 3*hooks+2*guards+9+guards {
-		t.Fatalf("this test cannot see what is loaded: %+v, %d exist", all, all.exist())
+	if len(all.programs) != hooks+guards || len(all.links) != 2*hooks+guards || len(all.maps) != 9+guards || all.exist(t) != 3*hooks+2*guards+9+guards {
+		t.Fatalf("this test cannot see what is loaded: %+v, %d exist", all, all.exist(t))
 	}
 	must(t, w.Remove())
 	if _, err := os.Stat(w.pins); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("pin directory: %v", err)
 	}
 	// The kernel frees them after a grace period.
-	eventually(t, "nothing of ours is left in the kernel", func() bool { return all.exist() == 0 })
+	eventually(t, "nothing of ours is left in the kernel", func() bool { return all.exist(t) == 0 })
 	if got := w.agent.do(order{Do: "dial", Dst: origin4}); got.Said != "origin" {
 		t.Errorf("after Remove: %+v", got)
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 
+	"github.com/sluice-proxy/sluice/bpf/kerneltest"
 	"github.com/sluice-proxy/sluice/intercept/cgroup"
 )
 
@@ -113,15 +114,8 @@ func (c census) bpf(t *testing.T, pins string) {
 		next, err := ebpf.MapGetNextID(ebpf.MapID(id))
 		return uint32(next), err
 	})
-	for it := new(link.Iterator); ; {
-		if !it.Next() {
-			if err := it.Err(); err != nil {
-				t.Fatal(err)
-			}
-			it.Close()
-			return
-		}
-		if what := fmt.Sprintf("link %d", it.ID); !others[what] {
+	for _, id := range kerneltest.Links(t) {
+		if what := fmt.Sprintf("link %d", id); !others[what] {
 			c[what] = ""
 		}
 	}
