@@ -269,15 +269,15 @@ func TestRemoveLeavesNothing(t *testing.T) {
 	gone := kerneltest.Cgroup(t)
 	must(t, w.Attach(gone))
 	must(t, kerneltest.RemoveCgroup(gone))
-	w.guardAll(t)
-	w.proxied(t, order{Do: "dial", Dst: origin4})
-	all := pinned(t, w.pins)
 	// Two programs of the guard, each with a link, and the two maps that are theirs alone, where links keep programs; nine maps, and the
-	// read-only data among them.
+	// read-only data among them. A filter of clsact's is no pin: who put it there takes it off.
 	guards := 0
 	if haveTCX() {
+		w.guardAll(t)
 		guards = 2
 	}
+	w.proxied(t, order{Do: "dial", Dst: origin4})
+	all := pinned(t, w.pins)
 	if len(all.programs) != hooks+guards || len(all.links) != 2*hooks+guards || len(all.maps) != 9+guards || all.exist(t) != 3*hooks+2*guards+9+guards {
 		t.Fatalf("this test cannot see what is loaded: %+v, %d exist", all, all.exist(t))
 	}
