@@ -95,29 +95,20 @@ func haveBTF() error {
 
 // haveHook loads a program for a hook that does nothing: the kernel refuses those for hooks it does not have.
 func haveHook(t ebpf.ProgramType, hook ebpf.AttachType) error {
-	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{
-		Type: t, AttachType: hook, License: "Dual MIT/GPL",
-		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 1), asm.Return()},
-	})
-	if errors.Is(err, unix.EINVAL) {
-		return fmt.Errorf("load a probe: %w", notSupported(err))
-	}
-	if err != nil {
-		return fmt.Errorf("load a probe: %w", err)
-	}
-	return prog.Close()
+	return takes(t, hook, asm.Mov.Imm(asm.R0, 1), asm.Return())
 }
 
 // haveSetRetval loads a program that chooses an error. A call without an argument, which is how cilium/ebpf asks for helpers, is another
 // mistake to Linux 7.3 than it was to those before.
 func haveSetRetval() error {
-	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{
-		Type: ebpf.CGroupSockAddr, AttachType: ebpf.AttachCGroupInet4Connect, License: "Dual MIT/GPL",
-		Instructions: asm.Instructions{
-			asm.Mov.Imm(asm.R1, -int32(unix.ECONNREFUSED)), asm.FnSetRetval.Call(), asm.Mov.Imm(asm.R0, 0), asm.Return(),
-		},
-	})
-	if errors.Is(err, unix.EINVAL) { // no such helper
+	return takes(ebpf.CGroupSockAddr, ebpf.AttachCGroupInet4Connect,
+		asm.Mov.Imm(asm.R1, -int32(unix.ECONNREFUSED)), asm.FnSetRetval.Call(), asm.Mov.Imm(asm.R0, 0), asm.Return())
+}
+
+// takes loads a program; EINVAL is a hook or a helper that the kernel does not have.
+func takes(t ebpf.ProgramType, hook ebpf.AttachType, program ...asm.Instruction) error {
+	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: t, AttachType: hook, License: "Dual MIT/GPL", Instructions: program})
+	if errors.Is(err, unix.EINVAL) {
 		return fmt.Errorf("load a probe: %w", notSupported(err))
 	}
 	if err != nil {
