@@ -429,12 +429,9 @@ func TestServersAreLetBe(t *testing.T) {
 	}
 }
 
-// TestGuardOutlivesTheDaemon follows the guard through a restart, an upgrade and a removal.
+// TestGuardOutlivesTheDaemon follows the guard through a restart, an upgrade and a removal. It is about tcx (Linux 6.6).
 func TestGuardOutlivesTheDaemon(t *testing.T) {
 	w := newWorld(t, bpf.Options{})
-	if !haveTCX() {
-		t.Skip("this kernel has no tcx, and keeps no program on a link for us")
-	}
 	w.guardAll(t)
 	w.guardAll(t) // idempotent
 	eye, link := newWitness(t, w.Server), index(t, w.Agent, w.Link)
