@@ -45,6 +45,9 @@ func (h *house) works(env, command, spent string) {
 			if e.Method == "POST" && e.Status == 200 {
 				answered++
 			}
+			if strings.HasSuffix(e.Path, "/responses") && e.Method != "POST" {
+				h.t.Errorf("%s: the upstream was asked for a WebSocket, in which no limit could be followed", command)
+			}
 		}
 		if answered == 0 {
 			h.t.Errorf("%s: nothing was asked", command)

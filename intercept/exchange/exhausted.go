@@ -20,6 +20,7 @@ type localAnswer struct {
 	retryAfter  string // Retry-After, "" for none
 	pool        string // Sluice-Pool, "" for none
 	noStore     bool   // Cache-Control, as RFC 6749 section 5.1 demands
+	upgrade     string // Upgrade, as RFC 9110 section 15.5.22 demands of a 426; "" for none
 }
 
 func plainAnswer(status int, reason string) localAnswer {
@@ -103,6 +104,9 @@ func (a *localAnswer) fields() [][2]string {
 	}
 	if a.noStore {
 		fields = append(fields, [2]string{"Cache-Control", "no-store"})
+	}
+	if a.upgrade != "" {
+		fields = append(fields, [2]string{"Upgrade", a.upgrade}, [2]string{"Connection", "upgrade"})
 	}
 	if a.pool != "" {
 		fields = append(fields, [2]string{"Sluice-Pool", a.pool})

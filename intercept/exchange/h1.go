@@ -128,6 +128,9 @@ func (cl *client) exchange() (keep bool) {
 	} else if answer != nil {
 		return cl.sayInstead(*answer)
 	}
+	if answer := cl.declined(); answer != nil {
+		return cl.sayInstead(*answer)
+	}
 	if err := cl.findTie(&a); err != nil {
 		return cl.sendFailed(err)
 	}

@@ -1,6 +1,7 @@
 package exchange
 
 import (
+	"bytes"
 	"crypto/tls"
 	"io"
 	"net"
@@ -9,6 +10,27 @@ import (
 	"github.com/sluice-proxy/sluice/pool"
 	"github.com/sluice-proxy/sluice/pool/echo"
 )
+
+// declined answers, in the upstream's place, a request for the WebSocket that Codex and those who do
+// as it does would rather make their calls in. They go on with POST after a 426, as the provider has
+// it, and say so by the beta that they ask for. In a WebSocket a limit is a message in the middle of
+// nothing that could be sent again, on a connection that stays with its member for an hour; in a
+// request of its own each call goes to the member that it should, and on to the next one.
+func (cl *client) declined() *localAnswer {
+	if !cl.req.upgrade || (cl.route.Provider != "openai" && cl.route.Provider != "codex") {
+		return nil
+	}
+	h := &cl.req
+	for i := range h.fields {
+		f := &h.fields[i]
+		if equalFold(f.name(h.raw), "openai-beta") && bytes.Contains(f.val(h.raw), []byte("responses_websockets=")) {
+			answer := plainAnswer(426, "calls in a WebSocket cannot go on with the pool's next member: use POST")
+			answer.upgrade = "HTTP/1.1"
+			return &answer
+		}
+	}
+	return nil
+}
 
 // upgrade passes a 101 on and then the bytes of both directions, until both have
 // ended. Either side may be half closed; the credential was in the head only.
