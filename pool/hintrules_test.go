@@ -36,6 +36,15 @@ func TestHintRules(t *testing.T) {
 		{name: "a passed date is dropped alone", h: http.Header{"Retry-After": {"Mon, 23 Nov 2026 17:00:00 GMT"}, "X-Ratelimit-Remaining": {"0"}, "X-Ratelimit-Reset": {"30"}}, want: 30},
 		{name: "an explicit wait beats a full bucket", h: http.Header{"Retry-After": {"0"}, "X-Ratelimit-Remaining": {"0"}, "X-Ratelimit-Reset": {"300"}}, want: 10},
 		{name: "a hard window beats a shorter explicit wait", h: http.Header{"Retry-After": {"5"}, "Anthropic-Ratelimit-Unified-7d-Status": {"rejected"}, "Anthropic-Ratelimit-Unified-7d-Reset": {"1795455500"}}, want: 500},
+		{name: "extra usage that is spent as well is no window", h: http.Header{
+			"Anthropic-Ratelimit-Unified-Status": {"rejected"}, "Anthropic-Ratelimit-Unified-Reset": {"1795457094"},
+			"Anthropic-Ratelimit-Unified-5h-Status": {"rejected"}, "Anthropic-Ratelimit-Unified-5h-Reset": {"1795457094"},
+			"Anthropic-Ratelimit-Unified-Overage-Status": {"rejected"}, "Anthropic-Ratelimit-Unified-Overage-Reset": {"1796083200"},
+		}, want: 2094},
+		{name: "extra usage that was never bought is no hint of a burst's end", h: http.Header{
+			"Anthropic-Ratelimit-Unified-Status":         {"allowed"},
+			"Anthropic-Ratelimit-Unified-Overage-Status": {"rejected"}, "Anthropic-Ratelimit-Unified-Overage-Reset": {"1796083200"},
+		}, want: -1},
 		{name: "latest of two spent buckets", h: http.Header{"X-Ratelimit-Remaining-Requests": {"0"}, "X-Ratelimit-Reset-Requests": {"1m"}, "X-Ratelimit-Remaining-Tokens_usage_based": {"0"}, "X-Ratelimit-Reset-Tokens_usage_based": {"2m"}}, want: 120},
 		{name: "a window between prefix and word", h: http.Header{"X-Vendor-Rate-Limit-Requests-Remaining": {"0"}, "X-Vendor-Rate-Limit-Requests-Reset": {"42"}}, want: 42},
 		{name: "another kind of limit in the word itself", h: http.Header{"X-Ratelimitbysize-Remaining-Minute": {"0"}, "X-Ratelimitbysize-Reset-Minute": {"23"}}, want: 23},

@@ -165,7 +165,9 @@ func (c *collector) explicit(h http.Header) {
 	}
 }
 
-// anthropic reads the unified windows of subscription accounts.
+// anthropic reads the unified windows of subscription accounts. What may be bought beyond
+// them ("overage") is no window that has to pass: with its month spent as well, an account
+// is back when its five hours are over.
 func (c *collector) anthropic(h http.Header) {
 	const prefix, status = "anthropic-ratelimit-unified-", "status"
 	for name, lines := range h {
@@ -175,7 +177,7 @@ func (c *collector) anthropic(h http.Header) {
 			continue
 		}
 		window = strings.TrimSuffix(window, status) // "5h-", or "" for the aggregate
-		if window != "" && !strings.HasSuffix(window, "-") {
+		if window != "" && !strings.HasSuffix(window, "-") || strings.HasPrefix(window, "overage-") {
 			continue
 		}
 		for _, reset := range fieldLines(h, prefix+window+"reset") {
