@@ -3,6 +3,7 @@ package pool
 import (
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 )
@@ -46,11 +47,15 @@ func NeedsBody(status int) bool {
 	return status == http.StatusTooManyRequests || status == http.StatusForbidden || status == http.StatusPaymentRequired
 }
 
-// limitMarks are the words in an error body that say a limit was reached, whatever the status.
+// limitMarks are the words in an error body that say a limit was reached, whatever the
+// status: lower case, and without what parts words, since rate_limit_exceeded is
+// rateLimitExceeded at Google's, where others say it in prose.
 var limitMarks = []string{
-	"insufficient_quota", "quota_exceeded", "rate_limit_exceeded", "usage_limit_reached",
-	"api rate limit exceeded", "secondary rate limit",
+	"insufficientquota", "quotaexceeded", "ratelimitexceeded", "usagelimitreached",
+	"dailylimitexceeded", "secondaryratelimit",
 }
+
+var wordParts = strings.NewReplacer("_", "", "-", "", " ", "")
 
 // Classify judges an answer. It is pure; now is the local clock at which the answer came.
 func Classify(a Answer, now time.Time) Verdict {
@@ -71,13 +76,12 @@ func Classify(a Answer, now time.Time) Verdict {
 	if !a.At.IsZero() {
 		now = a.At
 	}
-	body := strings.ToLower(string(a.Body[:min(len(a.Body), MaxAnswerBody)]))
 	v.Outcome = OutcomeRateLimited
 	switch {
 	case isInsufficientQuota(a.Body):
 		v.Outcome = OutcomeBilling
 		return v
-	case a.Status == http.StatusForbidden && !limited(a.Header, body):
+	case a.Status == http.StatusForbidden && !limited(a.Header, a.Body):
 		v.Outcome = OutcomeOther
 		return v
 	}
@@ -86,7 +90,7 @@ func Classify(a Answer, now time.Time) Verdict {
 }
 
 // limited says whether a 403 is about a limit: GitHub and others use it so.
-func limited(h http.Header, lowerBody string) bool {
+func limited(h http.Header, body []byte) bool {
 	if len(fieldLines(h, "retry-after")) > 0 {
 		return true
 	}
@@ -95,12 +99,8 @@ func limited(h http.Header, lowerBody string) bool {
 			return true
 		}
 	}
-	for _, mark := range limitMarks {
-		if strings.Contains(lowerBody, mark) {
-			return true
-		}
-	}
-	return false
+	words := wordParts.Replace(strings.ToLower(string(body[:min(len(body), MaxAnswerBody)])))
+	return slices.ContainsFunc(limitMarks, func(mark string) bool { return strings.Contains(words, mark) })
 }
 
 // isInsufficientQuota looks at the error's type and code, not at its prose: a
@@ -111,8 +111,10 @@ func isInsufficientQuota(body []byte) bool {
 		return false
 	}
 	for _, o := range []object{root, fault(root)} {
-		if text(o, "type") == "insufficient_quota" || text(o, "code") == "insufficient_quota" {
-			return true
+		for _, key := range []string{"type", "code", "error"} { // some have the code alone for an error
+			if strings.EqualFold(text(o, key), "insufficient_quota") {
+				return true
+			}
 		}
 	}
 	return false

@@ -1,0 +1,52 @@
+package pool
+
+import (
+	"net/http"
+	"testing"
+	"time"
+)
+
+// TestClassify tells what is about the member from what is about the request.
+func TestClassify(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		status int
+		header http.Header
+		body   string
+		want   Outcome
+	}{
+		"403, nothing left":              {403, http.Header{"X-Ratelimit-Remaining": {"0"}}, "", OutcomeRateLimited},
+		"403, nothing left of a policy":  {403, http.Header{"Ratelimit": {`"d";r=0;t=80`}}, "", OutcomeRateLimited},
+		"403, something left":            {403, http.Header{"X-Ratelimit-Remaining": {"9"}}, `{"message":"Resource not accessible"}`, OutcomeOther},
+		"403, a wait":                    {403, http.Header{"Retry-After": {"9"}}, "", OutcomeRateLimited},
+		"403, github":                    {403, nil, `{"message":"API rate limit exceeded for user ID 1."}`, OutcomeRateLimited},
+		"403, github's second":           {403, nil, `{"message":"You have exceeded a secondary rate limit."}`, OutcomeRateLimited},
+		"403, google's rate":             {403, nil, `{"error":{"errors":[{"domain":"usageLimits","reason":"rateLimitExceeded"}],"code":403}}`, OutcomeRateLimited},
+		"403, google's rate of a user":   {403, nil, `{"error":{"errors":[{"domain":"usageLimits","reason":"userRateLimitExceeded"}],"code":403}}`, OutcomeRateLimited},
+		"403, google's quota":            {403, nil, `{"error":{"errors":[{"domain":"usageLimits","reason":"quotaExceeded"}],"code":403}}`, OutcomeRateLimited},
+		"403, google's day":              {403, nil, `{"error":{"errors":[{"domain":"usageLimits","reason":"dailyLimitExceeded"}],"code":403}}`, OutcomeRateLimited},
+		"403, a limit in prose":          {403, nil, `{"message":"Rate limit exceeded"}`, OutcomeRateLimited},
+		"403, a limit of the account's":  {403, nil, `{"error":{"type":"usage_limit_reached"}}`, OutcomeRateLimited},
+		"403, no quota project":          {403, nil, `{"error":{"message":"The API requires a quota project, which is not set by default."}}`, OutcomeOther},
+		"403, no permission for limits":  {403, nil, `{"error":{"message":"You may not change rate limits"}}`, OutcomeOther},
+		"403, moderation":                {403, nil, `{"error":{"code":403,"message":"Input flagged","metadata":{"reasons":["violence"]}}}`, OutcomeOther},
+		"403, a wall":                    {403, nil, `<!DOCTYPE html><title>Attention Required!</title>`, OutcomeOther},
+		"429":                            {429, nil, "", OutcomeRateLimited},
+		"429, no credit":                 {429, nil, `{"error":{"type":"insufficient_quota"}}`, OutcomeBilling},
+		"429, no credit, a code alone":   {429, nil, `{"error":"insufficient_quota"}`, OutcomeBilling},
+		"429, no credit, in capitals":    {429, nil, `{"error":{"code":"INSUFFICIENT_QUOTA"}}`, OutcomeBilling},
+		"429, no credit in prose":        {429, nil, `{"error":{"message":"not an insufficient_quota"}}`, OutcomeRateLimited},
+		"403, no credit":                 {403, nil, `{"code":"insufficient_quota"}`, OutcomeBilling},
+		"402":                            {402, nil, `{"error":{"message":"Insufficient Balance"}}`, OutcomeBilling},
+		"401":                            {401, nil, "", OutcomeAuthFailed},
+		"400, the context is too long":   {400, nil, `{"error":{"code":"context_length_exceeded"}}`, OutcomeOther},
+		"413, more than the limit holds": {413, http.Header{"Retry-After": {"9"}}, `{"error":{"code":"rate_limit_exceeded"}}`, OutcomeOther},
+		"503":                            {503, http.Header{"Retry-After": {"9"}}, `{"error":{"code":"rate_limit_exceeded"}}`, OutcomeOther},
+		"529":                            {529, http.Header{"Retry-After": {"9"}}, `{"error":{"type":"overloaded_error"}}`, OutcomeOther},
+	} {
+		v := Classify(Answer{Status: c.status, Header: c.header, Body: []byte(c.body)}, time.Unix(1795455000, 0))
+		if v.Outcome != c.want {
+			t.Errorf("%s: %s, want %s", name, v.Outcome, c.want)
+		}
+	}
+}
