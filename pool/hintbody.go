@@ -109,14 +109,27 @@ func (c *collector) google(e object) {
 				c.add(hintFirm, wait, "retryDelay", text(detail, "retryDelay"))
 			}
 		case "ErrorInfo":
-			raw := text(child(detail, "metadata"), "quotaResetDelay")
-			if wait, ok := parseWait(raw, time.Second); ok {
-				c.add(hintFirm, wait, "quotaResetDelay", raw)
-			}
+			c.errorInfo(child(detail, "metadata"))
 		case "QuotaFailure":
-			c.dailyQuota(detail)
+			violations, _ := detail["violations"].([]any)
+			for _, v := range violations {
+				violation, _ := v.(map[string]any)
+				c.dailyQuota(text(violation, "quotaId"))
+			}
 		}
 	}
+}
+
+// errorInfo reads what goes with a reason: how long a quota is spent, or when it begins
+// anew, or which one it is.
+func (c *collector) errorInfo(metadata object) {
+	raw := text(metadata, "quotaResetDelay")
+	if wait, ok := parseWait(raw, time.Second); ok {
+		c.add(hintFirm, wait, "quotaResetDelay", raw)
+	} else {
+		c.reset(hintFirm, "quotaResetTimeStamp", text(metadata, "quotaResetTimeStamp"))
+	}
+	c.dailyQuota(text(metadata, "quota_limit"))
 }
 
 // protoDuration reads a google.protobuf.Duration: "38s", or {seconds, nanos} from
@@ -133,22 +146,17 @@ func protoDuration(v any) (time.Duration, bool) {
 }
 
 // dailyQuota reads Gemini's quotas per day, which begin anew at midnight in Los Angeles.
-func (c *collector) dailyQuota(detail object) {
-	violations, _ := detail["violations"].([]any)
-	for _, v := range violations {
-		violation, _ := v.(map[string]any)
-		id := text(violation, "quotaId")
-		if !strings.Contains(id, "PerDay") {
-			continue
-		}
-		zone, err := time.LoadLocation("America/Los_Angeles")
-		if err != nil {
-			return // the zone is compiled in
-		}
-		local := c.ref.In(zone)
-		midnight := time.Date(local.Year(), local.Month(), local.Day()+1, 0, 0, 0, 0, zone)
-		c.add(hintFirm, midnight.Sub(c.ref), id, "until midnight in Los Angeles")
+func (c *collector) dailyQuota(id string) {
+	if !strings.Contains(id, "PerDay") {
+		return
 	}
+	zone, err := time.LoadLocation("America/Los_Angeles")
+	if err != nil {
+		return // the zone is compiled in
+	}
+	local := c.ref.In(zone)
+	midnight := time.Date(local.Year(), local.Month(), local.Day()+1, 0, 0, 0, 0, zone)
+	c.add(hintFirm, midnight.Sub(c.ref), id, "until midnight in Los Angeles")
 }
 
 // echoedFields are those of an upstream's upstream that a body carries along.

@@ -31,6 +31,13 @@ func TestHintRules(t *testing.T) {
 			body: `{"error":{"details":[{"@type":"type.googleapis.com/google.rpc.QuotaFailure","violations":[{"quotaId":"GenerateRequestsPerDayPerProjectPerModel-FreeTier"}]},{"@type":"type.googleapis.com/google.rpc.RetryInfo","retryDelay":"38s"}]}}`, want: 1800,
 		},
 		{name: "gemini's minute is no day", body: `{"error":{"details":[{"@type":"type.googleapis.com/google.rpc.QuotaFailure","violations":[{"quotaId":"GenerateRequestsPerMinutePerProjectPerModel"}]}]}}`, want: -1},
+		{
+			name: "a day that only the reason's details name", now: time.Date(2026, 11, 24, 7, 30, 0, 0, time.UTC),
+			body: `[{"error":{"code":429,"details":[{"@type":"type.googleapis.com/google.rpc.ErrorInfo","reason":"RATE_LIMIT_EXCEEDED","metadata":{"quota_limit":"Gemini25ProRequestsPerDayPerUserPerTier"}}]}}]`, want: 1800,
+		},
+		{name: "a minute that only the reason's details name", body: `{"error":{"details":[{"@type":"type.googleapis.com/google.rpc.ErrorInfo","metadata":{"quota_limit":"GenerateContentRequestsPerMinutePerProjectPerRegion"}}]}}`, want: -1},
+		{name: "quotaResetTimeStamp", body: `{"error":{"details":[{"@type":"type.googleapis.com/google.rpc.ErrorInfo","metadata":{"quotaResetTimeStamp":"2026-11-23T18:46:55Z"}}]}}`, want: 4615},
+		{name: "quotaResetDelay needs no clock", body: `{"error":{"details":[{"@type":"type.googleapis.com/google.rpc.ErrorInfo","metadata":{"quotaResetDelay":"30s","quotaResetTimeStamp":"2026-11-23T18:46:55Z"}}]}}`, want: 30},
 		{name: "quotaResetDelay", body: `{"error":{"details":[{"@type":"type.googleapis.com/google.rpc.ErrorInfo","metadata":{"quotaResetDelay":"1h2m0.5s"}}]}}`, want: 3720.5},
 		{name: "an unreadable wait is dropped alone", h: http.Header{"Retry-After": {"soon"}, "X-Ratelimit-Remaining": {"0"}, "X-Ratelimit-Reset": {"30"}}, want: 30},
 		{name: "a passed date is dropped alone", h: http.Header{"Retry-After": {"Mon, 23 Nov 2026 17:00:00 GMT"}, "X-Ratelimit-Remaining": {"0"}, "X-Ratelimit-Reset": {"30"}}, want: 30},
