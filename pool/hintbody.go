@@ -66,7 +66,7 @@ func (c *collector) body(root object) {
 	e := fault(root)
 	for _, o := range []object{root, e} {
 		for _, name := range []string{"retry_after", "reset_after"} {
-			if wait, ok := parseWait(text(o, name), time.Second); ok {
+			if wait, ok := parseRetryAfter(text(o, name), c.ref); ok {
 				c.add(hintFirm, wait, name, text(o, name))
 			}
 		}

@@ -51,11 +51,11 @@ func parseWait(s string, unit time.Duration) (time.Duration, bool) {
 	return parseDuration(s)
 }
 
-// parseRetryAfter reads one value of Retry-After that is no HTTP-date. A number
-// that would be decades is the epoch second that somebody put there.
+// parseRetryAfter reads one value of Retry-After, or of what a body calls so. A number
+// that would be decades is the epoch second, or a part of one, that somebody put there.
 func parseRetryAfter(s string, ref time.Time) (time.Duration, bool) {
-	if n, ok := parseNumber(s); ok && n >= 1e9 && n < 1e12 {
-		if wait := epoch(n, time.Second).Sub(ref); wait.Abs() <= farWait {
+	if n, ok := parseNumber(s); ok && n >= 1e9 {
+		if wait, _ := parseReset(s, ref); wait.Abs() <= farWait {
 			return wait, wait > 0
 		}
 	}
