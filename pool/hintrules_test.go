@@ -82,6 +82,9 @@ func TestHintRules(t *testing.T) {
 		{name: "prose is the last resort", h: http.Header{"X-Ratelimit-Reset": {"20"}}, body: `{"error":{"message":"try again in 5 minutes"}}`, want: 20},
 		{name: "names in any case are one field", h: http.Header{"Retry-After": {"20"}, "retry-after": {"50"}}, want: 50},
 		{name: "duration without a last unit", h: http.Header{"X-Ratelimit-Remaining": {"0"}, "X-Ratelimit-Reset": {"2h30"}}, want: -1},
+		{name: "date in UTC, in words", h: http.Header{"X-Ratelimit-Remaining": {"0"}, "X-Ratelimit-Reset": {"2026-11-23 17:32:00 UTC"}}, want: 120},
+		{name: "date in a zone of which the offset is not said", h: http.Header{"X-Ratelimit-Remaining": {"0"}, "X-Ratelimit-Reset": {"2026-11-23 18:32:00 CET"}}, want: -1},
+		{name: "HTTP-date in another zone", h: http.Header{"Retry-After": {"Monday, 23-Nov-26 17:40:00 EST"}}, want: -1},
 		{name: "date with an offset and a fraction", h: http.Header{"X-Ratelimit-Remaining": {"0"}, "X-Ratelimit-Reset": {"2026-11-23T12:30:41.250-05:00"}}, want: 41.25},
 	} {
 		t.Run(c.name, func(t *testing.T) {

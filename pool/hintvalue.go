@@ -145,10 +145,11 @@ func parseDuration(s string) (time.Duration, bool) {
 	return sum, s != ""
 }
 
-// dateLayouts are the absolute forms seen besides those of HTTP.
+// dateLayouts are the absolute forms seen besides those of HTTP. A zone's abbreviation
+// alone would be taken for UTC, or for what the host's own zone means by it.
 var dateLayouts = []string{
 	time.RFC3339Nano, "2006-01-02T15:04Z07:00", "2006-01-02 15:04:05Z07:00",
-	"2006-01-02 15:04:05 -0700 MST", "2006-01-02 15:04:05 -0700", "2006-01-02 15:04:05 MST",
+	"2006-01-02 15:04:05 -0700 MST", "2006-01-02 15:04:05 -0700", "2006-01-02 15:04:05 UTC", "2006-01-02 15:04:05 GMT",
 }
 
 // parseDate reads an HTTP-date in any of its three forms, or an ISO one.
@@ -158,7 +159,8 @@ func parseDate(s string) (time.Time, bool) {
 		return time.Time{}, false
 	}
 	if t, err := http.ParseTime(s); err == nil {
-		return t, true
+		zone, _ := t.Zone() // RFC 850's form is read with any, RFC 9110 section 5.6.7 has GMT alone
+		return t, zone == "GMT" || zone == "UTC"
 	}
 	for _, layout := range dateLayouts {
 		if t, err := time.Parse(layout, s); err == nil {
