@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 	_ "time/tzdata" // a Gemini day ends at midnight in Los Angeles, also on a host without zone files
+	"unicode"
 )
 
 // hintClass orders sources of hints by what they are worth.
@@ -22,8 +23,8 @@ const (
 // Hint is what a response says about when its member is back.
 type Hint struct {
 	Wait   time.Duration // from the answer on; as stated, before any clamp; above zero or, if explicitly so, zero
-	Window string        // which field or window said so
-	Raw    string        // its value, at most 64 bytes
+	Window string        // which field or window said so, printable, at most 64 bytes
+	Raw    string        // its value, likewise
 	class  hintClass
 }
 
@@ -96,10 +97,18 @@ func (c *collector) add(class hintClass, wait time.Duration, window, raw string)
 	if class < c.best.class || class == c.best.class && wait <= c.best.Wait {
 		return
 	}
-	if len(raw) > 64 {
-		raw = raw[:64]
-	}
-	c.best = Hint{Wait: wait, Window: window, Raw: strings.TrimSpace(raw), class: class}
+	c.best = Hint{Wait: wait, Window: quoted(window), Raw: quoted(raw), class: class}
+}
+
+// quoted is the beginning of what an upstream wrote, as it may stand in a line.
+func quoted(s string) string {
+	s = strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return ' '
+		}
+		return r
+	}, strings.ToValidUTF8(s[:min(len(s), 64)], ""))
+	return strings.TrimSpace(s)
 }
 
 // reset adds a value that is a time or a wait by its own form; what has passed says nothing.

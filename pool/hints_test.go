@@ -5,8 +5,11 @@ import (
 	"math"
 	"net/http"
 	"os"
+	"strings"
 	"testing"
 	"time"
+	"unicode"
+	"unicode/utf8"
 )
 
 type hintCase struct {
@@ -47,6 +50,23 @@ func TestHints(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestHintIsOneShortLine whatever an upstream calls its quotas: it is stored, logged and shown.
+func TestHintIsOneShortLine(t *testing.T) {
+	t.Parallel()
+	now := time.Date(2026, 11, 23, 17, 30, 0, 0, time.UTC)
+	for name, body := range map[string]string{
+		"quota's name": `{"error":{"details":[{"@type":"QuotaFailure","violations":[{"quotaId":"a\n\u001b[2JPerDay` + strings.Repeat("ä", 9000) + `"}]}]}}`,
+		"prose":        `{"error":{"message":"try again in 1 h\n\n5 m"}}`,
+	} {
+		h := ParseHint(429, nil, []byte(body), now)
+		line := h.String()
+		odd := strings.ContainsFunc(line, func(r rune) bool { return !unicode.IsPrint(r) })
+		if !h.Known() || odd || len(line) > 200 || !utf8.ValidString(line) {
+			t.Errorf("%s: %d bytes, %.100q", name, len(line), line)
+		}
 	}
 }
 
