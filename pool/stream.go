@@ -10,16 +10,26 @@ import (
 // MaxFirstEvent is how much of a stream is looked at for a refusal.
 const MaxFirstEvent = 16 << 10
 
-// FirstEventEnd is the length of the first event in the beginning of an event stream,
-// its blank line included (HTML, section 9.2.6); 0 if it has not come whole yet.
+// FirstEventEnd is where the first event in the beginning of an event stream ends, its
+// blank line included; 0 if it has not come whole yet. Comments, and whatever else has
+// no data, are no events (HTML, section 9.2.6): some upstreams say so that they are alive.
 func FirstEventEnd(b []byte) int {
-	end := 0
-	for _, blank := range []string{"\n\n", "\r\n\r\n", "\r\r"} {
-		if i := bytes.Index(b, []byte(blank)); i >= 0 && (end == 0 || i+len(blank) < end) {
-			end = i + len(blank)
+	hasData := false
+	for at := 0; ; {
+		i := bytes.IndexAny(b[at:], "\r\n")
+		if i < 0 {
+			return 0
 		}
+		line := b[at : at+i]
+		at += i + 1
+		if b[at-1] == '\r' && bytes.HasPrefix(b[at:], []byte("\n")) {
+			at++
+		}
+		if len(line) == 0 && hasData {
+			return at
+		}
+		hasData = hasData || bytes.HasPrefix(line, []byte("data:"))
 	}
-	return end
 }
 
 // refusals are the words for a refusal in an error's type, code or status, and the

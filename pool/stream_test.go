@@ -22,9 +22,11 @@ func TestRefusedInStream(t *testing.T) {
 		"gemini":            {`data: {"error":{"code":429,"status":"RESOURCE_EXHAUSTED","message":"m","details":[{"@type":"type.googleapis.com/google.rpc.RetryInfo","retryDelay":"34s"}]}}`, OutcomeRateLimited, 34 * time.Second},
 		"openrouter":        {`data: {"error":{"code":429,"message":"Rate limit exceeded"}}`, OutcomeRateLimited, 0},
 		"data in two lines": {"data: {\"error\":\ndata: {\"code\":429}}", OutcomeRateLimited, 0},
+		"behind a comment":  {": OPENROUTER PROCESSING\n\n" + `data: {"error":{"code":429,"message":"try again in 12 s"}}`, OutcomeRateLimited, 12 * time.Second},
 		"bad key":           {`data: {"error":{"type":"invalid_request_error","code":"invalid_api_key","message":"m"}}`, OutcomeAuthFailed, 0},
 
 		"an answer":       {`data: {"choices":[{"delta":{"content":"an \"error\" is not one"}}]}`, OutcomeOther, 0},
+		"a later error":   {"data: {\"choices\":[]}\n\n" + `data: {"error":{"code":429}}`, OutcomeOther, 0},
 		"a null error":    {`data: {"type":"response.created","response":{"error":null}}`, OutcomeOther, 0},
 		"overloaded":      {"event: error\n" + `data: {"type":"error","error":{"type":"overloaded_error","message":"busy"}}`, OutcomeOther, 0},
 		"server error":    {`data: {"error":{"type":"server_error","code":500}}`, OutcomeOther, 0},
@@ -52,7 +54,8 @@ func TestRefusedInStream(t *testing.T) {
 func TestFirstEventEnd(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string]int{
-		"": 0, "data: x": 0, "data: x\n": 0, "data: x\n\n": 9, "data: x\r\n\r\ndata: y\n\n": 11, "a\r\rb": 3, "a\n\nb\n\n": 3,
+		"": 0, "data: x": 0, "data: x\n": 0, "data: x\n\n": 9, "data: x\r\n\r\ndata: y\n\n": 11, "data:\r\rb": 7,
+		": alive\n\n": 0, ": alive\n\n: alive\n\ndata: x\n\n": 27, "retry: 9\r\n\r\ndata: x\r\n\r\n": 23, "\n\ndata: x\n": 0,
 	} {
 		if got := FirstEventEnd([]byte(text)); got != want {
 			t.Errorf("%q: %d, want %d", text, got, want)
