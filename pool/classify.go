@@ -3,7 +3,7 @@ package pool
 import (
 	"fmt"
 	"net/http"
-	"slices"
+	"regexp"
 	"strings"
 	"time"
 )
@@ -47,15 +47,12 @@ func NeedsBody(status int) bool {
 	return status == http.StatusTooManyRequests || status == http.StatusForbidden || status == http.StatusPaymentRequired
 }
 
-// limitMarks are the words in an error body that say a limit was reached, whatever the
-// status: lower case, and without what parts words, since rate_limit_exceeded is
-// rateLimitExceeded at Google's, where others say it in prose.
-var limitMarks = []string{
-	"insufficientquota", "quotaexceeded", "ratelimitexceeded", "usagelimitreached",
-	"dailylimitexceeded", "secondaryratelimit",
-}
-
-var wordParts = strings.NewReplacer("_", "", "-", "", " ", "")
+// limitNamed finds in a 403's body that a limit or a quota is used up: rate_limit_exceeded
+// is rateLimitExceeded at Google's and "Key limit exceeded" at OpenRouter's, and Kimi has
+// it the other way round, "reached your weekly usage limit".
+var limitNamed = regexp.MustCompile(`(?i)(?:limit|quota)[ _-]?(?:(?:is|was|has been) )?(?:exceeded|reached|exhausted)` +
+	`|insufficient[ _-]?(?:user[ _-]?)?quota|secondary[ _-]?rate[ _-]?limit` +
+	`|(?:reached|exceeded|hit) (?:an?|your|its|[a-z]+'s) [^.]{0,40}?(?:limit|quota)\b`)
 
 // Classify judges an answer. It is pure; now is the local clock at which the answer came.
 func Classify(a Answer, now time.Time) Verdict {
@@ -99,8 +96,7 @@ func limited(h http.Header, body []byte) bool {
 			return true
 		}
 	}
-	words := wordParts.Replace(strings.ToLower(string(body[:min(len(body), MaxAnswerBody)])))
-	return slices.ContainsFunc(limitMarks, func(mark string) bool { return strings.Contains(words, mark) })
+	return limitNamed.Match(body[:min(len(body), MaxAnswerBody)])
 }
 
 // isInsufficientQuota looks at the error's type and code, not at its prose: a
