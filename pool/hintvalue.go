@@ -148,7 +148,8 @@ func parseDuration(s string) (time.Duration, bool) {
 // dateLayouts are the absolute forms seen besides those of HTTP. A zone's abbreviation
 // alone would be taken for UTC, or for what the host's own zone means by it.
 var dateLayouts = []string{
-	time.RFC3339Nano, "2006-01-02T15:04Z07:00", "2006-01-02 15:04:05Z07:00",
+	time.RFC3339Nano, "2006-01-02T15:04Z07:00", "2006-01-02 15:04:05Z07:00", "2006-01-02 15:04Z07:00",
+	"2006-01-02T15:04:05Z0700", "2006-01-02 15:04:05Z0700", "2006-01-02 15:04:05 -07:00",
 	"2006-01-02 15:04:05 -0700 MST", "2006-01-02 15:04:05 -0700", "2006-01-02 15:04:05 UTC", "2006-01-02 15:04:05 GMT",
 }
 
