@@ -52,6 +52,23 @@ func TestRunEndsAsItsAgentWhateverTheDaemonDoes(t *testing.T) {
 	}
 }
 
+// TestRunInsideOfRun: whoever works in a shell under 'sluice run' starts the next agent from there. Its variables name
+// what was made for the shell.
+func TestRunInsideOfRun(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t, nil)
+	seq := h.sim.Journal().Last()
+	got := h.output(h.path, "run", "--user", "root", "--", "sh", "-c", `echo "$NODE_EXTRA_CA_CERTS" "$SSL_CERT_FILE"
+grep -c BEGIN "$NODE_EXTRA_CA_CERTS"
+curl -sS -o /dev/null -w '%{http_code}\n' https://api.openai.com/v1/models
+curl -sS -o /dev/null -w '%{http_code}\n' --cacert /etc/ssl/certs/ca-certificates.crt https://api.anthropic.com/v1/models`)
+	authorities := strings.Count(h.sluice("", "ca", "show"), "BEGIN")
+	if want := fmt.Sprintf("/run/sluice-trust/node_extra_ca_certs.pem /run/sluice-trust/ssl_cert_file.pem\n%d\n200\n200\n", authorities); got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+	h.seen(seq, 2)
+}
+
 // below is everything in a directory: names, modes, times and contents.
 func below(t *testing.T, dir string) string {
 	t.Helper()

@@ -30,6 +30,18 @@ func Install(ca []byte, environ []string, home string) ([]string, error) {
 	if !hasCertificate(ca) {
 		return environ, nil // no host is bound
 	}
+	var system []byte
+	if path := System(); path != "" {
+		var err error
+		if system, err = os.ReadFile(path); err != nil {
+			return nil, fmt.Errorf("read the system's certificates: %w", err)
+		}
+	}
+	// Before Dir is mounted over: a command that runs inside of another one has its variables name files in there.
+	environ, made, err := plan(environ, Dir, ca, system, os.ReadFile)
+	if err != nil {
+		return nil, err
+	}
 	// Nothing that is mounted here may show up on the host.
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
 		return nil, fmt.Errorf("take the mounts apart from the host's: %w", err)
@@ -39,17 +51,6 @@ func Install(ca []byte, environ []string, home string) ([]string, error) {
 	}
 	if err := unix.Mount(source, Dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=0755,size=64m"); err != nil {
 		return nil, fmt.Errorf("mount a file system for certificates: %w", err)
-	}
-	var system []byte
-	if path := System(); path != "" {
-		var err error
-		if system, err = os.ReadFile(path); err != nil {
-			return nil, fmt.Errorf("read the system's certificates: %w", err)
-		}
-	}
-	environ, made, err := plan(environ, Dir, ca, system, os.ReadFile)
-	if err != nil {
-		return nil, err
 	}
 	if err := made.write(Dir); err != nil {
 		return nil, err
