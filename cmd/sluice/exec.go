@@ -65,6 +65,7 @@ func (s stage) exec(environment []string) error {
 			environment = append(environment, name+"="+value)
 		}
 	}
+	environment = aroundProxies(environment, s.Hosts)
 	if !s.Identity.Keep {
 		environment = s.Identity.environment(environment)
 		if err := s.Identity.assume(); err != nil {

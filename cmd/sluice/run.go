@@ -27,7 +27,8 @@ func (c *cli) runCommand() *cobra.Command {
 		Short: "Run a command whose API traffic goes through the pools",
 		Long: `Runs a command in a cgroup of its own that is attached before the command starts. The command trusts the CA: the
 system's certificate bundles are seen with it added, by this command and its children only. Where the variable of a
-provider is unset (OPENAI_API_KEY and the like) it holds a placeholder.
+provider is unset (OPENAI_API_KEY and the like) it holds a placeholder. Where a variable names a proxy (HTTPS_PROXY and the
+like), NO_PROXY names the pools' hosts besides what it had: what goes through a proxy cannot be intercepted.
 
 Input, output, signals and the exit status pass through. Under sudo the command runs as the user who called sudo, unless
 --user says otherwise. When the command ends, what it left running is named and killed, and the target is detached.
@@ -58,6 +59,7 @@ type stage struct {
 	Identity    identity          `json:"identity"`
 	Environment map[string]string `json:"environment"` // placeholders, set where unset
 	CA          []byte            `json:"ca"`          // PEM
+	Hosts       []string          `json:"hosts"`       // of the pools
 }
 
 // runTarget does what `run` promises, and undoes it.
@@ -97,7 +99,13 @@ func (c *cli) runTarget(ctx context.Context, pools []string, as string, argv []s
 	if err != nil {
 		return fmt.Errorf("run: %w", err)
 	}
-	return c.start(scope, signals, stage{Argv: argv, Identity: who, Environment: maps.Clone(target.Environment), CA: ca})
+	all, err := client.Pools(ctx)
+	if err != nil {
+		return fmt.Errorf("run: %w", err)
+	}
+	return c.start(scope, signals, stage{
+		Argv: argv, Identity: who, Environment: maps.Clone(target.Environment), CA: ca, Hosts: takenHosts(all, pools),
+	})
 }
 
 // detachLimit is how long the end of a run waits for a daemon that is away.

@@ -69,6 +69,25 @@ curl -sS -o /dev/null -w '%{http_code}\n' --cacert /etc/ssl/certs/ca-certificate
 	h.seen(seq, 2)
 }
 
+// TestRunWithAProxyInTheEnvironment: whoever works behind one has it in every shell. What went through it would reach
+// the API with a placeholder.
+func TestRunWithAProxyInTheEnvironment(t *testing.T) {
+	t.Parallel()
+	needs(t, "python3")
+	h := newHouse(t, nil)
+	seq := h.sim.Journal().Last()
+	out, err := h.agent([]string{"HTTPS_PROXY=http://127.0.0.1:9", "all_proxy=http://127.0.0.1:9", "no_proxy=intranet.example"},
+		h.path, "run", "--user", "root", "--pool", "openai", "--", "sh", "-c", `echo "$NO_PROXY $no_proxy"
+curl -sS -o /dev/null -w '%{http_code}\n' https://api.openai.com/v1/models
+python3 -c 'import urllib.request; print(urllib.request.urlopen("https://api.openai.com/v1/models").status)'
+curl -sS -o /dev/null https://unbound.example/ || echo through the proxy`).CombinedOutput()
+	if want := "intranet.example,api.openai.com intranet.example,api.openai.com\n200\n200\n"; err != nil ||
+		!strings.HasPrefix(string(out), want) || !strings.HasSuffix(string(out), "through the proxy\n") {
+		t.Errorf("%v: %s", err, out)
+	}
+	h.seen(seq, 2)
+}
+
 // below is everything in a directory: names, modes, times and contents.
 func below(t *testing.T, dir string) string {
 	t.Helper()
