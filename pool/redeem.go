@@ -65,14 +65,30 @@ func explainRefusal(name string, err error) error {
 	if !ok {
 		return fmt.Errorf("ask the token endpoint: %w", err)
 	}
-	if said.ErrorCode == "invalid_grant" || said.ErrorCode == "invalid_token" {
-		return &RejectedError{Credential: name, Code: said.ErrorCode}
+	if code := rejection(said); code != "" {
+		return &RejectedError{Credential: name, Code: code}
 	}
 	status := 0
 	if said.Response != nil {
 		status = said.Response.StatusCode
 	}
 	return fmt.Errorf("the token endpoint answered %d %q", status, said.ErrorCode)
+}
+
+// rejection is the code with which an endpoint refuses a refresh token for good, "" if it
+// does not: RFC 6749 section 5.2 and RFC 6750 section 3.1 have the first two, OpenAI the
+// others, and that not as the error but inside of it.
+func rejection(said *oauth2.RetrieveError) string {
+	root, _ := parseBody(said.Body)
+	e := fault(root)
+	for _, code := range []string{said.ErrorCode, text(e, "code"), text(e, "type")} {
+		switch code {
+		case "invalid_grant", "invalid_token", "token_expired",
+			"refresh_token_expired", "refresh_token_reused", "refresh_token_invalidated":
+			return code
+		}
+	}
+	return ""
 }
 
 // account reads what is stored of a credential.

@@ -69,7 +69,7 @@ type flight struct {
 // RejectedError says that a token endpoint does not accept a refresh token.
 type RejectedError struct {
 	Credential string
-	Code       string // RFC 6749 section 5.2: "invalid_grant"
+	Code       string // RFC 6749 section 5.2: "invalid_grant", or a provider's own
 }
 
 func (e *RejectedError) Error() string {

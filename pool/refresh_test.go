@@ -26,6 +26,7 @@ type tokenServer struct {
 	n        int
 	fail     int           // status of the answers; 0: none fails
 	code     string        // "error" of the failing ones
+	body     string        // of the failing ones, if it is another
 	life     time.Duration // of access tokens
 	before   func()        // is called when a token was spent and before that is answered
 }
@@ -49,6 +50,10 @@ func (s *tokenServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			status, code = 400, "invalid_grant"
 		}
 		w.WriteHeader(status)
+		if s.body != "" {
+			fmt.Fprint(w, s.body)
+			return
+		}
 		fmt.Fprintf(w, `{"error":%q,"error_description":"of %s"}`, code, asked)
 		return
 	}
@@ -225,6 +230,37 @@ func TestARejectedRefreshTokenIsSaidOnce(t *testing.T) {
 	l = b.acquire(t, r, "b")
 	if next, ok := b.Refresh(t.Context(), r, l); !ok || token(next) == "at-new" {
 		t.Errorf("not refreshed with the new token: %v", ok)
+	}
+}
+
+// TestARejectionIsKnownInEveryShape: RFC 6749's error is a string, OpenAI's an object.
+func TestARejectionIsKnownInEveryShape(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		status     int
+		body, code string
+	}{
+		{401, `{"error":{"message":"Your refresh token has already been used to generate a new access token.","type":"invalid_request_error","param":null,"code":"refresh_token_reused"}}`, "refresh_token_reused"},
+		{401, `{"error":{"message":"Could not validate your token.","type":"invalid_request_error","param":null,"code":"token_expired"}}`, "token_expired"},
+		{400, `{"type":"error","error":{"type":"invalid_grant","message":"m"}}`, "invalid_grant"},
+		{400, `{"error":"invalid_token"}`, "invalid_token"},
+		{401, `{"error":{"type":"invalid_request_error","code":"invalid_client"}}`, ""},
+		{429, `{"type":"error","error":{"type":"rate_limit_error","message":"m"}}`, ""},
+		{401, `<html>refresh_token_reused</html>`, ""},
+	} {
+		b, s, r := accounts(t, time.Hour)
+		s.set(func(s *tokenServer) { s.fail, s.body = c.status, c.body })
+		if _, ok := b.Refresh(t.Context(), r, b.acquire(t, r)); ok {
+			t.Fatalf("%s: refreshed", c.body)
+		}
+		member, said := b.status(t).Members[0], b.count(t, pool.EventRefreshFailed)
+		if c.code == "" {
+			if member.State == pool.MemberCooldown || said != 0 {
+				t.Errorf("%s: %+v, said %d times", c.body, member, said)
+			}
+		} else if member.State != pool.MemberCooldown || !strings.Contains(member.Reason, c.code) || said != 1 {
+			t.Errorf("%s: %+v, said %d times", c.body, member, said)
+		}
 	}
 }
 
