@@ -51,7 +51,7 @@ func NeedsBody(status int) bool {
 // is rateLimitExceeded at Google's and "Key limit exceeded" at OpenRouter's, and Kimi has
 // it the other way round, "reached your weekly usage limit".
 var limitNamed = regexp.MustCompile(`(?i)(?:limit|quota)[ _-]?(?:(?:is|was|has been) )?(?:exceeded|reached|exhausted)` +
-	`|insufficient[ _-]?(?:user[ _-]?)?quota|secondary[ _-]?rate[ _-]?limit` +
+	`|insufficient[ _-]?(?:user[ _-]?)?quota|(?:secondary[ _-]?rate|spending)[ _-]?limit` +
 	`|(?:reached|exceeded|hit) (?:an?|your|its|[a-z]+'s) [^.]{0,40}?(?:limit|quota)\b`)
 
 // Classify judges an answer. It is pure; now is the local clock at which the answer came.

@@ -31,6 +31,7 @@ func TestClassify(t *testing.T) {
 		"403, a subscription's week":     {403, nil, `{"error":{"message":"You've reached your weekly (7-day) usage limit. Your quota will reset when the window ends.","type":"access_terminated_error"}}`, OutcomeRateLimited},
 		"403, a subscription's month":    {403, nil, `{"error":{"type":"permission_error","message":"You've reached your usage limit for this billing cycle."},"type":"error"}`, OutcomeRateLimited},
 		"403, a team's budget":           {403, nil, `{"code":"x","error":"Your team has either used all available credits or reached its monthly spending limit."}`, OutcomeRateLimited},
+		"403, a team's budget in a code": {403, nil, `{"code":"personal-team-blocked:spending-limit","error":"You have run out of credits."}`, OutcomeRateLimited},
 		"403, a gateway's quota":         {403, nil, `{"error":{"message":"user quota is not enough","code":"insufficient_user_quota"}}`, OutcomeRateLimited},
 		"403, github's in other words":   {403, nil, `{"message":"Your account has exceeded GitHub's API rate limit. Please try again later."}`, OutcomeRateLimited},
 		"403, no limit but a permission": {403, nil, `{"error":{"type":"permission_error","message":"You have reached a page that your organization does not permit. Its limits are set by an administrator."}}`, OutcomeOther},
