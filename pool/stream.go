@@ -57,6 +57,35 @@ func RefusedInStream(event []byte) (status int, body []byte, refused bool) {
 	if !ok {
 		return 0, nil, false
 	}
+	return refusedBy(root)
+}
+
+// RefusedInMessage is the same for a message of a WebSocket, which has no header of its own: of those that stand in for a
+// refused request, as OpenAI's Responses API has them, "status" and "headers" are read, too.
+func RefusedInMessage(message []byte) (a Answer, refused bool) {
+	if !bytes.Contains(message, []byte(`"error"`)) {
+		return a, false
+	}
+	root, ok := parseBody(message)
+	if !ok {
+		return a, false
+	}
+	a.Status, a.Body, refused = refusedBy(root)
+	if !refused && text(root, "type") == "error" {
+		if a.Status, refused = refusals()[text(root, "status")]; refused {
+			a.Body = message
+		}
+	}
+	fields := child(root, "headers")
+	a.Header = make(http.Header, len(fields))
+	for name := range fields {
+		a.Header.Set(name, text(fields, name))
+	}
+	return a, refused
+}
+
+// refusedBy finds a refusal in an event or a message.
+func refusedBy(root object) (status int, body []byte, refused bool) {
 	said := child(root, "error")
 	if said == nil {
 		said = child(child(root, "response"), "error")

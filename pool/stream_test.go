@@ -77,3 +77,33 @@ func FuzzRefusedInStream(f *testing.F) {
 		}
 	})
 }
+
+// TestRefusedInMessage: a message has no header and no status of its own, and so brings them along.
+func TestRefusedInMessage(t *testing.T) {
+	t.Parallel()
+	now := time.Date(2026, 11, 23, 17, 30, 0, 0, time.UTC)
+	for name, c := range map[string]struct {
+		message string
+		outcome Outcome // OutcomeOther: no refusal
+		wait    time.Duration
+	}{
+		"by its type":        {`{"type":"error","status":429,"error":{"type":"usage_limit_reached","resets_in_seconds":5400}}`, OutcomeRateLimited, 90 * time.Minute},
+		"by its headers":     {`{"type":"error","status":429,"error":{"type":"usage_limit_reached"},"headers":{"retry-after":"33","x-a":7,"x-b":null}}`, OutcomeRateLimited, 33 * time.Second},
+		"by its status":      {`{"type":"error","status":429,"error":{"message":"Please try again in 20s."}}`, OutcomeRateLimited, 20 * time.Second},
+		"a bad key":          {`{"type":"error","status":401,"error":{"message":"m"}}`, OutcomeAuthFailed, 0},
+		"a failed response":  {`{"type":"response.failed","response":{"error":{"code":"rate_limit_exceeded","message":"try again in 11s"}}}`, OutcomeRateLimited, 11 * time.Second},
+		"overloaded":         {`{"type":"error","status":503,"error":{"type":"server_error"}}`, OutcomeOther, 0},
+		"no error":           {`{"type":"response.created","status":429,"response":{"error":null}}`, OutcomeOther, 0},
+		"what a model wrote": {`{"type":"response.output_text.delta","delta":"{\"error\":{\"code\":429}}"}`, OutcomeOther, 0},
+		"no JSON":            {`"error" 429`, OutcomeOther, 0},
+	} {
+		a, refused := RefusedInMessage([]byte(c.message))
+		if refused != (c.outcome != OutcomeOther) {
+			t.Errorf("%s: refused %t", name, refused)
+			continue
+		}
+		if v := Classify(a, now); refused && (v.Outcome != c.outcome || c.wait != 0 && v.Hint.Wait != c.wait) {
+			t.Errorf("%s: %+v", name, v)
+		}
+	}
+}

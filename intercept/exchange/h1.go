@@ -160,7 +160,7 @@ func (cl *client) exchange() (keep bool) {
 			x.added.observe(time.Since(began) - cl.ahead)
 			cl.body.letGo(x)
 			if cl.resp.status == 101 {
-				cl.upgrade(up, &a.lease)
+				cl.upgrade(up, &a)
 				return false
 			}
 			return cl.deliver(up, &a.lease)

@@ -7,7 +7,6 @@ import (
 	"net"
 	"time"
 
-	"github.com/sluice-proxy/sluice/pool"
 	"github.com/sluice-proxy/sluice/pool/echo"
 )
 
@@ -34,8 +33,8 @@ func (cl *client) declined() *localAnswer {
 
 // upgrade passes a 101 on and then the bytes of both directions, until both have
 // ended. Either side may be half closed; the credential was in the head only.
-func (cl *client) upgrade(up *upstreamConn, l *pool.Lease) {
-	x := cl.x
+func (cl *client) upgrade(up *upstreamConn, a *attempts) {
+	x, l := cl.x, &a.lease
 	x.counts.upgrades.Add(1)
 	cl.stopPump(up)
 	cl.mu.Lock()
@@ -57,17 +56,18 @@ func (cl *client) upgrade(up *upstreamConn, l *pool.Lease) {
 	_, err := cl.tls.Write(appendResponse(block[:0], &cl.resp, &cl.req, true))
 	x.blocks.put(block)
 	if err == nil {
+		limits := cl.refusals(a)
 		sent := make(chan struct{})
 		go func() {
 			defer close(sent)
-			x.relay(up.tls, up.raw, cl.tls, cl.raw, &cl.in, nil)
+			x.relay(up.tls, up.raw, cl.tls, cl.raw, &cl.in, nil, nil)
 		}()
 		var echoes *echo.Stream
 		if l.Echo != nil {
 			echoes = &cl.echo
 			echoes.Begin(l.Echo)
 		}
-		x.relay(cl.tls, cl.raw, up.tls, up.raw, &up.in, echoes)
+		x.relay(cl.tls, cl.raw, up.tls, up.raw, &up.in, echoes, limits)
 		<-sent
 		if echoes != nil && echoes.Found() > 0 {
 			x.echoed(l, cl.route.Host, false)
@@ -79,8 +79,9 @@ func (cl *client) upgrade(up *upstreamConn, l *pool.Lease) {
 // relay copies src to dst, what was read ahead first. The end of src closes dst's
 // sending side; a failure closes both, which ends the other direction too. If echoes is
 // not nil, it looks for secrets in what is copied: framing, of WebSocket for example, is
-// not known here, so that nothing may change its length.
-func (x *Exchanger) relay(dst *tls.Conn, dstRaw *net.TCPConn, src *tls.Conn, srcRaw *net.TCPConn, ahead *buffer, echoes *echo.Stream) {
+// not known here, so that nothing may change its length. If limits is not nil, a refusal ends
+// it in the place of being passed on.
+func (x *Exchanger) relay(dst *tls.Conn, dstRaw *net.TCPConn, src *tls.Conn, srcRaw *net.TCPConn, ahead *buffer, echoes *echo.Stream, limits *messages) {
 	held := 0 // bytes that are looked at, but not passed on
 	for room := block16k; ; {
 		if p := ahead.bytes(); len(p) > held {
@@ -88,6 +89,21 @@ func (x *Exchanger) relay(dst *tls.Conn, dstRaw *net.TCPConn, src *tls.Conn, src
 			if echoes != nil {
 				echoes.Next(p, held, n-held)
 				n = echoes.Held(n)
+			}
+			if limits != nil {
+				whole, refused := limits.look(p)
+				if refused {
+					_, err := dst.Write(append(p[:whole:whole], goneMember...))
+					if err != nil || dst.CloseWrite() != nil || dstRaw.CloseWrite() != nil {
+						break
+					}
+					srcRaw.Close() // the other direction ends with the client's own close
+					return
+				}
+				n = min(n, whole)
+				limits.passed(n)
+			}
+			if echoes != nil {
 				echoes.Passed(n)
 			}
 			ahead.r += n
