@@ -27,7 +27,7 @@ type Binding struct {
 // ParseHostPort reads H or H:PORT as a person writes it.
 func ParseHostPort(s string) (host string, port uint16, err error) {
 	host, port = s, DefaultPort
-	if h, p, ok := strings.Cut(s, ":"); ok && !strings.Contains(p, ":") {
+	if h, p, ok := strings.Cut(s, ":"); ok && !strings.Contains(p, ":") && !strings.HasPrefix(p, "//") { // a URL is no host: that is said later
 		n, err := strconv.ParseUint(p, 10, 16)
 		if err != nil || n == 0 {
 			return "", 0, invalid("host: %q: the port must be a number from 1 to 65535", s)

@@ -106,6 +106,9 @@ func bindingSpecs(hosts []string, header string) (*[]api.BindingSpec, error) {
 	}
 	bindings := make([]api.BindingSpec, 0, len(hosts))
 	for _, given := range hosts {
+		if strings.Contains(given, "://") {
+			return nil, usageError{fmt.Sprintf("--host %s: is a URL: give the host alone, as in '--host api.example.com'", given)}
+		}
 		binding := api.BindingSpec{Host: given, Header: optional(header)}
 		if host, port, err := net.SplitHostPort(given); err == nil {
 			number, err := strconv.ParseUint(port, 10, 16)
