@@ -27,10 +27,10 @@ type serverConfigs struct {
 }
 
 func (s *serverConfigs) init(leaves Leaves) {
-	config := func(proto string) *tls.Config {
+	config := func(protos ...string) *tls.Config {
 		return &tls.Config{
 			MinVersion: tls.VersionTLS12,
-			NextProtos: []string{proto},
+			NextProtos: protos,
 			// Small first records delay large answers and cost system calls.
 			DynamicRecordSizingDisabled: true,
 			GetCertificate: func(h *tls.ClientHelloInfo) (*tls.Certificate, error) {
@@ -38,7 +38,8 @@ func (s *serverConfigs) init(leaves Leaves) {
 			},
 		}
 	}
-	s.h1, s.h2 = config(protoH1), config(protoH2)
+	// A client that names the oldest alone (curl --http1.0) is turned down by few servers.
+	s.h1, s.h2 = config(protoH1, "http/1.0"), config(protoH2)
 	s.any = &tls.Config{
 		MinVersion: tls.VersionTLS12,
 		GetConfigForClient: func(h *tls.ClientHelloInfo) (*tls.Config, error) {

@@ -75,3 +75,19 @@ func TestCallsAreNotMadeInAWebSocket(t *testing.T) {
 		})
 	}
 }
+
+// TestAClientOfTheOldestProtocol names HTTP/1.0 in its handshake and nothing else, as curl does when it is told to.
+func TestAClientOfTheOldestProtocol(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, setup{handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, member(r)) })})
+	c := b.dial("http/1.0")
+	defer c.Close()
+	_, _ = io.WriteString(c, "GET / HTTP/1.0\r\nHost: "+testHost+"\r\n\r\n")
+	answer, body, err := readAnswer(bufio.NewReader(c), "GET")
+	if err != nil || answer.StatusCode != 200 || body != "a" {
+		t.Errorf("%v, %q, %v", answer, body, err)
+	}
+	if proto := b.dial("http/1.0", "http/1.1").ConnectionState().NegotiatedProtocol; proto != "http/1.1" {
+		t.Errorf("of both %q was chosen", proto)
+	}
+}
