@@ -160,7 +160,8 @@ func (cl *client) exchange() (keep bool) {
 			x.added.observe(time.Since(began) - cl.ahead)
 			cl.body.letGo(x)
 			if cl.resp.status == 101 {
-				cl.upgrade(up, &a)
+				judged := a // on the heap, for what listens to messages; a, which every request has, stays off it
+				cl.upgrade(up, &judged)
 				return false
 			}
 			return cl.deliver(up, &a.lease)
