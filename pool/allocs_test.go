@@ -4,6 +4,7 @@ package pool_test
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"testing"
 	"time"
@@ -12,7 +13,8 @@ import (
 )
 
 // What each request asks of a pool costs no memory: the lease of the active member, the
-// judgement of a good answer, the route of a connection, and that there is nothing to tie.
+// judgement of a good answer, the route of a connection, that there is nothing to tie, and
+// where a stream has its first event.
 func TestAllocationsOfARequest(t *testing.T) {
 	k := newBench(t, nil)
 	r := k.pool(t, "a", "b")
@@ -22,11 +24,23 @@ func TestAllocationsOfARequest(t *testing.T) {
 		t.Fatal(err)
 	}
 	good := pool.Answer{Status: http.StatusOK}
+	const output = "data: {\"delta\":{\"type\":\"text\"}}\n\n"
+	stream := []byte("event: response.created\ndata: {\"type\":\"response.created\"}\n\n" + output)
 	for name, f := range map[string]func() error{
 		"acquire":  func() error { _, err := k.Acquire(ctx, r, nil); return err },
 		"observe":  func() error { _, err := k.Observe(ctx, lease, good); return err },
 		"route":    func() error { k.Route(r.Host, r.Port, nil); return nil },
 		"route to": func() error { k.Route(r.Host, r.Port, []string{r.Pool}); return nil },
+		"stream": func() error {
+			first := pool.NewFirstEvent("openai")
+			for end := range stream {
+				first.Came(stream[:end])
+			}
+			if _, _, refused := pool.RefusedInStream(first.In(stream)); refused || string(first.In(stream)) != output {
+				return fmt.Errorf("%t, %q", refused, first.In(stream))
+			}
+			return nil
+		},
 	} {
 		if n := testing.AllocsPerRun(1000, func() {
 			if err := f(); err != nil {

@@ -10,26 +10,109 @@ import (
 // MaxFirstEvent is how much of a stream is looked at for a refusal.
 const MaxFirstEvent = 16 << 10
 
-// FirstEventEnd is where the first event in the beginning of an event stream ends, its
-// blank line included; 0 if it has not come whole yet. Comments, and whatever else has
-// no data, are no events (HTML, section 9.2.6): some upstreams say so that they are alive.
-func FirstEventEnd(b []byte) int {
-	hasData := false
-	for at := 0; ; {
-		i := bytes.IndexAny(b[at:], "\r\n")
-		if i < 0 {
-			return 0
+// FirstEvent finds, while a stream comes in, the first event from which its agent has more than
+// the news that an answer is under way. A refusal may come only behind those: until then another
+// member can still give the answer.
+type FirstEvent struct {
+	provider string
+	begin    int // where the event that is being read begins, and its last line
+	line     int
+	seen     int  // how far that is known not to have ended
+	halfEnd  bool // the line before ended with a CR, to which an LF that comes next belongs
+	named    bool // the event has a name
+	opening  bool // and that is one of an opening
+	hasData  bool
+	came     bool
+}
+
+// NewFirstEvent returns one for a stream of a provider's.
+func NewFirstEvent(provider string) FirstEvent { return FirstEvent{provider: provider} }
+
+// opens says whether an event of this type is the opening of a stream, of which an agent has
+// no output yet.
+func (e *FirstEvent) opens(kind []byte) bool {
+	switch e.provider {
+	case "anthropic":
+		switch string(kind) {
+		case "ping", "message_start":
+			return true
 		}
-		line := b[at : at+i]
-		at += i + 1
-		if b[at-1] == '\r' && bytes.HasPrefix(b[at:], []byte("\n")) {
-			at++
+	case "codex", "openai":
+		switch string(kind) {
+		case "response.created", "response.queued", "response.in_progress", "codex.rate_limits":
+			return true
 		}
-		if len(line) == 0 && hasData {
-			return at
-		}
-		hasData = hasData || bytes.HasPrefix(line, []byte("data:"))
 	}
+	return false
+}
+
+// Came says whether the event is there whole, its blank line included. b is the stream so far: what
+// it was the last time, which is not looked at again, and what has come since. Comments, and whatever
+// else has no data, are no events (HTML, section 9.2.6): some upstreams say so that they are alive.
+func (e *FirstEvent) Came(b []byte) bool {
+	for !e.came {
+		if e.halfEnd && e.seen < len(b) {
+			e.halfEnd = false
+			if b[e.seen] == '\n' {
+				e.seen++
+				e.line++
+			}
+		}
+		i := bytes.IndexAny(b[e.seen:], "\r\n")
+		if i < 0 {
+			e.seen = len(b)
+			return false
+		}
+		line := b[e.line : e.seen+i]
+		e.seen += i + 1
+		e.line, e.halfEnd = e.seen, b[e.seen-1] == '\r'
+		e.take(line, b)
+	}
+	return true
+}
+
+// take goes on with a line of the event that is being read.
+func (e *FirstEvent) take(line, b []byte) {
+	if name, ok := bytes.CutPrefix(line, []byte("event:")); ok {
+		name = bytes.TrimPrefix(name, []byte(" "))
+		e.named, e.opening = string(name) != "message", e.opens(name) // "message" is what an event without a name is called
+		return
+	}
+	e.hasData = e.hasData || bytes.HasPrefix(line, []byte("data:"))
+	if len(line) > 0 {
+		return
+	}
+	if e.hasData && !e.opening && (e.named || !e.typeOpens(b[e.begin:e.line])) {
+		e.came = true
+		return
+	}
+	e.begin, e.named, e.opening, e.hasData = e.line, false, false, false
+}
+
+// typeOpens says of an event without a name whether its data has the type of an opening. Nearly
+// always nothing is parsed.
+func (e *FirstEvent) typeOpens(event []byte) bool {
+	for rest, found := event, false; ; {
+		if _, rest, found = bytes.Cut(rest, []byte(`"type"`)); !found {
+			return false
+		}
+		value, _ := bytes.CutPrefix(bytes.TrimLeft(rest, ": \t"), []byte(`"`))
+		if kind, _, _ := bytes.Cut(value, []byte(`"`)); e.opens(kind) {
+			break
+		}
+	}
+	var data struct {
+		Type string `json:"type"`
+	}
+	return json.Unmarshal(eventData(event), &data) == nil && e.opens([]byte(data.Type)) // not of something within
+}
+
+// In is the event in the beginning of a stream, or what has come of it.
+func (e *FirstEvent) In(b []byte) []byte {
+	if e.Came(b) {
+		return b[e.begin:e.line]
+	}
+	return b[e.begin:]
 }
 
 // refusals are the words for a refusal in an error's type, code or status, and the
@@ -46,7 +129,7 @@ func refusals() map[string]int {
 	}
 }
 
-// RefusedInStream tells whether the first event of a stream that began with 200 is a
+// RefusedInStream tells whether the [FirstEvent] of a stream that began with 200 is a
 // refusal of the member, and then the status and the body with which it would have
 // been one of the whole request.
 func RefusedInStream(event []byte) (status int, body []byte, refused bool) {

@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"bytes"
 	"testing"
 	"time"
 )
@@ -51,16 +52,80 @@ func TestRefusedInStream(t *testing.T) {
 	}
 }
 
+const created = "event: response.created\ndata: {\"type\":\"response.created\"}\n\n"
+
+// TestFirstEventEnd has the event, and nothing before it, whole or not, in whatever pieces the stream comes.
 func TestFirstEventEnd(t *testing.T) {
 	t.Parallel()
-	for text, want := range map[string]int{
-		"": 0, "data: x": 0, "data: x\n": 0, "data: x\n\n": 9, "data: x\r\n\r\ndata: y\n\n": 11, "data:\r\rb": 7,
-		": alive\n\n": 0, ": alive\n\n: alive\n\ndata: x\n\n": 27, "retry: 9\r\n\r\ndata: x\r\n\r\n": 23, "\n\ndata: x\n": 0,
+	for _, c := range []struct {
+		provider, before, event, after string
+		whole                          bool
+	}{
+		{},
+		{event: "data: x"},
+		{event: "data: x\n"},
+		{event: "data: x\n\n", whole: true},
+		{event: "data: x\r\n\r", after: "\ndata: y\n\n", whole: true},
+		{event: "data:\r\r", after: "b", whole: true},
+		{before: ": alive\n\n"},
+		{before: ": alive\n\n: alive\n\n", event: "data: x\n\n", whole: true},
+		{before: "retry: 9\r\n\r", event: "\ndata: x\r\n\r", after: "\n", whole: true},
+		{before: "\n\n", event: "data: x\n"},
+		{before: "event: x\n\n", event: "data: x\n\n", whole: true},
+
+		{provider: "openai", before: created},
+		{provider: "openai", before: created, event: created[:20]},
+		{provider: "openai", before: created + created, event: "event: error\ndata: x\n\n", after: created, whole: true},
+		{provider: "openai", before: created + ": alive\n\n", event: "data: x\n\n", after: created, whole: true},
+		{provider: "openai", event: "data: x\n\n", after: created, whole: true},
+		{provider: "openai", before: "data: x\nevent:response.queued\n\n", event: "data: x\n\n", whole: true},
+		{provider: "openai", before: "event: message\ndata: {\"type\" : \"response.in_progress\"}\n\n", event: "data: {}\n\n", whole: true},
+		{provider: "openai", before: "data: {\"response\":{\"type\":\"x\"},\ndata: \"type\":\"response.created\"}\n\n", event: "data: {}\n\n", whole: true},
+		{provider: "openai", event: "event: error\ndata: {\"type\":\"response.created\"}\n\n", whole: true},
+		{provider: "openai", event: "data: {\"type\":\"x\",\"of\":{\"type\":\"response.created\"}}\n\n", whole: true},
+		{provider: "openai", event: "data: {\"type\":\"response.created\"\n\n", whole: true},
+		{provider: "openai", event: "data: {\"type\":[\"response.created\"]}\n\n", whole: true},
+		{provider: "openai", event: "data: {\"type\":\"response.created.too\"}\n\n", whole: true},
+		{provider: "openai", event: "event: response.created \ndata: x\n\n", whole: true},
+		{provider: "codex", before: "event: codex.rate_limits\ndata: {}\n\n" + created, event: "data: {}\n\n", whole: true},
+		{provider: "anthropic", before: "event: ping\ndata: {}\n\nevent: message_start\ndata: {}\n\n", event: "data: {}\n\n", whole: true},
+		{provider: "anthropic", event: created, whole: true},
+		{provider: "gemini", event: created, whole: true},
+		{event: created, whole: true},
 	} {
-		if got := FirstEventEnd([]byte(text)); got != want {
-			t.Errorf("%q: %d, want %d", text, got, want)
+		all := c.before + c.event + c.after
+		for size := range len(all) + 1 {
+			e := NewFirstEvent(c.provider)
+			for end := 0; size > 0 && end < len(all); end += size {
+				e.Came([]byte(all[:end]))
+			}
+			if got := e.Came([]byte(all)); got != c.whole || string(e.In([]byte(all))) != c.event {
+				t.Errorf("%s: %q in pieces of %d: %t, %q", c.provider, all, size, got, e.In([]byte(all)))
+			}
 		}
 	}
+}
+
+// FuzzFirstEvent holds what is found in pieces to what is found at once.
+func FuzzFirstEvent(f *testing.F) {
+	f.Add("openai", []byte(created+"data: x\n\n"), uint8(1))
+	f.Add("openai", []byte("data: {\"type\":\"response.queued\"}\r\n\r\n: x\r\rdata: y\r\r"), uint8(3))
+	f.Add("anthropic", []byte("event: ping\r\ndata: {\"type\": \"ping\"}\r\n\r\nevent: error\r\ndata: {}\r\n\r\n"), uint8(7))
+	f.Fuzz(func(t *testing.T, provider string, stream []byte, size uint8) {
+		once, pieces := NewFirstEvent(provider), NewFirstEvent(provider)
+		whole := once.Came(stream)
+		for end := 0; size > 0 && end < len(stream); end += int(size) {
+			if pieces.Came(stream[:end]) && !whole {
+				t.Fatalf("%q: there at %d, and not at the end", stream, end)
+			}
+		}
+		if got := pieces.Came(stream); got != whole || !bytes.Equal(pieces.In(stream), once.In(stream)) {
+			t.Fatalf("%q in pieces of %d: %q, and at once %q", stream, size, pieces.In(stream), once.In(stream))
+		}
+		if event := once.In(stream); whole && len(eventData(event)) == 0 && !bytes.Contains(event, []byte("data:")) {
+			t.Fatalf("%q is no event", event)
+		}
+	})
 }
 
 func FuzzRefusedInStream(f *testing.F) {

@@ -122,8 +122,6 @@ func (cl *client) answerBody(up *upstreamConn) []byte {
 	return decodeAnswer(body, encoding)
 }
 
-func firstEventCame(body []byte) bool { return pool.FirstEventEnd(body) > 0 }
-
 // isPlainEventStream says whether the response is server-sent events as they are.
 func (cl *client) isPlainEventStream() bool {
 	h := &cl.resp

@@ -1,20 +1,33 @@
 package exchange
 
 import (
+	"cmp"
 	"io"
 	"net/http"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/sluice-proxy/sluice/pool"
 )
 
 const (
 	goodStream    = "data: {\"choices\":[{\"delta\":{\"content\":\"hi\"}}]}\n\ndata: [DONE]\n\n"
 	refusedStream = "event: error\ndata: {\"type\":\"error\",\"error\":{\"code\":\"rate_limit_exceeded\",\"message\":\"m\"}}\n\n"
+
+	codexLimits   = "event: codex.rate_limits\ndata: {\"type\":\"codex.rate_limits\",\"rate_limits\":{\"primary\":{\"used_percent\":40}}}\n\n"
+	created       = "event: response.created\ndata: {\"type\":\"response.created\",\"response\":{\"id\":\"r\",\"error\":null,\"output\":[]}}\n\n"
+	inProgress    = "data: {\"response\":{\"id\":\"r\",\"error\":null},\"type\": \"response.in_progress\"}\n\n"
+	failedStream  = "event: response.failed\ndata: {\"type\":\"response.failed\",\"response\":{\"status\":\"failed\",\"error\":{\"code\":\"rate_limit_exceeded\",\"message\":\"m\"}}}\n\n"
+	outputStream  = "event: response.output_text.delta\ndata: {\"type\":\"response.output_text.delta\",\"delta\":\"hi\"}\n\n"
+	ping          = "event: ping\r\ndata: {\"type\": \"ping\"}\r\n\r\n"
+	messageStart  = "event: message_start\ndata: {\"type\":\"message_start\",\"message\":{\"content\":[]}}\n\n"
+	limitedStream = "event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"rate_limit_error\",\"message\":\"m\"}}\n\n"
+	busyStream    = "event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"overloaded_error\",\"message\":\"m\"}}\n\n"
 )
 
-// TestAStreamThatBeginsWithARefusal is judged by its first event: nothing of it has gone
-// to the client, so the request goes on with the next member.
+// TestAStreamThatBeginsWithARefusal is judged by the first event that is not its opening: nothing
+// of it has gone to the client, so the request goes on with the next member.
 func TestAStreamThatBeginsWithARefusal(t *testing.T) {
 	t.Parallel()
 	type answer struct {
@@ -30,29 +43,54 @@ func TestAStreamThatBeginsWithARefusal(t *testing.T) {
 	coded.encoding = "x-unknown"
 	text := refused
 	text.kind = "text/plain"
+	long := stream(strings.Replace(created, "[]", "[\""+strings.Repeat("x", 20<<10)+"\"]", 1), failedStream)
+	long.pause = 100 * time.Millisecond
+	held := stream(created, failedStream)
+	held.pause = 600 * time.Millisecond
 	for name, c := range map[string]struct {
 		a, b  answer
 		want  string // the body; "" is the pool's own 429
 		asked int
+
+		provider string // "": openai
 	}{
-		"refused":               {refused, stream(goodStream), goodStream, 2},
-		"refused in pieces":     {stream(refusedStream[:7], refusedStream[7:40], refusedStream[40:]), stream(goodStream), goodStream, 2},
-		"both refused":          {refused, refused, "", 2},
-		"good":                  {stream(goodStream), refused, goodStream, 1},
-		"good in pieces":        {stream(goodStream[:11], goodStream[11:60], goodStream[60:]), refused, goodStream, 1},
-		"refused later":         {stream(goodStream, refusedStream), refused, goodStream + refusedStream, 1},
-		"after comments":        {stream(": alive\n\n", ": alive\n\n", refusedStream), stream(goodStream), goodStream, 2},
-		"good after a comment":  {stream(": alive\n\n", goodStream), refused, ": alive\n\n" + goodStream, 1},
-		"a comment alone":       {stream(": alive\n\n"), refused, ": alive\n\n", 1},
-		"too late to be judged": {slow, refused, refusedStream, 1},
-		"in a coding":           {coded, refused, refusedStream, 1},
-		"no event stream":       {text, refused, refusedStream, 1},
-		"empty":                 {stream(), refused, "", 1},
-		"refused and cut off":   {stream(strings.TrimSpace(refusedStream)), stream(goodStream), goodStream, 2},
+		"refused":               {a: refused, b: stream(goodStream), want: goodStream, asked: 2},
+		"refused in pieces":     {a: stream(refusedStream[:7], refusedStream[7:40], refusedStream[40:]), b: stream(goodStream), want: goodStream, asked: 2},
+		"both refused":          {a: refused, b: refused, want: "", asked: 2},
+		"good":                  {a: stream(goodStream), b: refused, want: goodStream, asked: 1},
+		"good in pieces":        {a: stream(goodStream[:11], goodStream[11:60], goodStream[60:]), b: refused, want: goodStream, asked: 1},
+		"refused later":         {a: stream(goodStream, refusedStream), b: refused, want: goodStream + refusedStream, asked: 1},
+		"after comments":        {a: stream(": alive\n\n", ": alive\n\n", refusedStream), b: stream(goodStream), want: goodStream, asked: 2},
+		"good after a comment":  {a: stream(": alive\n\n", goodStream), b: refused, want: ": alive\n\n" + goodStream, asked: 1},
+		"a comment alone":       {a: stream(": alive\n\n"), b: refused, want: ": alive\n\n", asked: 1},
+		"too late to be judged": {a: slow, b: refused, want: refusedStream, asked: 1},
+		"in a coding":           {a: coded, b: refused, want: refusedStream, asked: 1},
+		"no event stream":       {a: text, b: refused, want: refusedStream, asked: 1},
+		"empty":                 {a: stream(), b: refused, want: "", asked: 1},
+		"refused and cut off":   {a: stream(strings.TrimSpace(refusedStream)), b: stream(goodStream), want: goodStream, asked: 2},
 		"longer than is looked at": {
-			stream("data: " + strings.Repeat("x", 20<<10) + "\n\n" + refusedStream), refused,
-			"data: " + strings.Repeat("x", 20<<10) + "\n\n" + refusedStream, 1,
+			a: stream("data: " + strings.Repeat("x", 20<<10) + "\n\n" + refusedStream), b: refused,
+			want: "data: " + strings.Repeat("x", 20<<10) + "\n\n" + refusedStream, asked: 1,
 		},
+
+		"openai, after its opening":       {a: stream(created, inProgress, failedStream), b: stream(goodStream), want: goodStream, asked: 2},
+		"openai, all at once":             {a: stream(created + inProgress + failedStream), b: stream(created + outputStream), want: created + outputStream, asked: 2},
+		"openai, in pieces":               {a: stream(created[:30], created[30:]+inProgress[:50], inProgress[50:]+failedStream[:9], failedStream[9:]), b: stream(goodStream), want: goodStream, asked: 2},
+		"openai, an error event":          {a: stream(created, refusedStream), b: stream(goodStream), want: goodStream, asked: 2},
+		"openai, both":                    {a: stream(created, failedStream), b: stream(created, failedStream), asked: 2},
+		"openai, good":                    {a: stream(created, inProgress, outputStream, outputStream), b: refused, want: created + inProgress + outputStream + outputStream, asked: 1},
+		"openai, after output":            {a: stream(created, outputStream, failedStream), b: refused, want: created + outputStream + failedStream, asked: 1},
+		"openai, its opening alone":       {a: stream(created, inProgress), b: refused, want: created + inProgress, asked: 1},
+		"openai, cut off":                 {a: stream(created, strings.TrimSpace(failedStream)), b: stream(goodStream), want: goodStream, asked: 2},
+		"openai, too late":                {a: held, b: refused, want: created + failedStream, asked: 1},
+		"openai, opening is too long":     {a: long, b: refused, want: strings.Join(long.pieces, ""), asked: 1},
+		"openai, no opening of its own":   {a: stream(messageStart, limitedStream), b: refused, want: messageStart + limitedStream, asked: 1},
+		"codex":                           {a: stream(codexLimits, created, failedStream), b: stream(goodStream), want: goodStream, asked: 2, provider: "codex"},
+		"anthropic, after a ping":         {a: stream(ping, ping, limitedStream), b: stream(goodStream), want: goodStream, asked: 2, provider: "anthropic"},
+		"anthropic, after its opening":    {a: stream(messageStart, ping, limitedStream), b: stream(goodStream), want: goodStream, asked: 2, provider: "anthropic"},
+		"anthropic, good":                 {a: stream(messageStart, ping, goodStream), b: refused, want: messageStart + ping + goodStream, asked: 1, provider: "anthropic"},
+		"anthropic, overloaded":           {a: stream(messageStart, busyStream), b: refused, want: messageStart + busyStream, asked: 1, provider: "anthropic"},
+		"another provider has no opening": {a: stream(created, failedStream), b: refused, want: created + failedStream, asked: 1, provider: "gemini"},
 	} {
 		for _, h2 := range []bool{false, true} {
 			t.Run(map[bool]string{true: "h2 ", false: "h1 "}[h2]+name, func(t *testing.T) {
@@ -62,8 +100,9 @@ func TestAStreamThatBeginsWithARefusal(t *testing.T) {
 					protos = []string{"h2", "http/1.1"}
 				}
 				asked := make(chan struct{}, 8)
+				route := &pool.Route{Pool: "p", Host: testHost, Port: 443, Provider: cmp.Or(c.provider, "openai")}
 				b := newBench(t, setup{
-					protos: protos, change: func(o *Options) { o.EventTimeout = 200 * time.Millisecond },
+					route: route, protos: protos, change: func(o *Options) { o.EventTimeout = 200 * time.Millisecond },
 					handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 						asked <- struct{}{}
 						body, err := io.ReadAll(r.Body)
@@ -98,7 +137,7 @@ func TestAStreamThatBeginsWithARefusal(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if status := resp.StatusCode; name == "both refused" {
+				if status := resp.StatusCode; c.want == "" && c.asked > 1 {
 					if status != 429 || resp.Header.Get("Sluice-Pool") == "" {
 						t.Errorf("status %d, %s", status, body)
 					}
@@ -110,5 +149,47 @@ func TestAStreamThatBeginsWithARefusal(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// TestAnOpeningIsNotHeldForLong has a model think after its stream's opening: the client has that before anything more comes.
+func TestAnOpeningIsNotHeldForLong(t *testing.T) {
+	t.Parallel()
+	for _, h2 := range []bool{false, true} {
+		t.Run(map[bool]string{true: "h2", false: "h1"}[h2], func(t *testing.T) {
+			t.Parallel()
+			protos := []string{"http/1.1"}
+			if h2 {
+				protos = []string{"h2", "http/1.1"}
+			}
+			const opening, rest = created + inProgress, outputStream + failedStream
+			read := make(chan struct{})
+			b := newBench(t, setup{
+				protos: protos, change: func(o *Options) { o.EventTimeout = 200 * time.Millisecond },
+				handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					w.Header().Set("Content-Type", "text/event-stream")
+					_, _ = io.WriteString(w, opening)
+					_ = http.NewResponseController(w).Flush()
+					select {
+					case <-read:
+						_, _ = io.WriteString(w, rest)
+					case <-r.Context().Done():
+					}
+				}),
+			})
+			resp, err := b.client(h2).Get("https://" + testHost + "/")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer resp.Body.Close()
+			begun := make([]byte, len(opening))
+			if _, err := io.ReadFull(resp.Body, begun); err != nil || string(begun) != opening {
+				t.Fatalf("%q, %v", begun, err)
+			}
+			close(read)
+			if more, err := io.ReadAll(resp.Body); err != nil || string(more) != rest {
+				t.Errorf("%q, %v", more, err)
+			}
+		})
 	}
 }

@@ -358,8 +358,9 @@ func (cl *client) judge(up *upstreamConn, a *attempts) (verdict, *pool.Exhausted
 			answer.Body = cl.answerBody(up)
 		}
 	case cl.route.Provider != "" && h.status == 200 && cl.isPlainEventStream() && cl.body.replayable():
-		event := cl.lookAhead(up, cl.x.opts.EventTimeout, pool.MaxFirstEvent, firstEventCame)
-		if status, body, refused := pool.RefusedInStream(event); refused {
+		first := pool.NewFirstEvent(cl.route.Provider)
+		begun := cl.lookAhead(up, cl.x.opts.EventTimeout, pool.MaxFirstEvent, first.Came)
+		if status, body, refused := pool.RefusedInStream(first.In(begun)); refused {
 			answer.Status, answer.Body, answer.Header = status, body, h.header()
 		}
 	}

@@ -315,8 +315,9 @@ func (s *stream) judge(resp *http.Response, a *attempts) (verdict, *pool.Exhaust
 		}
 	case s.cl.route.Provider != "" && resp.StatusCode == http.StatusOK && resp.Header.Get("Content-Encoding") == "" &&
 		isEventStream(resp.Header.Get("Content-Type")) && s.body.replayable():
-		event := s.lookAhead(resp, s.cl.x.opts.EventTimeout, pool.MaxFirstEvent, firstEventCame)
-		if status, said, refused := pool.RefusedInStream(event); refused {
+		first := pool.NewFirstEvent(s.cl.route.Provider)
+		begun := s.lookAhead(resp, s.cl.x.opts.EventTimeout, pool.MaxFirstEvent, first.Came)
+		if status, said, refused := pool.RefusedInStream(first.In(begun)); refused {
 			answer.Status, answer.Body, answer.Header = status, said, resp.Header
 		}
 	}
