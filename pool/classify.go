@@ -86,9 +86,15 @@ func Classify(a Answer, now time.Time) Verdict {
 	return v
 }
 
-// limited says whether a 403 is about a limit: GitHub and others use it so.
+// limited says whether a 403 is about a limit: GitHub and others use it so. To say how long
+// to wait, or that a window is spent, means that, in whatever field it is said.
 func limited(h http.Header, body []byte) bool {
-	if len(fieldLines(h, "retry-after")) > 0 {
+	for _, wait := range [...]string{"retry-after", "retry-after-ms", "x-ms-retry-after-ms", "x-rate-limit-retry-after-seconds"} {
+		if len(fieldLines(h, wait)) > 0 {
+			return true
+		}
+	}
+	if len(rejectedWindows(h)) > 0 || len(spentWindows(h)) > 0 {
 		return true
 	}
 	for _, w := range quotaWindows(h) {

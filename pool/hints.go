@@ -178,6 +178,16 @@ func (c *collector) explicit(h http.Header) {
 // them ("overage") is no window that has to pass: with its month spent as well, an account
 // is back when its five hours are over.
 func (c *collector) anthropic(h http.Header) {
+	for _, window := range rejectedWindows(h) {
+		for _, reset := range fieldLines(h, window+"reset") {
+			c.reset(hintFirm, window+"reset", reset)
+		}
+	}
+}
+
+// rejectedWindows are the beginnings of the names of the fields of those unified windows,
+// and of their aggregate, that say that they are spent.
+func rejectedWindows(h http.Header) (all []string) {
 	const prefix, status = "anthropic-ratelimit-unified-", "status"
 	for name, lines := range h {
 		name = strings.ToLower(name)
@@ -189,10 +199,9 @@ func (c *collector) anthropic(h http.Header) {
 		if window != "" && !strings.HasSuffix(window, "-") || strings.HasPrefix(window, "overage-") {
 			continue
 		}
-		for _, reset := range fieldLines(h, prefix+window+"reset") {
-			c.reset(hintFirm, prefix+window+"reset", reset)
-		}
+		all = append(all, prefix+window)
 	}
+	return all
 }
 
 func rejected(lines []string) bool {
@@ -206,21 +215,7 @@ func rejected(lines []string) bool {
 
 // codex reads x-codex-primary-*, x-codex-secondary-* and the same with a limit's id in between.
 func (c *collector) codex(h http.Header) {
-	for name, lines := range h {
-		name = strings.ToLower(name)
-		window, ok := strings.CutSuffix(name, "-used-percent")
-		if !ok || !strings.HasPrefix(window, "x-codex-") ||
-			!strings.HasSuffix(window, "-primary") && !strings.HasSuffix(window, "-secondary") {
-			continue
-		}
-		spent := false
-		for _, l := range lines {
-			used, ok := parseNumber(l)
-			spent = spent || ok && used >= 100
-		}
-		if !spent {
-			continue
-		}
+	for _, window := range spentWindows(h) {
 		found := false
 		for _, line := range fieldLines(h, window+"-reset-after-seconds") {
 			if wait, ok := parseWait(line, time.Second); ok && wait > 0 {
@@ -234,6 +229,27 @@ func (c *collector) codex(h http.Header) {
 			}
 		}
 	}
+}
+
+// spentWindows are the beginnings of the names of the fields of Codex's windows that are used up.
+func spentWindows(h http.Header) (all []string) {
+	for name, lines := range h {
+		name = strings.ToLower(name)
+		window, ok := strings.CutSuffix(name, "-used-percent")
+		if !ok || !strings.HasPrefix(window, "x-codex-") ||
+			!strings.HasSuffix(window, "-primary") && !strings.HasSuffix(window, "-secondary") {
+			continue
+		}
+		spent := false
+		for _, l := range lines {
+			used, ok := parseNumber(l)
+			spent = spent || ok && used >= 100
+		}
+		if spent {
+			all = append(all, window)
+		}
+	}
+	return all
 }
 
 // fieldLines finds a field whatever the case of its name: h may not be canonical.
