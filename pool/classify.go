@@ -112,7 +112,8 @@ func isInsufficientQuota(body []byte) bool {
 	if !ok {
 		return false
 	}
-	for _, o := range []object{root, fault(root)} {
+	var room [maxFaults]object
+	for _, o := range faults(room[:0], root) { // of the member itself: an upstream's upstream has accounts of its own
 		for _, key := range []string{"type", "code", "error"} { // some have the code alone for an error
 			if strings.EqualFold(text(o, key), "insufficient_quota") {
 				return true

@@ -5,16 +5,24 @@ import (
 	"encoding/json"
 	"net/http"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 )
 
 // parseBody reads a JSON error: an object, or the first object of an array, as
-// streaming endpoints wrap theirs. Anything else, HTML above all, is not looked at.
+// streaming endpoints wrap theirs, or either as the data of an event stream, as others
+// do. Anything else, HTML above all, is not looked at.
 func parseBody(body []byte) (object, bool) {
 	body = bytes.TrimPrefix(body[:min(len(body), MaxAnswerBody)], []byte("\ufeff")) // RFC 8259 section 8.1: may be ignored
 	body = bytes.TrimSpace(body)
+	for _, field := range [...]string{"data:", "event:", "id:", "retry:", ":"} {
+		if bytes.HasPrefix(body, []byte(field)) {
+			body = bytes.TrimSpace(eventData(body)) // of which the first value is read
+			break
+		}
+	}
 	if len(body) == 0 || body[0] != '{' && body[0] != '[' {
 		return nil, false
 	}
@@ -36,18 +44,57 @@ func child(o object, key string) object {
 	return c
 }
 
-// fault is where a JSON error says what went wrong: under "error", or in the first of its
-// "errors".
-func fault(root object) object {
-	if e := child(root, "error"); e != nil {
-		return e
+// maxFaults bounds what is looked at of a JSON error that is wrapped in others.
+const maxFaults = 8
+
+// faults adds to all a JSON error and where in it, and in what that wraps, it says what
+// went wrong: under "error", or in the first of its "errors", or, as FastAPI has it, under
+// "detail"; also where that, or a message, is a string with JSON in it. They need no memory
+// of their own where all has room for them.
+func faults(all []object, root object) []object {
+	begin := len(all)
+	all = append(all, root)
+	for i := begin; i < len(all); i++ {
+		for _, key := range [...]string{"error", "errors", "detail", "message"} {
+			if len(all) == begin+maxFaults {
+				break
+			}
+			if inner := within(all[i][key]); inner != nil {
+				all = append(all, inner)
+			}
+		}
 	}
-	list, _ := root["errors"].([]any)
-	if len(list) == 0 {
-		return nil
+	return all
+}
+
+// within is an object, or the first of a list, or what a string holds of either.
+func within(v any) object {
+	switch v := v.(type) {
+	case map[string]any:
+		return v
+	case []any:
+		if len(v) > 0 {
+			o, _ := v[0].(map[string]any)
+			return o
+		}
+	case string:
+		v = strings.TrimSpace(v)
+		if strings.HasPrefix(v, "{") || strings.HasPrefix(v, "[") { // and no prose, which costs nothing
+			o, _ := parseBody([]byte(v))
+			return o
+		}
 	}
-	e, _ := list[0].(map[string]any)
-	return e
+	return nil
+}
+
+// relayed adds what the upstream's own upstream said, which OpenRouter passes on as a string.
+func relayed(all []object) []object {
+	for _, o := range all {
+		if inner := within(child(o, "metadata")["raw"]); inner != nil {
+			return faults(all, inner)
+		}
+	}
+	return all
 }
 
 // text is a string, or a number as it was written.
@@ -61,32 +108,33 @@ func text(o object, key string) string {
 	return ""
 }
 
-// body reads a JSON error.
-func (c *collector) body(root object) {
-	e := fault(root)
-	for _, o := range []object{root, e} {
-		for _, name := range []string{"retry_after", "reset_after"} {
+// body reads a JSON error, in all its wrappings.
+func (c *collector) body(all []object) {
+	for _, o := range all {
+		for _, name := range [...]string{"retry_after", "reset_after"} {
 			if wait, ok := parseRetryAfter(text(o, name), c.ref); ok {
 				c.add(hintFirm, wait, name, text(o, name))
 			}
 		}
+		c.google(o)
 	}
-	c.usageLimit(root, e)
-	c.google(e)
-	for _, o := range []object{e, root} {
-		for _, name := range []string{"message", "error", "detail", "error_description"} {
+	c.usageLimit(all)
+	for _, o := range all {
+		for _, name := range [...]string{"message", "error", "detail", "error_description"} {
 			c.prose(text(o, name))
 		}
+		c.prose(text(child(o, "metadata"), "raw"))
 	}
 }
 
 // usageLimit reads the body that a Codex limit often has instead of any field.
-func (c *collector) usageLimit(root, e object) {
-	if text(root, "type") != "usage_limit_reached" && text(e, "type") != "usage_limit_reached" &&
-		text(root, "code") != "usage_limit_reached" && text(e, "code") != "usage_limit_reached" {
+func (c *collector) usageLimit(all []object) {
+	if !slices.ContainsFunc(all, func(o object) bool {
+		return text(o, "type") == "usage_limit_reached" || text(o, "code") == "usage_limit_reached"
+	}) {
 		return
 	}
-	for _, o := range []object{e, root} {
+	for _, o := range all {
 		raw := text(o, "resets_in_seconds")
 		if wait, ok := parseWait(raw, time.Second); ok && wait > 0 {
 			c.add(hintFirm, wait, "resets_in_seconds", raw)
@@ -160,11 +208,13 @@ func (c *collector) dailyQuota(id string) {
 }
 
 // echoedFields are those of an upstream's upstream that a body carries along.
-func echoedFields(root object) http.Header {
-	fields := child(child(fault(root), "metadata"), "headers")
+func echoedFields(all []object) http.Header {
 	h := make(http.Header)
-	for name := range fields {
-		h.Add(name, text(fields, name))
+	for _, o := range all {
+		fields := child(child(o, "metadata"), "headers")
+		for name := range fields {
+			h.Add(name, text(fields, name))
+		}
 	}
 	return h
 }

@@ -3,6 +3,7 @@ package pool
 import (
 	"math"
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 )
@@ -78,6 +79,27 @@ func TestHintRules(t *testing.T) {
 		{name: "a list of errors", body: `{"errors":[{"message":"Rate limited, try again in 40 seconds"}]}`, want: 40},
 		{name: "a list of errors with a wait", body: `{"errors":[{"retry_after":41}]}`, want: 41},
 		{name: "no object in a list of errors", body: `{"errors":["try again in 40 seconds"]}`, want: -1},
+		{name: "an error in an error", body: `{"error":{"error":{"message":"m","retry_after":43}}}`, want: 43},
+		{name: "an error in a detail", body: `{"detail":{"error":{"retry_after":44}}}`, want: 44},
+		{name: "a detail", body: `{"detail":{"message":"Too many requests, try again in 45 seconds"}}`, want: 45},
+		{name: "a detail with a usage limit", body: `{"detail":{"type":"usage_limit_reached","resets_in_seconds":5400}}`, want: 5400},
+		{name: "a detail with google's", body: `{"detail":{"error":{"details":[{"@type":"type.googleapis.com/google.rpc.RetryInfo","retryDelay":"38s"}]}}}`, want: 38},
+		{name: "a detail in prose", body: `{"detail":"Rate limited, retry in 46 s"}`, want: 46},
+		{name: "an error that is JSON", body: `{"error":"{\"retry_after\":47}"}`, want: 47},
+		{name: "a message that is JSON", body: `{"error":{"code":429,"message":"{\n  \"error\": {\"details\": [{\"@type\": \"RetryInfo\", \"retryDelay\": \"48s\"}]}}\n"}}`, want: 48},
+		{name: "an upstream's own JSON", body: `{"error":{"message":"Provider returned error","code":429,"metadata":{"raw":"{\"error\":{\"message\":\"Rate limit reached. Please try again in 49s.\",\"type\":\"tokens\"}}","provider_name":"OpenAI"}}}`, want: 49},
+		{name: "an upstream's own JSON with a wait", body: `{"error":{"metadata":{"raw":"[{\"error\":{\"error\":{\"retry_after\":51}}}]"}}}`, want: 51},
+		{name: "an upstream's own words", body: `{"error":{"message":"Provider returned error","metadata":{"raw":"m is rate-limited upstream. Please retry in 52 seconds"}}}`, want: 52},
+		{name: "an upstream's fields, in a detail", body: `{"detail":{"error":{"metadata":{"headers":{"Retry-After":"53"}}}}}`, want: 53},
+		{name: "JSON that is cut off", body: `{"error":{"metadata":{"raw":"{\"retry_after\":"}}}`, want: -1},
+		{name: "HTML that was passed on", body: `{"error":{"metadata":{"raw":"<p>{\"retry_after\":54}</p>"}}}`, want: -1},
+		{name: "deeper than is looked", body: strings.Repeat(`{"error":`, 9) + `{"retry_after":55}` + strings.Repeat("}", 9), want: -1},
+		{name: "an event stream", body: "event: error\ndata: {\"type\":\"error\",\"error\":{\"retry_after\":56}}\n\n", want: 56},
+		{name: "an event stream, data alone", body: "data:{\"error\":{\"message\":\"try again in 57 s\"}}\r\n\r\ndata: [DONE]\r\n\r\n", want: 57},
+		{name: "an event stream, after a comment", body: ": x\n\nid: 1\ndata: {\"error\":\ndata: {\"retry_after\":58}}", want: 58},
+		{name: "an event stream, an id first", body: "id: 1\ndata: {\"retry_after\":59}\n", want: 59},
+		{name: "an event stream of no JSON", body: "data: <p>try again in 60 s</p>\n\n", want: -1},
+		{name: "HTML with a line like an event's", body: "<script>\ndata: {\"retry_after\":61}\n</script>", want: -1},
 		{name: "a byte order mark", body: "\ufeff{\"retry_after\":42}", want: 42},
 		{name: "a date in prose, to the minute", body: `{"error":{"message":"spend limit reached (daily; resets 2026-11-23 18:00 UTC), ask for more"}}`, want: 1800},
 		{name: "a date in prose, its offset without a colon", body: `{"error":{"message":"limit resets at: 2026-11-23T18:00:00+0000"}}`, want: 1800},

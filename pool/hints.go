@@ -68,11 +68,13 @@ func ParseHint(status int, h http.Header, body []byte, now time.Time) Hint {
 	}
 	c := collector{ref: reference(h, now)}
 	root, _ := parseBody(body)
-	echoed := echoedFields(root)
+	var room [2 * maxFaults]object
+	all := relayed(faults(room[:0], root))
+	echoed := echoedFields(all)
 	c.remains = anyRemaining(h) || anyRemaining(echoed)
 	c.fields(h)
 	c.fields(echoed)
-	c.body(root)
+	c.body(all)
 	return c.best
 }
 

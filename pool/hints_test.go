@@ -76,6 +76,12 @@ func FuzzHint(f *testing.F) {
 			f.Add(c.Status, name, lines[0], name, lines[0], c.Body)
 		}
 	}
+	for _, body := range []string{
+		`{"error":{"metadata":{"raw":"{\"error\":{\"retry_after\":5}}"}}}`, `{"detail":[{"error":"[{\"message\":\"{}\"}]"}]}`,
+		"event: error\ndata: {\"errors\":[{\"error\":{}}]}\n\n", strings.Repeat(`{"error":`, 99),
+	} {
+		f.Add(429, "Retry-After-Ms", "1", "X-Codex-Primary-Used-Percent", "100", body)
+	}
 	now := time.Date(2026, 11, 23, 17, 30, 0, 0, time.UTC)
 	f.Fuzz(func(t *testing.T, status int, n1, v1, n2, v2, body string) {
 		h := make(http.Header)

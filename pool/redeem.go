@@ -80,8 +80,11 @@ func explainRefusal(name string, err error) error {
 // others, and that not as the error but inside of it.
 func rejection(said *oauth2.RetrieveError) string {
 	root, _ := parseBody(said.Body)
-	e := fault(root)
-	for _, code := range []string{said.ErrorCode, text(e, "code"), text(e, "type")} {
+	codes := []string{said.ErrorCode}
+	for _, e := range faults(nil, root)[1:] {
+		codes = append(codes, text(e, "code"), text(e, "type"))
+	}
+	for _, code := range codes {
 		switch code {
 		case "invalid_grant", "invalid_token", "token_expired",
 			"refresh_token_expired", "refresh_token_reused", "refresh_token_invalidated":

@@ -246,6 +246,7 @@ func TestARejectionIsKnownInEveryShape(t *testing.T) {
 		{400, `{"error":"invalid_token"}`, "invalid_token"},
 		{401, `{"error":{"type":"invalid_request_error","code":"invalid_client"}}`, ""},
 		{429, `{"type":"error","error":{"type":"rate_limit_error","message":"m"}}`, ""},
+		{401, `{"detail":{"error":{"message":"m","code":"refresh_token_reused"}}}`, "refresh_token_reused"},
 		{401, `<html>refresh_token_reused</html>`, ""},
 	} {
 		b, s, r := accounts(t, time.Hour)
