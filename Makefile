@@ -30,7 +30,7 @@ TESTFLAGS ?=
 PKG       ?= ./...
 
 .DEFAULT_GOAL := help
-.PHONY: help build install uninstall package release image examples reference deps generate drift fmt lint unit kernel test test-vm test-vm-fast test-kernels allocs soak demo bench growth fuzz clean
+.PHONY: help build install uninstall package release image examples reference deps generate drift fmt lint unit kernel test test-vm test-vm-fast test-vm-due test-kernels allocs soak demo bench growth fuzz clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -155,6 +155,9 @@ test-vm: ## the whole product in a guest of Vagrant's and libvirt's: real system
 
 test-vm-fast: ## the same in plain qemu; VMFLAGS=-changed for those that did not pass yet (as root)
 	$(call vm,fast)
+
+test-vm-due: ## one of the two, or none: Vagrant's if scripts/vm or packaging changed since it passed here, else qemu's if sluice did (as root)
+	$(call vm,due)
 
 test-kernels: ## the kernel side on the oldest and the newest kernels that Debian has (as root)
 	$(call vm,kernels)

@@ -114,6 +114,55 @@ func TestPassedIsForTheSameInputs(t *testing.T) {
 	}
 }
 
+// What has passed with these inputs is not run again, and what passed in Vagrant's guest not in plain qemu's either. Nothing
+// is noted of what failed.
+func TestDueRunsWhatHasNotPassed(t *testing.T) {
+	h := &host{cache: newCache(t)}
+	t.Chdir(t.TempDir())
+	if out, err := exec.Command("git", "init", "-q").CombinedOutput(); err != nil {
+		t.Fatalf("git: %v: %s", err, out)
+	}
+	var ran []string
+	broken := errors.New("a test failed")
+	ends := make(map[string]error)
+	note := func(what string) func() error {
+		return func() error {
+			ran = append(ran, what)
+			return ends[what]
+		}
+	}
+	all := guests{vagrant: note("vagrant"), fast: note("fast"), boot: note("boot")}
+	for _, c := range []struct {
+		name, changed string
+		ends          map[string]error
+		want          string
+	}{
+		{"a first time fails", "", map[string]error{"vagrant": broken}, "vagrant"},
+		{"a first time", "", nil, "vagrant boot"},
+		{"nothing changed", "", nil, ""},
+		{"a page changed", "README.md", nil, ""},
+		{"the product changed, and fails", "pool/keeper.go", map[string]error{"fast": broken}, "fast"},
+		{"it is mended", "pool/keeper.go", nil, "fast"},
+		{"nothing changed since", "", nil, ""},
+		{"the guest changed, and qemu does not boot", "scripts/vm/qemu.go", map[string]error{"boot": broken}, "vagrant boot"},
+		{"that is mended", "", nil, "fast"},
+		{"packaging changed", "scripts/packaging/nfpm.yaml", nil, "vagrant boot"},
+	} {
+		if c.changed != "" {
+			if err := errors.Join(os.MkdirAll(filepath.Dir(c.changed), 0o755), os.WriteFile(c.changed, []byte(c.name), 0o644)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		ran, ends = nil, c.ends
+		if err := h.due(all); (err != nil) != (len(c.ends) > 0) {
+			t.Errorf("%s: %v", c.name, err)
+		}
+		if got := strings.Join(ran, " "); got != c.want {
+			t.Errorf("%s: ran %q, want %q", c.name, got, c.want)
+		}
+	}
+}
+
 func TestDigest(t *testing.T) {
 	t.Chdir(t.TempDir())
 	for _, args := range [][]string{{"init", "-q"}} {

@@ -39,6 +39,15 @@ func (h *host) fast(ctx context.Context) error {
 	})
 }
 
+// bootOnly sees that plain qemu boots the image.
+func (h *host) bootOnly(ctx context.Context) error {
+	i, err := h.image(ctx)
+	if err != nil {
+		return err
+	}
+	return h.on(ctx, i, i.kernel(), func(*machine, string) error { return nil })
+}
+
 // product runs the tests of the whole product: those of one boot, and after another boot those that look what became of it.
 func (h *host) product(ctx context.Context, g *guest, boot, parcel string) error {
 	if err := g.unpack(ctx, parcel); err != nil {

@@ -133,7 +133,7 @@ func runOut(t *testing.T) {
 	placeholdersOnly(t, begun)
 	recorded(t, map[string]string{"KIND": "cred_failover", "POOL": "openai", "MEMBER": "first"})
 
-	spend(t, "second", 90*time.Second)
+	spend(t, "second", 45*time.Second)
 	eventually(t, "exhaustion", func() string {
 		if got := kinds(t, seq, "pool_exhausted"); len(got) == 0 {
 			return "not exhausted"
