@@ -7,6 +7,7 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/features"
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
@@ -31,10 +32,15 @@ var ErrUnsupported = errors.New("not supported by this kernel")
 type UnsupportedError struct {
 	Feature   string
 	MinKernel string
+	WayOut    string // what gives it to this kernel; empty: nothing but another one
 }
 
 func (e *UnsupportedError) Error() string {
-	return fmt.Sprintf("%s is not supported by this kernel (needs Linux %s); 'sluice doctor' says what else it lacks", e.Feature, e.MinKernel)
+	mend := e.WayOut
+	if mend == "" {
+		mend = "needs Linux " + e.MinKernel
+	}
+	return fmt.Sprintf("%s is not supported by this kernel (%s); 'sluice doctor' says what else it lacks", e.Feature, mend)
 }
 
 // Is makes errors.Is(err, ErrUnsupported) and errors.Is(err, ebpf.ErrNotSupported) true.
@@ -68,6 +74,7 @@ func Probe() []Feature {
 		{Name: "cgroup bpf_link", MinKernel: "5.7", Err: haveCgroupLink()},
 		takingFeature(),
 		cookieFeature(),
+		storingFeature(),
 		setRetval,
 		{Name: "refusing what is made again before it is attached (kernel type information)", MinKernel: "5.4", Optional: true, Err: haveBTF()},
 		probeFamilies(),
@@ -163,6 +170,27 @@ func haveNetnsCookie() error {
 	return err
 }
 
+// haveStoring keeps a number with a socket.
+func haveStoring() error {
+	number := &btf.Int{Name: "int", Size: 4, Encoding: btf.Signed}
+	m, err := ebpf.NewMap(&ebpf.MapSpec{
+		Type: ebpf.SkStorage, KeySize: 4, ValueSize: 4, Flags: unix.BPF_F_NO_PREALLOC, Key: number, Value: number,
+	})
+	if err != nil {
+		return fmt.Errorf("make a map: %w", err)
+	}
+	defer func() { _ = m.Close() }()
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("socket: %w", err)
+	}
+	defer func() { _ = unix.Close(fd) }()
+	if err := m.Put(int32(fd), int32(1)); err != nil {
+		return notSupported(err)
+	}
+	return nil
+}
+
 // notSupported marks what tells of a kernel without something, in one line.
 func notSupported(err error) error {
 	if errors.Is(err, ebpf.ErrNotSupported) {
@@ -174,9 +202,14 @@ func notSupported(err error) error {
 // Lacking is what the kernel lacks that this process has to ask of it for each target, as an [*UnsupportedError], or nil. What the
 // programs need besides, [Load] finds out.
 func Lacking() error {
-	for _, f := range []Feature{takingFeature(), cookieFeature()} {
-		if f.Missing() {
-			return &UnsupportedError{Feature: f.Name, MinKernel: f.MinKernel}
+	return firstMissing(takingFeature(), cookieFeature(), storingFeature())
+}
+
+// firstMissing is the first that the redirect cannot do without and the kernel lacks, as an [*UnsupportedError], or nil.
+func firstMissing(features ...Feature) error {
+	for _, f := range features {
+		if !f.Optional && f.Missing() {
+			return &UnsupportedError{Feature: f.Name, MinKernel: f.MinKernel, WayOut: f.WayOut}
 		}
 	}
 	return nil
@@ -190,12 +223,19 @@ func cookieFeature() Feature {
 	return Feature{Name: "asking a socket for its network namespace's cookie (SO_NETNS_COOKIE)", MinKernel: "5.14", Err: haveNetnsCookie()}
 }
 
+// storingFeature is about more than the map: since the kernel takes a socket's storage from an allocator that needs cmpxchg16b
+// (kmalloc_nolock), one on an emulated processor without it has the map and puts nothing there, so that each connect would be refused.
+func storingFeature() Feature {
+	return Feature{
+		Name: "putting something into a socket's storage", MinKernel: "5.2", WayOut: "give the virtual machine a processor with cmpxchg16b, the flag cx16",
+		Err: haveStoring(),
+	}
+}
+
 // explain turns a failed load into the feature that was found missing, if one was.
 func explain(err error, probed []Feature) error {
-	for _, f := range probed {
-		if !f.Optional && f.Missing() {
-			return &UnsupportedError{Feature: f.Name, MinKernel: f.MinKernel}
-		}
+	if missing := firstMissing(probed...); missing != nil {
+		return missing
 	}
 	return err
 }

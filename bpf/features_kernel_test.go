@@ -36,4 +36,8 @@ func TestUnsupportedError(t *testing.T) {
 	if !errors.Is(err, ebpf.ErrNotSupported) {
 		t.Error("it is not ebpf.ErrNotSupported")
 	}
+	err = &bpf.UnsupportedError{Feature: "storage", MinKernel: "5.2", WayOut: "give it cmpxchg16b"}
+	if msg := err.Error(); !strings.Contains(msg, "(give it cmpxchg16b)") || strings.Contains(msg, "5.2") {
+		t.Errorf("%q", msg)
+	}
 }
