@@ -73,9 +73,14 @@ func arguments(k kernel, disk, console string, port int) []string {
 	if os.Getenv("SLUICE_VM_ACCEL") == "kvm" {
 		return append(args, "-accel", "kvm", "-cpu", "host")
 	}
-	// Without cmpxchg16b: qemu 7.2 leaves garbage in the flags after it, which ends a 6.12 in a double fault at its first interrupt there.
+	processor := "max"
+	if k.Name == "between" {
+		// qemu 7.2 leaves garbage in the flags after cmpxchg16b, which ends a 6.12 in a double fault at its first interrupt there. Not so
+		// for newer ones: without it they give no socket storage.
+		processor += ",-cx16"
+	}
 	// With 128 MiB for what it has translated everything in the guest takes an eighth longer.
-	return append(args, "-accel", "tcg,thread=multi,tb-size=512", "-cpu", "max,-cx16")
+	return append(args, "-accel", "tcg,thread=multi,tb-size=512", "-cpu", processor)
 }
 
 // ssh is a command for root's shell lines in a guest.
