@@ -7,8 +7,9 @@ import (
 	"strings"
 )
 
-// MaxFirstEvent is how much of a stream is looked at for a refusal.
-const MaxFirstEvent = 16 << 10
+// MaxFirstEvent is how much of a stream is looked at for a refusal, in bytes. OpenAI's opening repeats what it was asked, twice: the
+// instructions and tools of an agent come to some tens of KiB.
+const MaxFirstEvent = 128 << 10
 
 // FirstEvent finds, while a stream comes in, the first event from which its agent has more than
 // the news that an answer is under way. A refusal may come only behind those: until then another

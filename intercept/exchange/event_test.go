@@ -43,7 +43,10 @@ func TestAStreamThatBeginsWithARefusal(t *testing.T) {
 	coded.encoding = "x-unknown"
 	text := refused
 	text.kind = "text/plain"
-	long := stream(strings.Replace(created, "[]", "[\""+strings.Repeat("x", 20<<10)+"\"]", 1), failedStream)
+	opening := func(bytes int) string {
+		return strings.Replace(created, "[]", "[\""+strings.Repeat("x", bytes)+"\"]", 1)
+	}
+	long := stream(opening(pool.MaxFirstEvent), failedStream)
 	long.pause = 100 * time.Millisecond
 	held := stream(created, failedStream)
 	held.pause = 600 * time.Millisecond
@@ -69,8 +72,8 @@ func TestAStreamThatBeginsWithARefusal(t *testing.T) {
 		"empty":                 {a: stream(), b: refused, want: "", asked: 1},
 		"refused and cut off":   {a: stream(strings.TrimSpace(refusedStream)), b: stream(goodStream), want: goodStream, asked: 2},
 		"longer than is looked at": {
-			a: stream("data: " + strings.Repeat("x", 20<<10) + "\n\n" + refusedStream), b: refused,
-			want: "data: " + strings.Repeat("x", 20<<10) + "\n\n" + refusedStream, asked: 1,
+			a: stream("data: " + strings.Repeat("x", pool.MaxFirstEvent) + "\n\n" + refusedStream), b: refused,
+			want: "data: " + strings.Repeat("x", pool.MaxFirstEvent) + "\n\n" + refusedStream, asked: 1,
 		},
 
 		"openai, after its opening":       {a: stream(created, inProgress, failedStream), b: stream(goodStream), want: goodStream, asked: 2},
@@ -80,6 +83,8 @@ func TestAStreamThatBeginsWithARefusal(t *testing.T) {
 		"openai, both":                    {a: stream(created, failedStream), b: stream(created, failedStream), asked: 2},
 		"openai, good":                    {a: stream(created, inProgress, outputStream, outputStream), b: refused, want: created + inProgress + outputStream + outputStream, asked: 1},
 		"openai, after output":            {a: stream(created, outputStream, failedStream), b: refused, want: created + outputStream + failedStream, asked: 1},
+		"openai, long instructions":       {a: stream(opening(40<<10), opening(40<<10)+failedStream), b: stream(goodStream), want: goodStream, asked: 2},
+		"openai, long and good":           {a: stream(opening(40<<10)+opening(40<<10), goodStream), b: refused, want: opening(40<<10) + opening(40<<10) + goodStream, asked: 1},
 		"openai, its opening alone":       {a: stream(created, inProgress), b: refused, want: created + inProgress, asked: 1},
 		"openai, cut off":                 {a: stream(created, strings.TrimSpace(failedStream)), b: stream(goodStream), want: goodStream, asked: 2},
 		"openai, too late":                {a: held, b: refused, want: created + failedStream, asked: 1},

@@ -12,8 +12,11 @@ import (
 // registry): clients connect again after that, and then it is with the next member.
 const goneMember = "\x88\x37\x03\xf4" + "sluice: this member of the pool is out, connect again"
 
+// maxMessage is how long a message may be, in bytes, and still be looked at for a refusal.
+const maxMessage = 16 << 10
+
 // messages follows what an upstream sends in a WebSocket, as far as it takes to find a message by which it refuses the
-// member: text, in one frame, and no longer than is looked at of a stream.
+// member: text, in one frame, and not longer than such a message is.
 type messages struct {
 	next    int  // where the next frame begins in what is at hand, or will
 	lost    bool // it is no WebSocket as it is known here: nothing more is looked at
@@ -31,7 +34,7 @@ func (m *messages) look(p []byte) (n int, refused bool) {
 		if !ok {
 			return m.next, false
 		}
-		if p[m.next] == 0x81 && end-begin <= pool.MaxFirstEvent { // the only frame of a text
+		if p[m.next] == 0x81 && end-begin <= maxMessage { // the only frame of a text
 			if end > len(p) {
 				return m.next, false
 			}

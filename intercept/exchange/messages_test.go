@@ -121,7 +121,7 @@ func TestMessagesInPieces(t *testing.T) {
 		for at := 0; at < len(all) && !refused; at += size {
 			held = append(held, all[at:min(at+size, len(all))]...)
 			var n int
-			if n, refused = m.look(held); n > len(held) || len(held)-n > pool.MaxFirstEvent {
+			if n, refused = m.look(held); n > len(held) || len(held)-n > maxMessage {
 				t.Fatalf("pieces of %d: %d of %d bytes", size, n, len(held))
 			}
 			m.passed(n)
