@@ -75,7 +75,7 @@ func (k *Keeper) acquireSlow(ctx context.Context, r Route, tried []string, now t
 	active := p.activeIndex()
 	i := choose(members, active, now)
 	if i < 0 {
-		return k.probeOrExhausted(ctx, p, binding, members, now)
+		return k.probeOrExhausted(ctx, p, r, binding, members, now)
 	}
 	m := &p.members[i]
 	// A request that goes on after a refusal finds the pointer moved already; when it
@@ -88,14 +88,15 @@ func (k *Keeper) acquireSlow(ctx context.Context, r Route, tried []string, now t
 }
 
 // probeOrExhausted lets one request in a long exhaustion find out whether the
-// soonest member is back already, and says no to the others.
-func (k *Keeper) probeOrExhausted(ctx context.Context, p *poolView, binding int, members []candidate, now time.Time) (Lease, error) {
+// soonest member is back already, and says no to the others, and to those that would not
+// find out.
+func (k *Keeper) probeOrExhausted(ctx context.Context, p *poolView, r Route, binding int, members []candidate, now time.Time) (Lease, error) {
 	i := soonest(members)
 	c, err := k.cooldownLocked(ctx, members[i].id)
 	if err != nil {
 		return Lease{}, err
 	}
-	if k.opts.ProbeInterval > 0 && !members[i].tried && c.Out(now) && !now.Before(c.ProbeAt) {
+	if k.opts.ProbeInterval > 0 && !r.Costless && !members[i].tried && c.Out(now) && !now.Before(c.ProbeAt) {
 		next := *c
 		next.ProbeAt = now.Add(k.opts.ProbeInterval)
 		k.apply(ctx, p, Change{Pool: p.id, Cooldowns: map[int64]Cooldown{members[i].id: next}, At: now})

@@ -403,6 +403,9 @@ func TestProbe(t *testing.T) {
 	b.answer(t, b.acquire(t, r), 429, "10000")
 	b.exhausted(t, r)
 	b.pass(15 * time.Minute)
+	costless := r
+	costless.Costless = true
+	b.exhausted(t, costless) // its good answer would not say that anybody is back
 	l := b.acquire(t, r)
 	if !l.Probe || l.Member != "b" {
 		t.Fatalf("got %+v, want a probe of b", l.Member)

@@ -22,6 +22,9 @@ type Route struct {
 	// Bare is true if no pool is bound to the host otherwise: requests carry what the
 	// agent sent.
 	Bare bool
+	// Costless is true for a request that does not find out whether a member is back: see
+	// [Costless].
+	Costless bool
 }
 
 // Field is one header field as it goes on the wire. Value holds a secret: it is

@@ -327,7 +327,7 @@ func (k *Keeper) probeTied(ctx context.Context, r Route, t Tie, now time.Time) (
 	if b < 0 || i < 0 || choose(members, p.activeIndex(), now) >= 0 || soonest(members) != i {
 		return Lease{}, false, nil
 	}
-	l, err = k.probeOrExhausted(ctx, p, b, members, now)
+	l, err = k.probeOrExhausted(ctx, p, r, b, members, now)
 	if _, out := errors.AsType[*ExhaustedError](err); out {
 		return Lease{}, false, nil
 	}

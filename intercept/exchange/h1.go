@@ -119,6 +119,7 @@ func (cl *client) exchange() (keep bool) {
 	began := time.Now()
 	cl.ahead = 0
 	a := attempts{x: x, route: cl.route, tried: cl.tried[:0]}
+	a.route.Costless = pool.Costless(a.route.Provider, cl.req.methodBytes(), cl.req.targetBytes())
 	defer func() {
 		clear(cl.tried[:])
 		cl.detach()

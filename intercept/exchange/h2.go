@@ -179,6 +179,7 @@ func (s *stream) run() {
 	cl, x := s.cl, s.cl.x
 	began := time.Now()
 	a := attempts{x: x, route: cl.route}
+	a.route.Costless = pool.Costless(a.route.Provider, []byte(s.r.Method), []byte(s.r.RequestURI))
 	if s.answerTokens(&a) {
 		return
 	}
