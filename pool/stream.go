@@ -32,17 +32,11 @@ func NewFirstEvent(provider string) FirstEvent { return FirstEvent{provider: pro
 // opens says whether an event of this type is the opening of a stream, of which an agent has
 // no output yet.
 func (e *FirstEvent) opens(kind []byte) bool {
-	switch e.provider {
-	case "anthropic":
-		switch string(kind) {
-		case "ping", "message_start":
-			return true
-		}
-	case "codex", "openai":
-		switch string(kind) {
-		case "response.created", "response.queued", "response.in_progress", "codex.rate_limits":
-			return true
-		}
+	switch string(kind) {
+	case "ping", "message_start":
+		return e.provider == "anthropic" || e.provider == "openrouter"
+	case "response.created", "response.queued", "response.in_progress", "codex.rate_limits":
+		return e.provider == "openai" || e.provider == "codex" || e.provider == "openrouter"
 	}
 	return false
 }

@@ -95,6 +95,8 @@ func TestAStreamThatBeginsWithARefusal(t *testing.T) {
 		"anthropic, after its opening":    {a: stream(messageStart, ping, limitedStream), b: stream(goodStream), want: goodStream, asked: 2, provider: "anthropic"},
 		"anthropic, good":                 {a: stream(messageStart, ping, goodStream), b: refused, want: messageStart + ping + goodStream, asked: 1, provider: "anthropic"},
 		"anthropic, overloaded":           {a: stream(messageStart, busyStream), b: refused, want: messageStart + busyStream, asked: 1, provider: "anthropic"},
+		"openrouter, as openai":           {a: stream(": OPENROUTER PROCESSING\n\n", created, failedStream), b: stream(goodStream), want: goodStream, asked: 2, provider: "openrouter"},
+		"openrouter, as anthropic":        {a: stream(messageStart, limitedStream), b: stream(goodStream), want: goodStream, asked: 2, provider: "openrouter"},
 		"another provider has no opening": {a: stream(created, failedStream), b: refused, want: created + failedStream, asked: 1, provider: "gemini"},
 	} {
 		for _, h2 := range []bool{false, true} {
