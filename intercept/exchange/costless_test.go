@@ -24,12 +24,12 @@ func (a *asked) Acquire(ctx context.Context, r pool.Route, tried []string) (pool
 // A member is asked for with what the request could find out of it.
 func TestAMemberIsAskedForWithWhatARequestCosts(t *testing.T) {
 	t.Parallel()
-	for _, h2 := range []bool{false, true} {
+	eachProto(t, func(t *testing.T, h2 bool, protos []string) {
 		pools := &asked{still: still{pool.Lease{Pool: "p", Member: "a"}}}
 		b := newBench(t, setup{
 			route:   &pool.Route{Pool: "p", Host: testHost, Port: 443, Provider: "anthropic"},
 			change:  func(o *Options) { o.Pools = pools },
-			protos:  []string{"h2", "http/1.1"},
+			protos:  protos,
 			handler: http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}),
 		})
 		client := b.client(h2)
@@ -51,8 +51,8 @@ func TestAMemberIsAskedForWithWhatARequestCosts(t *testing.T) {
 			}
 			resp.Body.Close()
 			if got := pools.route.Load(); got.Costless != c.costless {
-				t.Errorf("h2 %t, %s %s: %+v", h2, c.method, c.path, got)
+				t.Errorf("%s %s: %+v", c.method, c.path, got)
 			}
 		}
-	}
+	})
 }

@@ -162,41 +162,34 @@ func TestAStreamThatBeginsWithARefusal(t *testing.T) {
 // TestAnOpeningIsNotHeldForLong has a model think after its stream's opening: the client has that before anything more comes.
 func TestAnOpeningIsNotHeldForLong(t *testing.T) {
 	t.Parallel()
-	for _, h2 := range []bool{false, true} {
-		t.Run(map[bool]string{true: "h2", false: "h1"}[h2], func(t *testing.T) {
-			t.Parallel()
-			protos := []string{"http/1.1"}
-			if h2 {
-				protos = []string{"h2", "http/1.1"}
-			}
-			const opening, rest = created + inProgress, outputStream + failedStream
-			read := make(chan struct{})
-			b := newBench(t, setup{
-				protos: protos, change: func(o *Options) { o.EventTimeout = 200 * time.Millisecond },
-				handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-					w.Header().Set("Content-Type", "text/event-stream")
-					_, _ = io.WriteString(w, opening)
-					_ = http.NewResponseController(w).Flush()
-					select {
-					case <-read:
-						_, _ = io.WriteString(w, rest)
-					case <-r.Context().Done():
-					}
-				}),
-			})
-			resp, err := b.client(h2).Get("https://" + testHost + "/")
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer resp.Body.Close()
-			begun := make([]byte, len(opening))
-			if _, err := io.ReadFull(resp.Body, begun); err != nil || string(begun) != opening {
-				t.Fatalf("%q, %v", begun, err)
-			}
-			close(read)
-			if more, err := io.ReadAll(resp.Body); err != nil || string(more) != rest {
-				t.Errorf("%q, %v", more, err)
-			}
+	eachProto(t, func(t *testing.T, h2 bool, protos []string) {
+		const opening, rest = created + inProgress, outputStream + failedStream
+		read := make(chan struct{})
+		b := newBench(t, setup{
+			protos: protos, change: func(o *Options) { o.EventTimeout = 200 * time.Millisecond },
+			handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("Content-Type", "text/event-stream")
+				_, _ = io.WriteString(w, opening)
+				_ = http.NewResponseController(w).Flush()
+				select {
+				case <-read:
+					_, _ = io.WriteString(w, rest)
+				case <-r.Context().Done():
+				}
+			}),
 		})
-	}
+		resp, err := b.client(h2).Get("https://" + testHost + "/")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		begun := make([]byte, len(opening))
+		if _, err := io.ReadFull(resp.Body, begun); err != nil || string(begun) != opening {
+			t.Fatalf("%q, %v", begun, err)
+		}
+		close(read)
+		if more, err := io.ReadAll(resp.Body); err != nil || string(more) != rest {
+			t.Errorf("%q, %v", more, err)
+		}
+	})
 }
