@@ -28,9 +28,13 @@ DEBVERSION = $(patsubst v%,%,$(if $(filter v%,$(VERSION)),$(VERSION),$(if $(find
 HOSTBIN    = bin/host/sluice
 TESTFLAGS ?=
 PKG       ?= ./...
+# As the product is built, so is what looks at it: in another way everything that it needs would be compiled once more.
+LIKE_IT    = CGO_ENABLED=0 GOFLAGS='$(strip $(GOFLAGS) -trimpath)'
+# Those that take longest begin first.
+LONGEST    = ./cmd/sluice ./scripts/packaging ./bpf ./intercept ./pool ./reset/containerd
 
 .DEFAULT_GOAL := help
-.PHONY: help build install uninstall package release image examples reference deps generate drift fmt lint unit kernel test test-vm test-vm-fast test-vm-due test-kernels allocs soak demo bench growth fuzz clean
+.PHONY: help build install uninstall package release image examples reference deps generate drift fmt lint compiled unit kernel test test-vm test-vm-fast test-vm-due test-kernels allocs soak demo bench growth fuzz clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -105,7 +109,7 @@ image: ## sluice:latest, an image of Docker's with nothing but sluice in it; IMA
 	@docker build -q -t '$(or $(IMAGE),sluice:latest)' dist/image
 
 examples: ## hold the examples for Compose and Kubernetes to their schemas
-	@cd scripts/examples && $(GO) test ./...
+	@cd scripts/examples && $(LIKE_IT) $(GO) test ./...
 
 reference: ## write docs/reference and the help texts of the tests anew
 	@SLUICE_UPDATE=1 $(GO) test -run '^(TestReference|TestHelpGolden)$$' ./cmd/sluice
@@ -114,7 +118,7 @@ deps: ## install what tests, demo and bench need (Debian, Ubuntu; as root)
 	./scripts/deps.sh
 
 generate: ## rebuild what is generated: BPF objects, REST server and client
-	BPF2GO_CC=$(BPF_CLANG) BPF2GO_STRIP=$(BPF_STRIP) $(GO) generate ./...
+	$(LIKE_IT) BPF2GO_CC=$(BPF_CLANG) BPF2GO_STRIP=$(BPF_STRIP) $(GO) generate ./...
 
 drift: generate ## fail if generated files differ from the committed ones
 	@git diff --exit-code --stat -- '*_bpfel.go' '*_bpfeb.go' '*_bpfel.o' '*_bpfeb.o' '*.gen.go' || \
@@ -125,19 +129,22 @@ fmt: ## format Go and C
 	@clang-format-14 -i $(shell git ls-files 'bpf/*.c' 'bpf/*.h')
 
 lint: ## vet, staticcheck, gofumpt, clang-format, shell syntax
-	./scripts/lint.sh
+	$(LIKE_IT) ./scripts/lint.sh
+
+compiled: ## compile for the race detector what the tests are made of
+	$(GO) build -race ./...
 
 unit: ## tests that need no root
 	$(GO) test -race $(TESTFLAGS) $(PKG)
 
 kernel: ## all tests, those on the kernel required (as root)
 	@[ "$$(id -u)" = 0 ] || { echo "make kernel: the tests attach BPF programs and make network namespaces: run it with sudo" >&2; exit 1; }
-	SLUICE_KERNEL_TESTS=require $(GO) test -race -timeout 30m $(TESTFLAGS) $(PKG)
+	SLUICE_KERNEL_TESTS=require $(GO) test -race -timeout 30m $(TESTFLAGS) $(if $(filter ./...,$(PKG)),$(LONGEST)) $(PKG)
 
 test: ## everything: dependencies, lint, generated files, every test (as root)
 	@[ "$$(id -u)" = 0 ] || { echo "make test: the tests attach BPF programs and make network namespaces: run 'sudo make test'" >&2; exit 1; }
 	./scripts/deps.sh
-	$(MAKE) --no-print-directory lint
+	$(MAKE) --no-print-directory -j2 lint compiled
 	$(MAKE) --no-print-directory drift
 	$(MAKE) --no-print-directory kernel
 	$(MAKE) --no-print-directory allocs
@@ -147,7 +154,7 @@ VMFLAGS ?=
 define vm
 	@[ "$$(id -u)" = 0 ] || { echo "make $@: it makes the guest's root directory: run 'sudo make $@'" >&2; exit 1; }
 	@./scripts/deps.sh --vm
-	@$(GO) run ./scripts/vm $(1) $(VMFLAGS)
+	@$(LIKE_IT) $(GO) run ./scripts/vm $(1) $(VMFLAGS)
 endef
 
 test-vm: ## the whole product in a guest of Vagrant's and libvirt's: real systemd, cgroup v2 alone, Linux 6.1 (as root)
@@ -163,7 +170,7 @@ test-kernels: ## the kernel side on the oldest and the newest kernels that Debia
 	$(call vm,kernels)
 
 allocs: ## fail if the request path allocates more than it did (not under the race detector, which adds its own; as root)
-	SLUICE_KERNEL_TESTS=require $(GO) test -count=1 -run Alloc ./bpf ./intercept/exchange ./intercept/sniff ./pool
+	SLUICE_KERNEL_TESTS=require $(LIKE_IT) $(GO) test -count=1 -run Alloc ./bpf ./intercept/exchange ./intercept/sniff ./pool
 
 soak: ## pools of every preset run out at random while daemons are killed, for SOAK (default 10m; as root); then connects and cut answers in full
 	SLUICE_KERNEL_TESTS=require SLUICE_SOAK=$(or $(SOAK),10m) $(GO) test -race -count 1 -timeout 3h -v -run '^TestSoak$$' ./cmd/sluice ./monitor
@@ -172,7 +179,7 @@ soak: ## pools of every preset run out at random while daemons are killed, for S
 demo: ## see it work: two keys, one running out, then both, then recovery (as root)
 	@[ "$$(id -u)" = 0 ] || { echo "make demo: it attaches BPF programs and makes network namespaces: run 'sudo make demo'" >&2; exit 1; }
 	@./scripts/deps.sh --demo
-	@$(GO) run ./scripts/demo
+	@$(LIKE_IT) $(GO) run ./scripts/demo
 
 bench: ## sluice beside nginx, HAProxy, net/http and mitmproxy; writes the pages. BENCH=small,streams: only those (as root)
 	@[ "$$(id -u)" = 0 ] || { echo "make bench: it attaches BPF programs and makes network namespaces: run 'sudo make bench'" >&2; exit 1; }
