@@ -49,7 +49,7 @@ func (k *Keeper) acquire(ctx context.Context, r Route, tried []string) (Lease, e
 
 func (p *poolView) lease(m *memberView, binding int, now time.Time) Lease {
 	return Lease{
-		Pool: p.pool.Name, Member: m.name, Sent: now, Inject: m.inject[binding],
+		Pool: p.pool.Name, Member: m.name, Sent: now, Inject: m.inject[binding], Also: m.also[binding],
 		Strip: p.strip, StripQuery: p.stripQry, Echo: m.echo(), member: m.id, tally: m.tally,
 		Refreshable: m.refreshable, stale: m.refreshable && m.ends > 0 && now.UnixNano() >= m.ends,
 	}

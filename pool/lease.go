@@ -61,6 +61,9 @@ type Lease struct {
 	Refreshable bool
 	// Inject is set on the request, replacing any field of the same name.
 	Inject []Field
+	// Also are elements of fields that are lists (RFC 9110 section 5.6.1): each is added to
+	// what the agent sent in that field, unless it is there.
+	Also []Field
 	// Strip names the header fields (lower case) in which an agent may have
 	// sent a credential of its own: all of them are removed.
 	Strip []string

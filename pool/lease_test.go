@@ -54,3 +54,47 @@ func TestPresetsForKindsOfCredentials(t *testing.T) {
 		t.Fatalf("oauth: %s", got)
 	}
 }
+
+// Anthropic takes the token of an account from those who name the beta, whatever the agent
+// says of itself; a key needs no such thing.
+func TestAnthropicIsToldOfAccounts(t *testing.T) {
+	t.Parallel()
+	const setup = "sk-ant-oat01-of-a-year"
+	account := func() *pool.OAuthTokens {
+		return &pool.OAuthTokens{AccessToken: vault.NewSecret([]byte("at")), RefreshToken: vault.NewSecret([]byte("rt"))}
+	}
+	beta := []pool.ExtraHeader{{Name: "Anthropic-Beta", Value: vault.NewSecret([]byte("mine"))}}
+	for name, c := range map[string]struct {
+		spec       pool.CredentialSpec
+		header     string // of the binding; "": the preset's
+		want, also string
+	}{
+		"key":            {pool.CredentialSpec{Secret: vault.NewSecret([]byte("sk-ant-api03-x"))}, "", "[{x-api-key sk-ant-api03-x}]", ""},
+		"account":        {pool.CredentialSpec{Type: pool.OAuth, OAuth: account()}, "", "[{authorization Bearer at}]", "oauth-2025-04-20"},
+		"setup token":    {pool.CredentialSpec{Secret: vault.NewSecret([]byte(setup))}, "", "[{authorization Bearer " + setup + "}]", "oauth-2025-04-20"},
+		"field given":    {pool.CredentialSpec{Type: pool.OAuth, OAuth: account(), ExtraHeaders: beta}, "", "[{authorization Bearer at} {anthropic-beta mine}]", ""},
+		"header of ours": {pool.CredentialSpec{Secret: vault.NewSecret([]byte(setup))}, "X-Token: {token}", "[{x-token " + setup + "}]", ""},
+	} {
+		b := newBench(t, nil)
+		c.spec.Name = "a"
+		if _, err := b.AddCredential(t.Context(), c.spec); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		p := pool.Pool{Name: "p", Members: []string{"a"}, Provider: "anthropic"}
+		if c.header != "" {
+			p.Bindings = []pool.Binding{{Host: "api.anthropic.com", Port: 443, Header: c.header}}
+		}
+		if _, err := b.CreatePool(t.Context(), p); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		r, _ := b.Route("api.anthropic.com", 443, nil)
+		l := b.acquire(t, r)
+		also := ""
+		for _, f := range l.Also {
+			also += string(f.Value)
+		}
+		if got := shown(l); got != c.want || also != c.also {
+			t.Errorf("%s: %s, and %q", name, got, also)
+		}
+	}
+}

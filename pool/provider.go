@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -22,6 +23,12 @@ type Provider struct {
 	// TokenURL and ClientID are where and as what the provider's own agent refreshes its
 	// account, "" if that is not known.
 	TokenURL, ClientID string
+	// oauthToken is how the access tokens of its OAuth accounts begin, "" if that does not tell
+	// them from keys: one that lasts for long may be had without a refresh token.
+	oauthToken string
+	// oauthAlso is an element of a list in a field, without which the API takes no OAuth
+	// account's token; the zero value if it needs none.
+	oauthAlso Field
 	// account is the field that names an OAuth account, where the API wants one.
 	account accountClaim
 	// placeholder gives a key's shape: SDKs refuse what does not look like one.
@@ -37,6 +44,9 @@ func Providers() []Provider {
 		{
 			Name: "anthropic", Hosts: []string{"api.anthropic.com"}, Header: "x-api-key: {token}", OAuthHeader: bearer,
 			Env: "ANTHROPIC_API_KEY", Strip: []string{"x-api-key", "authorization"}, placeholder: "sk-ant-api03-", body: anthropicBody,
+			oauthToken: "sk-ant-oat", // also what 'claude setup-token' prints
+			// What has a key of its own does not say so: "OAuth authentication is currently not supported."
+			oauthAlso: Field{Name: "anthropic-beta", Value: []byte("oauth-2025-04-20")},
 		},
 		{
 			Name: "codex", Hosts: []string{"chatgpt.com"}, Header: bearer,
@@ -77,9 +87,15 @@ func ProviderByName(name string) (Provider, error) {
 	return Provider{}, invalid("provider: there is no preset %q; there are %s, and --host with --header for any other", name, strings.Join(names, ", "))
 }
 
-// templateFor is the header template for one kind of credential.
-func (p Provider) templateFor(t CredentialType) string {
-	if t == OAuth && p.OAuthHeader != "" {
+// ofAccount says whether a token is that of an OAuth account: by the kind of its credential, or as
+// it begins.
+func (p Provider) ofAccount(t CredentialType, token []byte) bool {
+	return t == OAuth || p.oauthToken != "" && bytes.HasPrefix(token, []byte(p.oauthToken))
+}
+
+// templateFor is the header template for an OAuth account or a key.
+func (p Provider) templateFor(account bool) string {
+	if account && p.OAuthHeader != "" {
 		return p.OAuthHeader
 	}
 	return p.Header

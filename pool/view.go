@@ -61,6 +61,7 @@ type memberView struct {
 	refreshable bool
 	ends        int64
 	inject      [][]Field // by binding
+	also        [][]Field // likewise
 	echo        func() *echo.Matcher
 	tally       *tally
 }
@@ -226,6 +227,7 @@ func (k *Keeper) poolView(v *view, r *PoolRecord, credentials map[string]*Creden
 				return nil, fmt.Errorf("pool %s: %w", r.Pool.Name, err)
 			}
 			m.inject = append(m.inject, fields)
+			m.also = append(m.also, alsoOf(b, preset, preset.ofAccount(record.Credential.Type, mat.token()), fields))
 			for _, f := range fields {
 				if !slices.Contains(strip, f.Name) {
 					strip = append(strip, f.Name)
@@ -250,7 +252,7 @@ func (k *Keeper) linesOf(id int64) (all, tied *line) {
 func fieldsOf(b Binding, preset Provider, t CredentialType, m *material) ([]Field, error) {
 	header := b.Header
 	if header == preset.Header { // the preset's own, which may differ by the kind of credential
-		header = preset.templateFor(t)
+		header = preset.templateFor(preset.ofAccount(t, m.token()))
 	}
 	tmpl, err := parseTemplate(header)
 	if err != nil {
@@ -265,6 +267,16 @@ func fieldsOf(b Binding, preset Provider, t CredentialType, m *material) ([]Fiel
 	}
 	sort.Slice(fields[1:], func(i, j int) bool { return fields[1+i].Name < fields[1+j].Name })
 	return fields, nil
+}
+
+// alsoOf is what the API wants to be told besides, if the token is an account's: unless the
+// binding has a field of its own, or that field is one of those given with the account.
+func alsoOf(b Binding, preset Provider, account bool, fields []Field) []Field {
+	given := func(f Field) bool { return f.Name == preset.oauthAlso.Name }
+	if !account || preset.oauthAlso.Name == "" || b.Header != preset.Header || slices.ContainsFunc(fields, given) {
+		return nil
+	}
+	return []Field{preset.oauthAlso}
 }
 
 // Changed returns a channel that is closed when pools or credentials change after

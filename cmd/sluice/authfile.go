@@ -136,14 +136,15 @@ func hermesCredentials(raw []byte, o importOptions, now time.Time) (imported, er
 
 func (e *hermesEntry) spec(provider, at string, o importOptions, now time.Time) (api.CredentialSpec, error) {
 	name := provider + "-" + cmp.Or(e.Label, e.ID, "credential")
-	// Hermes takes these for logins whatever the entry says.
-	oauth := e.AuthType == "oauth" || (provider == "anthropic" && strings.HasPrefix(e.Access, "sk-ant-oat"))
+	// Hermes takes these for logins whatever the entry says; those for a year have nothing to be renewed with.
+	login := provider == "anthropic" && strings.HasPrefix(e.Access, "sk-ant-oat")
+	oauth := e.AuthType == "oauth" || login
 	switch {
 	case e.Access == "":
 		return api.CredentialSpec{}, fmt.Errorf("%s.access_token is missing or empty", at)
 	case !oauth && e.AuthType != "" && e.AuthType != "api_key":
 		return api.CredentialSpec{}, fmt.Errorf("%s.auth_type: %q is neither api_key nor oauth", at, e.AuthType)
-	case !oauth:
+	case !oauth, login && e.Refresh == "":
 		return staticSpec(name, e.Access), nil
 	case e.Refresh == "":
 		return api.CredentialSpec{}, fmt.Errorf("%s.refresh_token is missing or empty", at)

@@ -122,6 +122,11 @@ func TestAuthFiles(t *testing.T) {
 		},
 		{name: "only elsewhere", agent: "hermes", file: `{"credential_pool":{"x":[{"source":"env:KEY","secret_fingerprint":"f"}]}}`, err: "no secret of its own"},
 		{name: "one without a key", agent: "hermes", file: `{"credential_pool":{"x":[{"access_token":"canary"},{"label":"l"}]}}`, err: "credential_pool.x[1].access_token is missing"},
+		{
+			name: "a login for a year", agent: "hermes", file: `{"credential_pool":{"anthropic":[{"label":"l","auth_type":"oauth","access_token":"sk-ant-oat01-y"},
+				{"label":"m","auth_type":"api_key","access_token":"sk-ant-oat01-z","refresh_token":"rt","expires_at":1900000000}]}}`,
+			want: "anthropic-l static sk-ant-oat01-y\nanthropic-m oauth sk-ant-oat01-z rt 2030-03-17T17:46:40Z",
+		},
 		{name: "a login without refresh", agent: "hermes", file: `{"credential_pool":{"x":[{"auth_type":"oauth","access_token":"canary"}]}}`, err: "credential_pool.x[0].refresh_token is missing"},
 		{name: "an end that is none", agent: "hermes", file: `{"credential_pool":{"x":[{"auth_type":"oauth","access_token":"t","refresh_token":"r","expires_at":"canary"}]}}`, err: "credential_pool.x[0].expires_at is neither"},
 		{name: "another kind", agent: "hermes", file: `{"credential_pool":{"x":[{"auth_type":"aws","access_token":"canary"}]}}`, err: `credential_pool.x[0].auth_type: "aws"`},

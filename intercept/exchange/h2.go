@@ -11,6 +11,7 @@ import (
 	"net/http/httptrace"
 	"net/textproto"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -276,6 +277,12 @@ func (s *stream) request(ctx context.Context, l *pool.Lease) *http.Request {
 	}
 	for i := range l.Inject {
 		header[http.CanonicalHeaderKey(l.Inject[i].Name)] = []string{string(l.Inject[i].Value)}
+	}
+	for i := range l.Also {
+		name := http.CanonicalHeaderKey(l.Also[i].Name)
+		if sent := header[name]; !listHas([]byte(strings.Join(sent, ",")), string(l.Also[i].Value)) {
+			header[name] = append(slices.Clip(sent), string(l.Also[i].Value))
+		}
 	}
 	if _, ok := header["User-Agent"]; !ok {
 		header["User-Agent"] = nil

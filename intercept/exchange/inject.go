@@ -14,6 +14,9 @@ func requestSize(h *head, l *pool.Lease) int {
 	for i := range l.Inject {
 		n += len(l.Inject[i].Name) + len(l.Inject[i].Value) + 4
 	}
+	for i := range l.Also {
+		n += len(l.Also[i].Name) + len(l.Also[i].Value) + 4
+	}
 	return n
 }
 
@@ -62,12 +65,32 @@ func appendRequest(dst []byte, h *head, l *pool.Lease) []byte {
 		dst = append(dst, "Connection: TE\r\n"...)
 	}
 	for i := range l.Inject {
-		dst = append(dst, l.Inject[i].Name...)
-		dst = append(dst, ": "...)
-		dst = append(dst, l.Inject[i].Value...)
-		dst = append(dst, "\r\n"...)
+		dst = appendField(dst, &l.Inject[i])
+	}
+	for i := range l.Also {
+		if !h.lists(&l.Also[i]) {
+			dst = appendField(dst, &l.Also[i])
+		}
 	}
 	return append(dst, "\r\n"...)
+}
+
+func appendField(dst []byte, f *pool.Field) []byte {
+	dst = append(dst, f.Name...)
+	dst = append(dst, ": "...)
+	dst = append(dst, f.Value...)
+	return append(dst, "\r\n"...)
+}
+
+// lists tells whether an element is in one of the lines of its field.
+func (h *head) lists(also *pool.Field) bool {
+	for i := range h.fields {
+		f := &h.fields[i]
+		if equalFold(f.name(h.raw), also.Name) && listHas(f.val(h.raw), string(also.Value)) {
+			return true
+		}
+	}
+	return false
 }
 
 // packsFrames tells whether a field offers to compress what comes behind an upgrade (RFC
