@@ -57,6 +57,9 @@ var limitNamed = regexp.MustCompile(`(?i)(?:limit|quota)[ _-]?(?:(?:is|was|has b
 // Classify judges an answer. It is pure; now is the local clock at which the answer came.
 func Classify(a Answer, now time.Time) Verdict {
 	v := Verdict{Status: a.Status}
+	if a.Aside && a.Status >= 400 && !spent(a) {
+		return v
+	}
 	switch {
 	case a.Status == http.StatusSwitchingProtocols, a.Status >= 200 && a.Status < 400:
 		v.Outcome = OutcomeOK
@@ -103,6 +106,16 @@ func limited(h http.Header, body []byte) bool {
 		}
 	}
 	return limitNamed.Match(body[:min(len(body), MaxAnswerBody)])
+}
+
+// spent says whether an answer names a window of the account's that is used up, or its credit.
+func spent(a Answer) bool {
+	if len(rejectedWindows(a.Header)) > 0 || len(spentWindows(a.Header)) > 0 || isInsufficientQuota(a.Body) {
+		return true
+	}
+	root, _ := parseBody(a.Body)
+	var room [maxFaults]object
+	return namesUsageLimit(faults(room[:0], root))
 }
 
 // isInsufficientQuota looks at the error's type and code, not at its prose: a

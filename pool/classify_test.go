@@ -6,6 +6,36 @@ import (
 	"time"
 )
 
+// TestClassifyAside: what is asked for aside has limits and permissions of its own, and is evidence
+// only where it names the account's.
+func TestClassifyAside(t *testing.T) {
+	t.Parallel()
+	const again = `{"error":{"message":"Rate limited. Please try again later.","type":"rate_limit_error"}}`
+	for name, c := range map[string]struct {
+		status int
+		header http.Header
+		body   string
+		want   Outcome
+	}{
+		"good":                      {200, nil, "", OutcomeOK},
+		"refused at once":           {429, http.Header{"Retry-After": {"0"}}, again, OutcomeOther},
+		"refused for long":          {429, http.Header{"Retry-After": {"3000"}}, again, OutcomeOther},
+		"a bucket":                  {429, http.Header{"X-Ratelimit-Remaining": {"0"}}, "", OutcomeOther},
+		"not for keys":              {401, nil, "", OutcomeOther},
+		"not for these scopes":      {403, http.Header{"Retry-After": {"9"}}, "", OutcomeOther},
+		"not for this plan":         {402, nil, "", OutcomeOther},
+		"the account's five hours":  {429, http.Header{"Anthropic-Ratelimit-Unified-5h-Status": {"rejected"}}, again, OutcomeRateLimited},
+		"the account's week":        {429, http.Header{"X-Codex-Secondary-Used-Percent": {"100"}}, "", OutcomeRateLimited},
+		"the account's usage limit": {429, nil, `{"error":{"type":"usage_limit_reached"}}`, OutcomeRateLimited},
+		"the account's credit":      {429, nil, `{"error":{"type":"insufficient_quota"}}`, OutcomeBilling},
+	} {
+		got := Classify(Answer{Status: c.status, Header: c.header, Body: []byte(c.body), Aside: true}, time.Unix(1e9, 0))
+		if got.Outcome != c.want {
+			t.Errorf("%s: %s, want %s", name, got.Outcome, c.want)
+		}
+	}
+}
+
 // TestClassify tells what is about the member from what is about the request.
 func TestClassify(t *testing.T) {
 	t.Parallel()

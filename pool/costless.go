@@ -23,6 +23,31 @@ func Costless(provider string, method, target []byte) bool {
 	return endsIn(path, "/input_tokens", ":countTokens", "/count_tokens", "/moderations")
 }
 
+// Aside says of a request to a provider's API that it asks for nothing that the members' quota is
+// for: how much of that is used, who the account is, what an agent reports of itself or counts
+// before it asks. That has limits and permissions of its own: Anthropic's display of usage is
+// refused (429) to who looks twice in a minute, and to keys at all (401).
+func Aside(provider string, target []byte) bool {
+	path, _, _ := bytes.Cut(target, []byte("?"))
+	switch provider {
+	case "anthropic":
+		return beginsWith(path, "/api/", "/v1/code/", "/v1/mcp_servers", "/v1/oauth/") || endsIn(path, "/count_tokens")
+	case "codex":
+		return beginsWith(path, "/backend-api/wham/", "/backend-api/ps/", "/backend-api/plugins/", "/backend-api/connectors/", "/codex/") ||
+			bytes.Contains(path, []byte("/analytics-events/"))
+	}
+	return false
+}
+
+func beginsWith(path []byte, beginnings ...string) bool {
+	for _, b := range beginnings {
+		if len(path) >= len(b) && string(path[:len(b)]) == b {
+			return true
+		}
+	}
+	return false
+}
+
 func endsIn(path []byte, ends ...string) bool {
 	for _, end := range ends {
 		if len(path) >= len(end) && string(path[len(path)-len(end):]) == end {

@@ -6,6 +6,40 @@ import (
 	"github.com/sluice-proxy/sluice/pool"
 )
 
+func TestAside(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		provider, target string
+		want             bool
+	}{
+		{"anthropic", "/api/oauth/usage", true},
+		{"anthropic", "/api/event_logging/batch", true},
+		{"anthropic", "/v1/mcp_servers?limit=1000", true},
+		{"anthropic", "/v1/code/sessions", true},
+		{"anthropic", "/v1/messages/count_tokens?beta=true", true},
+		{"anthropic", "/v1/messages?beta=true", false},
+		{"anthropic", "/v1/messages/batches", false},
+		{"anthropic", "/v1/models", false},
+		{"anthropic", "/v1/files?x=/api/", false},
+		{"codex", "/backend-api/wham/usage", true},
+		{"codex", "/backend-api/wham/accounts/check", true},
+		{"codex", "/backend-api/ps/mcp", true},
+		{"codex", "/codex/install.sh", true}, // whether there is a newer one
+		{"codex", "/backend-api/codex/analytics-events/events", true},
+		{"codex", "/backend-api/codex/models?client_version=1", false},
+		{"codex", "/backend-api/codex/responses", false},
+		{"codex", "/backend-api/codex/responses/compact", false},
+		{"codex", "/backend-api/conversation", false},
+		{"openai", "/v1/models", false},
+		{"gemini", "/v1beta/models/g:countTokens", false},
+		{"", "/api/oauth/usage", false},
+	} {
+		if got := pool.Aside(c.provider, []byte(c.target)); got != c.want {
+			t.Errorf("%s %s: %v", c.provider, c.target, got)
+		}
+	}
+}
+
 func TestCostless(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {

@@ -129,9 +129,7 @@ func (c *collector) body(all []object) {
 
 // usageLimit reads the body that a Codex limit often has instead of any field.
 func (c *collector) usageLimit(all []object) {
-	if !slices.ContainsFunc(all, func(o object) bool {
-		return text(o, "type") == "usage_limit_reached" || text(o, "code") == "usage_limit_reached"
-	}) {
+	if !namesUsageLimit(all) {
 		return
 	}
 	for _, o := range all {
@@ -142,6 +140,13 @@ func (c *collector) usageLimit(all []object) {
 		}
 		c.reset(hintFirm, "resets_at", text(o, "resets_at"))
 	}
+}
+
+// namesUsageLimit says whether an error is that of a plan's window.
+func namesUsageLimit(all []object) bool {
+	return slices.ContainsFunc(all, func(o object) bool {
+		return text(o, "type") == "usage_limit_reached" || text(o, "code") == "usage_limit_reached"
+	})
 }
 
 // google reads google.rpc details: RetryInfo, ErrorInfo and QuotaFailure.

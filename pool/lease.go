@@ -25,6 +25,8 @@ type Route struct {
 	// Costless is true for a request that does not find out whether a member is back: see
 	// [Costless].
 	Costless bool
+	// Aside is true for a request whose refusal is about nothing but itself: see [Aside].
+	Aside bool
 }
 
 // Field is one header field as it goes on the wire. Value holds a secret: it is
@@ -86,6 +88,9 @@ type Answer struct {
 	Body []byte
 	// At is when the header section arrived.
 	At time.Time
+	// Aside is true for the answer to a request of which [Aside] says so: only what names
+	// the account's own window or credit judges the member then.
+	Aside bool
 }
 
 // MaxAnswerBody is how many bytes of an error body are ever looked at.

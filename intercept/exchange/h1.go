@@ -119,7 +119,7 @@ func (cl *client) exchange() (keep bool) {
 	began := time.Now()
 	cl.ahead = 0
 	a := attempts{x: x, route: cl.route, tried: cl.tried[:0]}
-	a.route.Costless = pool.Costless(a.route.Provider, cl.req.methodBytes(), cl.req.targetBytes())
+	a.ask(cl.req.methodBytes(), cl.req.targetBytes())
 	defer func() {
 		clear(cl.tried[:])
 		cl.detach()
@@ -351,7 +351,7 @@ func (cl *client) passInterim(l *pool.Lease) error {
 // judge has the answer judged and decides what becomes of it.
 func (cl *client) judge(up *upstreamConn, a *attempts) (verdict, *pool.ExhaustedError) {
 	h := &cl.resp
-	answer := pool.Answer{Status: h.status, At: time.Now()}
+	answer := pool.Answer{Status: h.status, At: time.Now(), Aside: a.route.Aside}
 	switch {
 	case h.status >= 400:
 		answer.Header = h.header()

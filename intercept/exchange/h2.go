@@ -180,7 +180,7 @@ func (s *stream) run() {
 	cl, x := s.cl, s.cl.x
 	began := time.Now()
 	a := attempts{x: x, route: cl.route}
-	a.route.Costless = pool.Costless(a.route.Provider, []byte(s.r.Method), []byte(s.r.RequestURI))
+	a.ask([]byte(s.r.Method), []byte(s.r.RequestURI))
 	if s.answerTokens(&a) {
 		return
 	}
@@ -313,7 +313,7 @@ func hopByHopH2(lower string) bool {
 
 // judge has the answer judged. What is read of its body for that is passed on later.
 func (s *stream) judge(resp *http.Response, a *attempts) (verdict, *pool.ExhaustedError) {
-	answer := pool.Answer{Status: resp.StatusCode, At: time.Now()}
+	answer := pool.Answer{Status: resp.StatusCode, At: time.Now(), Aside: a.route.Aside}
 	switch {
 	case resp.StatusCode >= 400:
 		answer.Header = resp.Header

@@ -21,6 +21,7 @@ type attempts struct {
 	tokens bool     // to a token endpoint
 	held   bool     // waited for a member already: once is enough
 	fresh  bool     // was given another access token already: once is enough, too
+	judged bool     // the last answer has put its member out
 }
 
 // verdict is what becomes of an answer.
@@ -31,6 +32,12 @@ const (
 	verdictAgain                    // the request is sent again with the new lease
 	verdictExhausted                // the client gets the pool's own answer
 )
+
+// ask notes what the request asks for.
+func (a *attempts) ask(method, target []byte) {
+	a.route.Costless = pool.Costless(a.route.Provider, method, target)
+	a.route.Aside = pool.Aside(a.route.Provider, target)
+}
 
 // first leases the first member.
 func (a *attempts) first(ctx context.Context) error {
@@ -89,8 +96,9 @@ func (a *attempts) afterRefresh(again bool) verdict {
 	return verdictAgain
 }
 
-// observe has an answer judged and tells whether its member is now out. It
-// counts even if the client has hung up meanwhile.
+// observe has an answer judged and tells whether another member is to be asked: its own is out
+// now, or has refused what another one may not refuse. It counts even if the client has hung up
+// meanwhile.
 func (a *attempts) observe(ctx context.Context, answer pool.Answer) (refused bool) {
 	if a.bare {
 		return false
@@ -99,22 +107,29 @@ func (a *attempts) observe(ctx context.Context, answer pool.Answer) (refused boo
 	if err != nil {
 		a.x.opts.Log.Error("answer not recorded", "pool", a.lease.Pool, "member", a.lease.Member, "err", err)
 	}
-	return outcome.Refused()
+	a.judged = outcome.Refused()
+	return a.judged || answer.Aside && (answer.Status == http.StatusUnauthorized || answer.Status == http.StatusTooManyRequests)
 }
 
 // passRefusal lets the client see that its member was refused.
 func (a *attempts) passRefusal() verdict {
-	a.x.opts.Pools.Told(a.lease.Pool)
+	if a.judged {
+		a.x.opts.Pools.Told(a.lease.Pool)
+	}
 	return verdictPass
 }
 
 // next leases a member that was not asked yet, for a request that can be sent
 // again. Without one the answer at hand is passed on, unless the whole pool is
-// known to be out: then its own answer says when it is back.
+// known to be out: then its own answer says when it is back. That is not known if nobody was judged.
 func (a *attempts) next(ctx context.Context) (verdict, *pool.ExhaustedError) {
 	a.tried = append(a.tried, a.lease.Member)
-	lease, err := a.acquire(ctx)
-	if exhausted, ok := errors.AsType[*pool.ExhaustedError](err); ok {
+	acquire := a.acquire
+	if !a.judged {
+		acquire = a.lookUp // there is nothing to wait for
+	}
+	lease, err := acquire(ctx)
+	if exhausted, ok := errors.AsType[*pool.ExhaustedError](err); ok && a.judged {
 		return verdictExhausted, exhausted
 	}
 	if err != nil || slices.Contains(a.tried, lease.Member) {

@@ -1,0 +1,66 @@
+package exchange
+
+import (
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/sluice-proxy/sluice/pool"
+)
+
+// A display of usage that is refused to one member is asked with the next one, once each. If it is
+// refused to all, the agent gets the upstream's own answer. No member is out for that.
+func TestWhatIsAskedAside(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		status  int
+		refused string // to these members
+		want    int
+		asked   string
+	}{
+		"refused to one":        {429, "a", 200, "a b"},
+		"not permitted to one":  {401, "a", 200, "a b"},
+		"refused to all":        {429, "ab", 429, "a b"},
+		"there is no such page": {404, "ab", 404, "a"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			eachProto(t, func(t *testing.T, h2 bool, protos []string) {
+				k, route := newKeeper(t)
+				route.Provider = "anthropic"
+				var mu sync.Mutex
+				var asked []string
+				b := newBench(t, setup{
+					route: &route, protos: protos, change: func(o *Options) { o.Pools = k },
+					handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+						mu.Lock()
+						defer mu.Unlock()
+						asked = append(asked, member(r))
+						if strings.Contains(c.refused, member(r)) {
+							w.Header().Set("Retry-After", "0")
+							w.WriteHeader(c.status)
+						}
+						_, _ = io.WriteString(w, "from upstream")
+					}),
+				})
+				r := newRequest("GET", nil)
+				r.URL.Path = "/api/oauth/usage"
+				resp, body := ask(t, b.client(h2), r)
+				if resp.StatusCode != c.want || body != "from upstream" || resp.Header.Get("Sluice-Pool") != "" {
+					t.Errorf("the agent got %d, %q", resp.StatusCode, body)
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				if got := strings.Join(asked, " "); got != c.asked {
+					t.Errorf("%q were asked, want %q", got, c.asked)
+				}
+				s, err := k.PoolStatus(t.Context(), "p")
+				if err != nil || s.State != pool.StateHealthy || s.Active != "a" {
+					t.Errorf("the pool is %s with %s, %v", s.State, s.Active, err)
+				}
+			})
+		})
+	}
+}
