@@ -114,7 +114,7 @@ func (k *Keeper) probeOrExhausted(ctx context.Context, p *poolView, r Route, bin
 		Soonest: p.members[i].name, RecoversAt: members[i].until, Reason: c.Reason,
 	}
 	wait := members[i].until.Sub(now)
-	e.RetryAfter = retryAfter(wait, max(time.Minute, k.opts.MaxStatedRetry))
+	e.state(wait, k.opts.MaxStatedRetry, now)
 	return Lease{}, e
 }
 

@@ -71,6 +71,7 @@ type ExhaustedError struct {
 	// RetryAfter is what the agent is told: at least a second, whole seconds rounded
 	// up, and no more than the longest wait an agent is ever told.
 	RetryAfter time.Duration
+	RetryAt    time.Time // when that is over
 	// Tied is the field of the request that ties it to Soonest: that one is out, whether
 	// or not the others are. "" if the whole pool is.
 	Tied string
@@ -81,6 +82,13 @@ func (e *ExhaustedError) Error() string {
 		return fmt.Sprintf("member %q of pool %q, to which %s ties the request, is out", e.Soonest, e.Pool, e.Tied)
 	}
 	return fmt.Sprintf("pool %q is exhausted: all %d members are out", e.Pool, e.Members)
+}
+
+// state sets what the agent is told of a wait, of which it is told no more than most, or a minute if
+// that is less.
+func (e *ExhaustedError) state(wait, most time.Duration, now time.Time) {
+	e.RetryAfter = retryAfter(wait, max(time.Minute, most))
+	e.RetryAt = now.Add(e.RetryAfter)
 }
 
 // retryAfter rounds a wait up to whole seconds within [1 s, most].

@@ -19,8 +19,11 @@ func TestAnExhaustedPoolSaysWhatIsTrue(t *testing.T) {
 	} {
 		for _, provider := range append([]string{""}, "openai", "codex", "anthropic", "gemini", "openrouter", "github") {
 			e.Pool, e.Provider, e.RetryAfter = "p", provider, 12*time.Second
+			e.RetryAt = at.Add(e.RetryAfter - time.Millisecond)
 			if _, body := e.Body(); !strings.Contains(string(body), want) {
 				t.Errorf("%s: %s, want %s", provider, body, want)
+			} else if provider == "codex" && !strings.Contains(string(body), `"resets_at":1795455012`) {
+				t.Errorf("codex: %s does not say when", body)
 			}
 		}
 	}

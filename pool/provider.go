@@ -130,6 +130,8 @@ func openaiBody(e *ExhaustedError) any {
 func codexBody(e *ExhaustedError) any {
 	return object{"error": object{
 		"type": "usage_limit_reached", "message": e.message(), "resets_in_seconds": int64(e.RetryAfter / time.Second),
+		// Codex says the time, and shows no other words; without one it is "Try again later."
+		"resets_at": e.RetryAt.Add(time.Second - 1).Unix(),
 	}}
 }
 

@@ -306,7 +306,7 @@ func (k *Keeper) acquireTied(ctx context.Context, r Route, t Tie) (Lease, error)
 		Pool: p.pool.Name, Provider: p.pool.Provider, Members: len(p.members), Soonest: p.members[i].name,
 		RecoversAt: c.Until, Reason: c.Reason, Tied: t.Field,
 	}
-	e.RetryAfter = retryAfter(c.Until.Sub(now), max(time.Minute, k.opts.MaxStatedRetry))
+	e.state(c.Until.Sub(now), k.opts.MaxStatedRetry, now)
 	return Lease{}, e
 }
 
