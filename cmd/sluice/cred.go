@@ -9,8 +9,6 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
-	"golang.org/x/term"
 
 	"github.com/sluice-proxy/sluice/control/api"
 	"github.com/sluice-proxy/sluice/pool"
@@ -235,7 +233,7 @@ func (c *cli) credRemoveCommand() *cobra.Command {
 
 // secret reads a secret of the given kind from standard input.
 func (c *cli) secret(kind api.CredentialType) (key *string, account *api.OAuthTokens, err error) {
-	raw, err := c.readSecret()
+	raw, err := c.readSecret(kind)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -248,11 +246,11 @@ func (c *cli) secret(kind api.CredentialType) (key *string, account *api.OAuthTo
 }
 
 // readSecret asks on a terminal, without echo, and reads everything otherwise.
-func (c *cli) readSecret() ([]byte, error) {
+func (c *cli) readSecret(kind api.CredentialType) ([]byte, error) {
 	var raw []byte
 	var err error
 	if terminal(c.stdin) {
-		raw, err = c.askSecret(int(c.stdin.(*os.File).Fd()))
+		raw, err = c.askSecret(int(c.stdin.(*os.File).Fd()), kind)
 	} else {
 		raw, err = io.ReadAll(io.LimitReader(c.stdin, maxSecret+1))
 	}
@@ -267,24 +265,6 @@ func (c *cli) readSecret() ([]byte, error) {
 		return nil, fmt.Errorf("secret: longer than %d bytes: is this the right file?", maxSecret)
 	}
 	return raw, nil
-}
-
-// askSecret turns the echo off before it asks: who pastes at once is not shown either.
-func (c *cli) askSecret(terminal int) ([]byte, error) {
-	before, err := unix.IoctlGetTermios(terminal, unix.TCGETS)
-	if err != nil {
-		return nil, err
-	}
-	silent := *before
-	silent.Lflag &^= unix.ECHO
-	if err := unix.IoctlSetTermios(terminal, unix.TCSETSF, &silent); err != nil {
-		return nil, err
-	}
-	defer func() { _ = unix.IoctlSetTermios(terminal, unix.TCSETS, before) }()
-	fmt.Fprint(c.stderr, "Secret (not shown): ")
-	raw, err := term.ReadPassword(terminal)
-	fmt.Fprintln(c.stderr)
-	return raw, err
 }
 
 // parseAccount reads an OAuth account. Its errors name fields, not what is in them.

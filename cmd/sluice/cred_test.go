@@ -25,7 +25,7 @@ func TestReadSecret(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
 			c := &cli{env: env{stdin: strings.NewReader(tc.in)}}
-			got, err := c.readSecret()
+			got, err := c.readSecret(api.Static)
 			if tc.err != "" {
 				if err == nil || !strings.Contains(err.Error(), tc.err) {
 					t.Fatalf("error is %v, want one with %q", err, tc.err)

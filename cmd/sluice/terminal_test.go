@@ -53,6 +53,12 @@ func onScreen(t *testing.T, cmd *exec.Cmd, columns uint16) *screen {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return watchScreen(t, cmd, file)
+}
+
+// watchScreen keeps what comes on a terminal that a command has.
+func watchScreen(t *testing.T, cmd *exec.Cmd, file *os.File) *screen {
+	t.Helper()
 	s := &screen{t: t, cmd: cmd, file: file, ended: make(chan struct{})}
 	go func() {
 		defer close(s.ended)
