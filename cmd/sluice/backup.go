@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 
 	"github.com/spf13/cobra"
 
@@ -97,7 +98,8 @@ func (c *cli) caution(b backedUp, identity string) {
 	}
 }
 
-// backup stages a copy beside the state, checks it, and packs it.
+// backup stages a copy beside the state, checks it, and packs it. The copy has every secret in it: nothing that ends
+// a backup leaves it there, nor a part of the file.
 func (c *cli) backup(ctx context.Context, stateDir, file string) (made backedUp, err error) {
 	if _, err := os.Stat(filepath.Join(stateDir, databaseFile)); err != nil {
 		return backedUp{}, fmt.Errorf("there is no state: %w; --state-dir says where the daemon keeps it", err)
@@ -106,7 +108,15 @@ func (c *cli) backup(ctx context.Context, stateDir, file string) (made backedUp,
 	if err != nil {
 		return backedUp{}, err
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(staged)) }()
+	var packing atomic.Bool // into a file that is not in place yet
+	var left error
+	defer func() { err = errors.Join(err, left) }()
+	defer unlessEnded(func() {
+		left = removeAll(staged)
+		if packing.Load() {
+			left = errors.Join(left, os.Remove(file+".new"))
+		}
+	})()
 	if err := stageState(ctx, stateDir, staged); err != nil {
 		return backedUp{}, err
 	}
@@ -121,13 +131,14 @@ func (c *cli) backup(ctx context.Context, stateDir, file string) (made backedUp,
 	if err != nil {
 		return backedUp{}, err
 	}
-	err = errors.Join(out.Chmod(0o600), pack(staged, out), out.Sync(), out.Close())
-	if err == nil {
-		err = os.Rename(out.Name(), file)
+	packing.Store(true)
+	if err := errors.Join(out.Chmod(0o600), pack(staged, out), out.Sync(), out.Close()); err != nil {
+		return backedUp{}, err
 	}
-	if err != nil {
-		return backedUp{}, errors.Join(err, os.Remove(out.Name()))
+	if err := os.Rename(out.Name(), file); err != nil {
+		return backedUp{}, err
 	}
+	packing.Store(false)
 	return made, nil
 }
 

@@ -2,11 +2,14 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -101,19 +104,28 @@ func readAuthFile(path string) ([]byte, error) {
 	return raw, nil
 }
 
-// importAll stores all credentials. If one is refused, those before it are removed again.
+// importAll stores all credentials. If one is refused, or a signal comes, those before it are removed again.
 func (c *cli) importAll(ctx context.Context, found imported) error {
 	client, err := c.client()
 	if err != nil {
 		return err
 	}
+	interrupted, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	defer stop()
+	defer context.AfterFunc(interrupted, stop)() // a second one ends it at once
 	made := make([]api.Credential, 0, len(found.specs))
 	for _, spec := range found.specs {
+		// What is under way is waited for: it has to be known whether there is something to undo.
 		credential, err := client.AddCredential(ctx, spec)
+		if err == nil {
+			made = append(made, credential)
+			if interrupted.Err() != nil {
+				err = errors.New("interrupted")
+			}
+		}
 		if err != nil {
 			return fmt.Errorf("import credential %q: %w; %s", spec.Name, err, undoImport(context.WithoutCancel(ctx), client, made))
 		}
-		made = append(made, credential)
 	}
 	for _, note := range found.notes {
 		fmt.Fprintln(c.stderr, "left out: "+note)

@@ -23,7 +23,7 @@ move the one that is in the way aside first. The backup is opened and checked be
 is there whole or not at all. FILE may be - for standard input.
 
 Targets are remembered and attached again when the daemon starts; cooldowns go on by the clock. Tokens of accounts that
-were refreshed after the backup are out of date in it: such an account has to be added again.`,
+were refreshed after the backup are out of date in it: 'sluice cred update' gives such an account new ones.`,
 		Example: `  sudo systemctl stop sluice
   sudo mv /var/lib/sluice /var/lib/sluice.before
   sudo sluice restore /var/backups/sluice.tar.gz
@@ -53,7 +53,9 @@ were refreshed after the backup are out of date in it: such an account has to be
 			if err != nil {
 				return fmt.Errorf("restore: %w", err)
 			}
-			defer func() { err = errors.Join(err, os.RemoveAll(staged)) }()
+			var left error
+			defer func() { err = errors.Join(err, left) }()
+			defer unlessEnded(func() { left = removeAll(staged) })()
 			if err := unpack(from, staged); err != nil {
 				return fmt.Errorf("restore: %s is no backup of sluice: %w; %s was not touched", args[0], err, dir)
 			}
