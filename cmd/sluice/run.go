@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"sync"
 	"syscall"
 	"time"
 
@@ -81,6 +82,9 @@ func (c *cli) runTarget(ctx context.Context, pools []string, as string, argv []s
 	signal.Notify(signals, passedOn...)
 	defer signal.Stop(signals)
 
+	early, begin := untilBegun(ctx, signals)
+	defer begin()
+
 	scope, err := newScope()
 	if err != nil {
 		return fmt.Errorf("run: %w", err)
@@ -90,22 +94,69 @@ func (c *cli) runTarget(ctx context.Context, pools []string, as string, argv []s
 	if len(pools) > 0 {
 		spec.Pools = &pools
 	}
-	target, err := client.Attach(ctx, spec)
-	if err != nil {
-		return fmt.Errorf("run: attach: %w", err)
+	id, told, err := prepare(early, client, spec)
+	if id != "" {
+		defer func() { err = errors.Join(err, c.detachScope(ctx, client, scope, id)) }()
 	}
-	defer func() { err = errors.Join(err, c.detachScope(ctx, client, scope, target.Id)) }()
-	ca, err := client.CA(ctx)
+	if by := begin(); by != nil {
+		fmt.Fprintf(c.stderr, "sluice: run: %s: the command was not started\n", by)
+		return statusError{128 + int(by.(syscall.Signal))}
+	}
 	if err != nil {
 		return fmt.Errorf("run: %w", err)
+	}
+	told.Argv, told.Identity = argv, who
+	return c.start(scope, signals, told)
+}
+
+// untilBegun gives what comes before the command a context that ends with the first signal: who waits for a daemon that does not
+// answer need not wait on. begin says which one that was, nil if there was none; further ones are the command's.
+func untilBegun(ctx context.Context, signals <-chan os.Signal) (early context.Context, begin func() os.Signal) {
+	early, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	var by os.Signal
+	var watch sync.WaitGroup
+	watch.Go(func() {
+		select {
+		case by = <-signals:
+			cancel()
+		case <-done:
+		}
+	})
+	return early, sync.OnceValue(func() os.Signal {
+		close(done)
+		watch.Wait()
+		cancel()
+		if by != nil {
+			return by
+		}
+		select {
+		case by = <-signals:
+		default:
+		}
+		return by
+	})
+}
+
+// prepare attaches the cgroup, and asks for what the command is told. With an id the cgroup is attached, whatever the error.
+func prepare(ctx context.Context, client *api.Client, spec api.TargetSpec) (id string, told stage, err error) {
+	target, err := client.Attach(ctx, spec)
+	if err != nil {
+		return "", stage{}, fmt.Errorf("attach: %w", err)
+	}
+	ca, err := client.CA(ctx)
+	if err != nil {
+		return target.Id, stage{}, err
 	}
 	all, err := client.Pools(ctx)
 	if err != nil {
-		return fmt.Errorf("run: %w", err)
+		return target.Id, stage{}, err
 	}
-	return c.start(scope, signals, stage{
-		Argv: argv, Identity: who, Environment: maps.Clone(target.Environment), CA: ca, Hosts: takenHosts(all, pools),
-	})
+	var pools []string
+	if spec.Pools != nil {
+		pools = *spec.Pools
+	}
+	return target.Id, stage{Environment: maps.Clone(target.Environment), CA: ca, Hosts: takenHosts(all, pools)}, nil
 }
 
 // detachLimit is how long the end of a run waits for a daemon that is away.
