@@ -50,7 +50,8 @@ its last line cannot be seen then.`,
 	return cmd
 }
 
-// auditReport is what -o json prints: the same object whether the log holds or not.
+// auditReport is what -o json prints: the same object whether the log holds or not. If it does not, what is counted is
+// what comes before the broken place.
 type auditReport struct {
 	Holds bool `json:"holds"`
 	audit.Report
@@ -78,7 +79,7 @@ func (c *cli) verifyAudit(stateDir string, args []string) error {
 	switch {
 	case errors.As(err, &broken):
 		if c.format == formatJSON {
-			if err := c.print(auditReport{Broken: (*auditBroken)(broken)}, nil); err != nil {
+			if err := c.print(auditReport{Report: report, Broken: (*auditBroken)(broken)}, nil); err != nil {
 				return err
 			}
 		}

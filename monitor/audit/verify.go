@@ -46,7 +46,8 @@ var ErrNoLog = errors.New("there is no audit log")
 const snapshotTries = 100
 
 // Verify checks a whole log, also while it is being written to. It changes nothing.
-// Errors: [*BrokenError], [ErrNoLog], or one of the disk or the key.
+// Errors: [*BrokenError], with the report of what holds before that place; [ErrNoLog], or one
+// of the disk or the key.
 func Verify(dir, keyFile string) (Report, error) {
 	begun, err := anyOf(dir, keyFile)
 	if err != nil {
@@ -88,7 +89,7 @@ func anyOf(paths ...string) (bool, error) {
 	return false, nil
 }
 
-// VerifyFile checks one file by itself, such as one that was copied elsewhere.
+// VerifyFile is [Verify] for one file by itself, such as one that was copied elsewhere.
 // That lines are missing before its first or after its last cannot be seen.
 func VerifyFile(file, keyFile string) (Report, error) {
 	key, err := readKey(keyFile)
@@ -103,10 +104,10 @@ func VerifyFile(file, keyFile string) (Report, error) {
 	w := walk{chain: chain{seal: newSealer(key)}}
 	x, err := w.file(f, filepath.Dir(file), filepath.Base(file), nil)
 	if err != nil {
-		return Report{}, err
+		return w.report, err
 	}
 	if x.broken != "" {
-		return Report{}, &BrokenError{File: file, Line: x.lines + 1, Reason: x.broken}
+		return w.report, &BrokenError{File: file, Line: x.lines + 1, Reason: x.broken}
 	}
 	return w.report, nil
 }
@@ -251,7 +252,7 @@ func (s *snapshot) verify(seal *sealer) (Report, error) {
 			continue // dropped by the head already, and about to be removed
 		}
 		if headErr == nil && h.FirstFile != 0 && w.report.Files == 0 && f.first != h.FirstFile {
-			return Report{}, s.broken(segmentName(h.FirstFile), 1, "the file is missing")
+			return w.report, s.broken(segmentName(h.FirstFile), 1, "the file is missing")
 		}
 		here := f.name == last
 		x, err := w.file(io.NewSectionReader(f, 0, f.size), s.dir, f.name, func(n int, r record, mac string) string {
@@ -269,7 +270,7 @@ func (s *snapshot) verify(seal *sealer) (Report, error) {
 			return wrong
 		})
 		if err != nil {
-			return Report{}, err
+			return w.report, err
 		}
 		if here {
 			passed, lastLines = passed || x.lines >= h.Lines, x.lines
@@ -279,16 +280,16 @@ func (s *snapshot) verify(seal *sealer) (Report, error) {
 		case passed && !x.good && f.name == currentName:
 			w.report.Unfinished = f.size - x.size
 		default:
-			return Report{}, s.broken(f.name, x.lines+1, x.broken)
+			return w.report, s.broken(f.name, x.lines+1, x.broken)
 		}
 	}
 	switch {
 	case headErr != nil:
-		return Report{}, s.broken(headName, 1, headErr.Error())
+		return w.report, s.broken(headName, 1, headErr.Error())
 	case !passed:
-		return Report{}, s.broken(last, lastLines+1, missing(h, lastLines))
+		return w.report, s.broken(last, lastLines+1, missing(h, lastLines))
 	case later > 0:
-		return Report{}, s.broken(headName, 1, older(laterFile, later))
+		return w.report, s.broken(headName, 1, older(laterFile, later))
 	}
 	return w.report, nil
 }
