@@ -57,7 +57,7 @@ const (
 	EventResetAsked EventKind = "auth_reset_requested"
 	// EventCredAdded: a credential was stored.
 	EventCredAdded EventKind = "cred_added"
-	// EventCredUpdated: a credential's secret was replaced.
+	// EventCredUpdated: a credential's secret, or what else there is of it, was replaced; detail names what.
 	EventCredUpdated EventKind = "cred_updated"
 	// EventCredRemoved: a credential and its secret were removed.
 	EventCredRemoved EventKind = "cred_removed"

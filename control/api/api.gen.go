@@ -647,14 +647,14 @@ type Pool struct {
 	// Active Empty when the pool is exhausted.
 	Active string `json:"active"`
 
-	// AgentProfile How that agent is reset; empty for no reset.
+	// AgentProfile How that agent is reset; empty for the built-in profile, hermes.
 	AgentProfile string `json:"agent_profile"`
 
 	// AuthResetTarget What the agent's auth is reset for on recovery; empty for no reset.
 	AuthResetTarget string    `json:"auth_reset_target"`
 	Bindings        []Binding `json:"bindings"`
 
-	// Container The container that the agent runs in; empty for no reset.
+	// Container The container that the agent runs in; empty for whatever is attached for the pool.
 	Container string `json:"container"`
 
 	// HoldSeconds How long a request may wait for a member to come back.
@@ -712,7 +712,7 @@ type PoolStatus struct {
 	// Active Empty when the pool is exhausted.
 	Active string `json:"active"`
 
-	// AgentProfile How that agent is reset; empty for no reset.
+	// AgentProfile How that agent is reset; empty for the built-in profile, hermes.
 	AgentProfile string `json:"agent_profile"`
 
 	// AgentTokens What an OAuth agent holds in the place of its tokens. They open nothing, never change, and their renewal is answered
@@ -723,7 +723,7 @@ type PoolStatus struct {
 	AuthResetTarget string    `json:"auth_reset_target"`
 	Bindings        []Binding `json:"bindings"`
 
-	// Container The container that the agent runs in; empty for no reset.
+	// Container The container that the agent runs in; empty for whatever is attached for the pool.
 	Container string `json:"container"`
 
 	// HoldSeconds How long a request may wait for a member to come back.
