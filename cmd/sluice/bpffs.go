@@ -3,9 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
-	"path/filepath"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -17,18 +15,8 @@ const bpffsMount = "/sys/fs/bpf"
 // onBPFFS says whether a path, or the nearest directory above it that exists,
 // is on a BPF file system.
 func onBPFFS(path string) (bool, error) {
-	for {
-		var info unix.Statfs_t
-		err := unix.Statfs(path, &info)
-		if errors.Is(err, fs.ErrNotExist) && path != "/" {
-			path = filepath.Dir(path)
-			continue
-		}
-		if err != nil {
-			return false, err
-		}
-		return info.Type == unix.BPF_FS_MAGIC, nil
-	}
+	info, err := fileSystem(path)
+	return info.Type == unix.BPF_FS_MAGIC, err
 }
 
 // mountBPFFS mounts the BPF file system if the pin directory is to be on the

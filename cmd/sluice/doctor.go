@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -50,8 +51,8 @@ func (c *cli) doctorCommand() *cobra.Command {
 	var configFile, stateDir string
 	cmd := &cobra.Command{
 		Use: "doctor", Short: "Say what this host lacks, and how to mend it",
-		Long: `Looks at the kernel, the mounts, the permissions, sluice's own files and the daemon, at whether what is attached is in
-force, and at what the agents' processes could do to get past it. A line is OK, WARN (it works,
+		Long: `Looks at the kernel, the mounts, the permissions, sluice's own files and their disk, and the daemon, at whether what is
+attached is in force, and at what the agents' processes could do to get past it. A line is OK, WARN (it works,
 but read it) or FAIL (it does not work); each of the last two says what to do. The exit status is 1 if anything fails.`,
 		Args: arguments(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -62,6 +63,7 @@ but read it) or FAIL (it does not work); each of the last two says what to do. T
 			if stateDir != "" {
 				cfg.StateDir = stateDir
 			}
+			cfg.Socket = c.socketOf(cfg)
 			return c.report(c.examine(cmd.Context(), cfg))
 		},
 	}
@@ -97,6 +99,7 @@ func (c *cli) examine(ctx context.Context, cfg config) []finding {
 	}
 	findings = append(findings, checkContainers(ctx, cfg.Containers)...)
 	findings = append(findings, checkStateDir(cfg.StateDir)...)
+	findings = append(findings, checkDisk(cfg.StateDir))
 	findings = append(findings, checkPins(cfg.PinDir)...)
 	return append(findings, c.checkDaemon(ctx, cfg)...)
 }
@@ -262,9 +265,14 @@ func openFiles(dir string) []finding {
 	return findings
 }
 
+// daemonLimit is how long a daemon may take to answer doctor: one that hangs is what it is to find out.
+const daemonLimit = 15 * time.Second
+
 func (c *cli) checkDaemon(ctx context.Context, cfg config) []finding {
 	const check = "daemon"
-	client, err := api.Dial(c.socketPath()) // of this host
+	ctx, cancel := context.WithTimeout(ctx, daemonLimit)
+	defer cancel()
+	client, err := api.Dial(cfg.Socket) // of this host
 	if err != nil {
 		return []finding{failed(check, "give another --socket", "%s", err)}
 	}
@@ -272,17 +280,24 @@ func (c *cli) checkDaemon(ctx context.Context, cfg config) []finding {
 	status, err := client.Status(ctx)
 	var unreachable *api.UnreachableError
 	if errors.As(err, &unreachable) && unreachable.NotRunning() {
-		return []finding{warn(check, "start one with 'sudo sluice serve' or 'sudo systemctl start sluice'", "none answers on %s", c.socketPath())}
+		return []finding{warn(check, "start one with 'sudo sluice serve' or 'sudo systemctl start sluice'", "none answers on %s", cfg.Socket)}
 	}
-	if err != nil {
-		return []finding{failed(check, "look at its log, and restart it", "%s", err)}
+	const restart = "look at its log, and restart it"
+	switch {
+	case err == nil:
+	case unreachable != nil && errors.Is(unreachable.Err, fs.ErrPermission):
+		return []finding{failed(check, "run 'sudo sluice doctor'", "%s", err)}
+	case errors.Is(err, context.DeadlineExceeded):
+		return []finding{failed(check, restart, "the one on %s does not answer within %s: it was stopped, or hangs", cfg.Socket, daemonLimit)}
+	default:
+		return []finding{failed(check, restart, "%s", err)}
 	}
-	findings := []finding{ok(check, "answers on %s, %d pools, %d targets", c.socketPath(), status.Pools.Total, status.Targets)}
+	findings := []finding{ok(check, "answers on %s, %d pools, %d targets", cfg.Socket, status.Pools.Total, status.Targets)}
 	if own := build().Version; own != status.Build.Version {
 		findings = append(findings, warn(check, "restart it: 'sudo systemctl restart sluice'",
 			"it is release %s, this command is %s", status.Build.Version, own))
 	}
 	targets, err := client.Targets(ctx)
 	findings = append(findings, checkTargets(targets, err)...)
-	return append(findings, checkPowers(targets, powers.Host{PinDir: cfg.PinDir, Socket: c.socketPath()})...)
+	return append(findings, checkPowers(targets, powers.Host{PinDir: cfg.PinDir, Socket: cfg.Socket})...)
 }

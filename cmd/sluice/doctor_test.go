@@ -1,9 +1,15 @@
 package main
 
 import (
+	"context"
 	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/sluice-proxy/sluice/bpf"
 )
@@ -48,6 +54,40 @@ func TestDoctorOnAnOldKernel(t *testing.T) {
 	} {
 		if found := checkKernel([]bpf.Feature{f}); len(found) != 1 || !strings.Contains(found[0].Mend, mend) || strings.Contains(found[0].Mend, "boot Linux") {
 			t.Errorf("%v: %+v, want %q", f.Err, found, mend)
+		}
+	}
+}
+
+// A daemon that hangs is a finding, and no reason to wait for ever.
+func TestDoctorOfADaemonThatHangs(t *testing.T) {
+	t.Parallel()
+	d := newDouble(t, func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	got := new(cli).checkDaemon(ctx, config{Socket: d.socket})
+	if len(got) != 1 || got[0].State != findingFail || !strings.Contains(got[0].Detail, "does not answer") || !strings.Contains(got[0].Mend, "restart") {
+		t.Errorf("%+v", got)
+	}
+}
+
+// doctor asks the daemon of the configuration that it reads, unless it is told of another one.
+func TestDoctorAsksTheDaemonOfItsConfiguration(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	file := filepath.Join(dir, "config.toml")
+	if err := os.WriteFile(file, fmt.Appendf(nil, "socket = %q\nstate_dir = %q\n", filepath.Join(dir, "configured"), dir), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for want, told := range map[string]struct {
+		args, environment []string
+	}{
+		"configured": {},
+		"variable":   {environment: []string{"SLUICE_SOCKET=" + filepath.Join(dir, "variable")}},
+		"flag":       {args: []string{"--socket", filepath.Join(dir, "flag")}, environment: []string{"SLUICE_SOCKET=" + filepath.Join(dir, "variable")}},
+	} {
+		out, _ := command(t, told.environment, append([]string{"doctor", "--config", file}, told.args...)...).Output()
+		if line := "none answers on " + filepath.Join(dir, want) + "\n"; !strings.Contains(string(out), line) {
+			t.Errorf("%s: no %q in %s", want, line, out)
 		}
 	}
 }

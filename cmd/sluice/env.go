@@ -66,6 +66,14 @@ func (c *cli) socketPath() string {
 	return defaultSocket
 }
 
+// socketOf is socketPath for a command that reads the configuration, which counts where nothing else is said.
+func (c *cli) socketOf(cfg config) string {
+	if c.socket == "" && c.getenv("SLUICE_SOCKET") == "" {
+		return cfg.Socket
+	}
+	return c.socketPath()
+}
+
 // optional points to the value unless it is the zero value, which means "not given".
 func optional[T comparable](value T) *T {
 	var zero T

@@ -48,8 +48,6 @@ func (c *cli) serveConfig(file, stateDir string) (config, error) {
 			return cfg, fmt.Errorf("--state-dir %s: %w", stateDir, err)
 		}
 	}
-	if c.socket != "" || c.getenv("SLUICE_SOCKET") != "" {
-		cfg.Socket = c.socketPath()
-	}
+	cfg.Socket = c.socketOf(cfg)
 	return cfg, nil
 }
