@@ -280,6 +280,7 @@ func TestBadBeginnings(t *testing.T) {
 		{"stalls", func(c *net.TCPConn) { _, _ = c.Write(hello[:40]) }, func(c Counters) uint64 { return c.Slow }},
 		{"over-long", func(c *net.TCPConn) { _, _ = c.Write(overLong()) }, func(c Counters) uint64 { return c.OverLong }},
 		{"malformed", func(c *net.TCPConn) { _, _ = c.Write([]byte("\x16\x03\x01\x00\x05hello world")) }, func(c Counters) uint64 { return c.Malformed }},
+		{"an alert before it", func(c *net.TCPConn) { _, _ = c.Write(append([]byte("\x15\x03\x01\x00\x02\x01\x5a"), hello...)) }, func(c Counters) uint64 { return c.Malformed }},
 	}
 	for _, tc := range cases {
 		before := tc.count(s.Counters())

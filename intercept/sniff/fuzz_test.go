@@ -18,6 +18,7 @@ func beginnings(f *testing.F) [][]byte {
 		whole, whole[:len(whole)/2], hello(sni("a"), alpn("h2")), records(message(sni("a")), 7), hello(sni("a"), sni("b")),
 		hello(extension(0xfe0d, "x"), sni("a")), []byte(preface), []byte("GET / HTTP/1.1\r\nHost: a\r\n\r\n"),
 		[]byte("GET http://b/ HTTP/1.1\nHost: a\n\n"), []byte("SSH-2.0-x\r\n"),
+		append([]byte(warning), whole...), ofVersion(whole, 2, 0), ofVersion(records(message(sni("a")), 7), 9, 9),
 	}
 }
 
@@ -49,11 +50,8 @@ func FuzzParseAsGo(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) {
 		h, err := Parse(b)
 		name, protocols, ok := goReads(b)
-		if len(b) < 2 || b[0] != recordHandshake || b[1] != 3 {
-			if err == nil && h.Kind == KindTLS {
-				t.Fatal("not TLS")
-			}
-			return
+		if (len(b) == 0 || b[0] != recordHandshake) && err == nil && h.Kind == KindTLS {
+			t.Fatal("not TLS")
 		}
 		if ok && err == nil && (h.Kind != KindTLS || h.ServerName != name || !slices.Equal(h.ALPN, protocols)) {
 			t.Fatalf("got %+v; crypto/tls reads %q and %q", h, name, protocols)

@@ -59,8 +59,14 @@ func parse(b []byte) (Hello, error) {
 	if len(b) == 0 {
 		return Hello{}, ErrIncomplete
 	}
-	if b[0] == recordHandshake && (len(b) < 2 || b[1] == 3) {
-		return parseTLS(b)
+	switch b[0] {
+	case recordHandshake:
+		// Servers ignore what version the first record says (RFC 8446 section 5.1): so that does not tell TLS from other protocols.
+		if len(b) < 2 || b[1] == 3 || mayBeHello(b) {
+			return parseTLS(b)
+		}
+	case recordAlert, recordChangeCipherSpec:
+		return parseOther(b)
 	}
 	return parseHTTP(b)
 }

@@ -2,15 +2,17 @@ package sniff
 
 // Numbers of RFC 8446 and the IANA registry of TLS extensions.
 const (
-	recordHandshake     = 22
-	handshakeHello      = 1
-	recordHeader        = 5
-	messageHeader       = 4
-	maxRecord           = 1<<14 + 256
-	extensionServerName = 0
-	extensionALPN       = 16
-	extensionECH        = 0xfe0d
-	nameTypeHost        = 0
+	recordHandshake        = 22
+	recordAlert            = 21
+	recordChangeCipherSpec = 20
+	handshakeHello         = 1
+	recordHeader           = 5
+	messageHeader          = 4
+	maxRecord              = 1<<14 + 256
+	extensionServerName    = 0
+	extensionALPN          = 16
+	extensionECH           = 0xfe0d
+	nameTypeHost           = 0
 )
 
 // parseTLS reads a ClientHello, which may lie in several records (RFC 8446 section 5.1).
@@ -26,6 +28,31 @@ func parseTLS(b []byte) (Hello, error) {
 	return h, nil
 }
 
+// mayBeHello tells whether a handshake record of any version begins with a ClientHello, as far as it is there.
+func mayBeHello(b []byte) bool {
+	if len(b) < recordHeader {
+		return true
+	}
+	size := int(b[3])<<8 | int(b[4])
+	return size > 0 && size <= maxRecord && (len(b) == recordHeader || b[recordHeader] == handshakeHello)
+}
+
+// parseOther reads records of TLS that no client begins with. Some servers pass them over and read the ClientHello behind them: such
+// a beginning is malformed, and what only looks like it for some bytes is unknown.
+func parseOther(b []byte) (Hello, error) {
+	size := 2 // of an alert
+	if b[0] == recordChangeCipherSpec {
+		size = 1
+	}
+	switch {
+	case len(b) > 3 && b[3] != 0, len(b) > 4 && int(b[4]) != size, b[0] == recordChangeCipherSpec && len(b) > 1 && b[1] != 3:
+		return Hello{Kind: KindUnknown}, nil
+	case len(b) < recordHeader:
+		return Hello{}, ErrIncomplete
+	}
+	return Hello{}, ErrMalformed
+}
+
 // handshake joins the records of the first handshake message and returns its body,
 // in place if it lies in one record.
 func handshake(b []byte) (body []byte, err error) {
@@ -35,7 +62,7 @@ func handshake(b []byte) (body []byte, err error) {
 			return nil, ErrIncomplete
 		}
 		size := int(b[3])<<8 | int(b[4])
-		if b[0] != recordHandshake || b[1] != 3 || size == 0 || size > maxRecord {
+		if b[0] != recordHandshake || size == 0 || size > maxRecord {
 			return nil, ErrMalformed
 		}
 		fragment := b[recordHeader:min(len(b), recordHeader+size)]

@@ -99,6 +99,57 @@ func TestParseTLS(t *testing.T) {
 	}
 }
 
+// warning is an alert that servers pass over, crypto/tls and BoringSSL for two, before a ClientHello too.
+const warning = "\x15\x03\x01\x00\x02\x01\x5a"
+
+// ofVersion is a beginning whose records say another version. RFC 8446 section 5.1 has servers ignore it; crypto/tls does up to 15.
+func ofVersion(b []byte, major, minor byte) []byte {
+	b = slices.Clone(b)
+	for at := 0; at < len(b); at += recordHeader + int(b[at+3])<<8 + int(b[at+4]) {
+		b[at+1], b[at+2] = major, minor
+	}
+	return b
+}
+
+// TestHellosThatServersPutUpWith name a host to the server, and so must here, or be refused: what is unknown is passed on.
+func TestHellosThatServersPutUpWith(t *testing.T) {
+	t.Parallel()
+	whole := goHello(t, &tls.Config{ServerName: "api.example", NextProtos: []string{"h2"}})
+	want := Hello{Kind: KindTLS, ServerName: "api.example", ALPN: []string{"h2"}}
+	pieces := records(string(whole[recordHeader:]), 50)
+	for name, c := range map[string]struct {
+		b    []byte
+		err  error
+		read bool // by crypto/tls
+	}{
+		"a version before SSL 3":        {b: ofVersion(whole, 2, 0), read: true},
+		"version 0":                     {b: ofVersion(whole, 0, 0), read: true},
+		"version 15, in pieces":         {b: ofVersion(pieces, 15, 255), read: true},
+		"a version of the far future":   {b: ofVersion(whole, 200, 0)},
+		"an alert before it":            {b: append([]byte(warning), whole...), err: ErrMalformed, read: true},
+		"alerts of versions before it":  {b: slices.Concat(ofVersion([]byte(warning), 0, 7), ofVersion([]byte(warning), 9, 0), whole), err: ErrMalformed, read: true},
+		"an alert in between":           {b: slices.Concat(pieces[:recordHeader+50], []byte(warning), pieces[recordHeader+50:]), err: ErrMalformed, read: true},
+		"a change of ciphers before it": {b: append([]byte("\x14\x03\x03\x00\x01\x01"), whole...), err: ErrMalformed},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h, err := Parse(c.b)
+			if !errors.Is(err, c.err) || err == nil && !same(h, want) {
+				t.Errorf("got %+v, %v; want %v", h, err, c.err)
+			}
+			checkCuts(t, c.b)
+			if server, _, read := goReads(c.b); read != c.read || read && server != "api.example" {
+				t.Errorf("crypto/tls reads %q, %v", server, read)
+			}
+		})
+	}
+	for _, other := range []string{"\x16\x00\x00\x00\x05hello", "\x15\x03\x01\x00\x03abc", "\x15no alert", "\x14\x00\x00\x00", "\x16\x04\x00\x00\x00 nor this"} {
+		if h, err := Parse([]byte(other)); err != nil || h.Kind != KindUnknown {
+			t.Errorf("%q: %+v, %v", other, h, err)
+		}
+	}
+}
+
 func TestParseTLSOfGo(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]*tls.Config{
