@@ -67,8 +67,9 @@ type Places struct {
 	Files       []string // bundles that an environment names; what holds no certificate is none
 }
 
-// Bundles returns the certificate bundles and Java's key stores that exist, links resolved, each once.
-func Bundles(p Places) []string {
+// bundles returns the certificate bundles and Java's key stores that exist, links resolved, each once. The last ones, from named
+// on, only an environment names.
+func (s *search) bundles(p Places) (found []string, named int) {
 	patterns := slices.Concat(systemBundles, systemKeyStores)
 	homes := slices.Clone(javaHomes)
 	for _, home := range p.Homes {
@@ -86,23 +87,28 @@ func Bundles(p Places) []string {
 		}
 	}
 	patterns = append(patterns, p.python()...)
+	known := len(patterns)
 	for _, file := range p.Files {
 		patterns = append(patterns, plain(file))
 	}
-	var found []string
-	for _, pattern := range patterns {
-		matches, err := filepath.Glob(pattern)
-		if err != nil {
-			continue
+	for i, pattern := range patterns {
+		if i == known {
+			named = len(found)
 		}
-		for _, m := range matches {
+		for _, m := range s.glob(pattern) {
+			if s.matches--; s.matches < 0 {
+				break
+			}
 			// The file itself is what is mounted over, so that every link to it leads to the merged one.
 			if real, err := filepath.EvalSymlinks(m); err == nil && !slices.Contains(found, real) {
 				found = append(found, real)
 			}
 		}
 	}
-	return found
+	if len(p.Files) == 0 {
+		named = len(found)
+	}
+	return found, named
 }
 
 // python are the patterns of the bundles that Python's packages bring, and those of the OpenSSL that a Python may come with.

@@ -5,11 +5,9 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/moby/sys/mountinfo"
@@ -59,12 +57,15 @@ func Cover(pid int, beside []int, environ []string, ca []byte) ([]string, error)
 		covers = nil
 	}
 	beside = sharing(ns, append(beside, pid))
-	spots, err := find(ns, placesOf(beside, environ), covers)
+	spots, cut, err := find(ns, placesOf(beside, environ), covers)
 	if err != nil {
 		return nil, err
 	}
 	defer closeSpots(spots)
 	spots, odd := read(spots, ca)
+	if cut {
+		odd = append(odd, fmt.Errorf("not every bundle is looked for: there are too many files (%d are looked at, %d taken)", maxNames, maxMatches))
+	}
 	if err := apart(pid, spots); err != nil {
 		return nil, err
 	}
@@ -106,11 +107,13 @@ func closeSpots(spots []spot) {
 	}
 }
 
-// find opens the bundles in a mount namespace that are not covered.
-func find(ns *os.File, p Places, covers []laid) (spots []spot, err error) {
+// find opens the bundles in a mount namespace that are not covered. cut says that there may be more of them.
+func find(ns *os.File, p Places, covers []laid) (spots []spot, cut bool, err error) {
 	err = within(ns, func() error {
-		known := Bundles(Places{Image: p.Image, Homes: p.Homes, VirtualEnvs: p.VirtualEnvs, JavaHomes: p.JavaHomes})
-		for i, bundle := range Bundles(p) {
+		s := newSearch(maxNames, maxMatches)
+		bundles, named := s.bundles(p)
+		cut = s.cut()
+		for i, bundle := range bundles {
 			if slices.ContainsFunc(covers, func(c laid) bool { return c.at == bundle }) {
 				continue
 			}
@@ -123,11 +126,11 @@ func find(ns *os.File, p Places, covers []laid) (spots []spot, err error) {
 			if err != nil {
 				continue // it has gone, or become a link, since
 			}
-			spots = append(spots, spot{at: bundle, named: i >= len(known), fd: fd})
+			spots = append(spots, spot{at: bundle, named: i >= named, fd: fd})
 		}
 		return nil
 	})
-	return spots, err
+	return spots, cut, err
 }
 
 // maxBundle is how long a bundle may be, in bytes: all roots of the world are some 250 KiB.
@@ -135,8 +138,13 @@ const maxBundle = 16 << 20
 
 // read fills in the sheets, and leaves out what cannot be covered.
 func read(spots []spot, ca []byte) (good []spot, odd []error) {
+	left, over := maxAll, 0
 	for _, s := range spots {
-		text, err := s.read()
+		text, err := s.read(left)
+		if errors.Is(err, errEnough) {
+			over++
+			continue
+		}
 		if s.named && (err != nil || !hasCertificate(text) && !isKeyStore(text)) {
 			continue // a variable may name anything
 		}
@@ -144,6 +152,7 @@ func read(spots []spot, ca []byte) (good []spot, odd []error) {
 			continue
 		}
 		if err == nil {
+			left -= len(text)
 			if s.sheet.text, err = MergeAny(text, ca); err != nil {
 				err = fmt.Errorf("%s is not covered: %w", s.at, err)
 			}
@@ -154,12 +163,19 @@ func read(spots []spot, ca []byte) (good []spot, odd []error) {
 		}
 		good = append(good, s)
 	}
+	if over > 0 {
+		odd = append(odd, fmt.Errorf("%d bundles are not covered: with those that are they have more than %d MiB", over, maxAll>>20))
+	}
+	const most = 10 // are said
+	if more := len(odd) - most; more > 0 {
+		odd = append(odd[:most], fmt.Errorf("and %d more", more))
+	}
 	return good, odd
 }
 
-// read reads a file that somebody else has made. It is looked at before it is opened: a pipe would keep
-// us waiting, and a device may act.
-func (s *spot) read() ([]byte, error) {
+// read reads a file that somebody else has made, of left bytes at the most. It is looked at before it is opened: a pipe
+// would keep us waiting, and a device may act.
+func (s *spot) read(left int) ([]byte, error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(s.fd, &st); err != nil {
 		return nil, fmt.Errorf("look at %s: %w", s.at, err)
@@ -167,12 +183,15 @@ func (s *spot) read() ([]byte, error) {
 	if st.Mode&unix.S_IFMT != unix.S_IFREG || st.Size > maxBundle {
 		return nil, fmt.Errorf("%s is not covered: it is no file of certificates", s.at)
 	}
-	f, err := os.Open("/proc/self/fd/" + strconv.Itoa(s.fd))
+	if st.Size > int64(left) {
+		return nil, errEnough
+	}
+	f, err := openLooked(s.fd)
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", s.at, err)
 	}
 	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, maxBundle))
+	text, err := readAll(f, int64(left))
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", s.at, err)
 	}

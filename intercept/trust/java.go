@@ -1,10 +1,7 @@
 package trust
 
 import (
-	"os"
 	"path"
-	"path/filepath"
-	"strconv"
 	"strings"
 )
 
@@ -14,7 +11,7 @@ func (p process) javaHome() string {
 	if p.command() == "java" {
 		return path.Dir(path.Dir(p.exe))
 	}
-	maps, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(p.pid), "maps"))
+	maps, err := mapsOf(p.pid)
 	if err != nil {
 		return ""
 	}
@@ -53,10 +50,10 @@ func (v view) java(p process, home string, ca []byte) (reason, wayOut string) {
 		}
 	}
 	for _, store := range stores {
-		text, err := readInside(p.pid, p.absolute(store))
+		has, err := v.reader.ask(p.pid, p.absolute(store), "store", func(text []byte) bool { return len(missing(text, ca)) == 0 })
 		switch {
 		case err != nil: // the next one counts
-		case len(missing(text, ca)) == 0:
+		case has:
 			return "", ""
 		default:
 			return "reads the key store " + store + ", which does not hold the CA", "import " + tellBy + " into it, with keytool, and start it again"

@@ -160,12 +160,12 @@ func readEntry(dir int, name string, depth int, left *int) (entry, error) {
 		if st.Size > maxEntryBytes {
 			return e, errOther
 		}
-		f, err := os.Open(self)
+		f, err := openLooked(fd)
 		if err != nil {
 			return e, err
 		}
 		defer f.Close()
-		e.text, err = io.ReadAll(io.LimitReader(f, maxEntryBytes))
+		e.text, err = readAll(f, maxEntryBytes)
 		return e, err
 	case unix.S_IFDIR:
 		sub, err := unix.Open(self, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)

@@ -35,7 +35,12 @@ func processOf(pid int) (process, error) {
 		name string
 		into *[]string
 	}{{"environ", &p.environ}, {"cmdline", &p.argv}} {
-		text, err := os.ReadFile(filepath.Join(dir, x.name))
+		f, err := os.Open(filepath.Join(dir, x.name))
+		if err != nil {
+			return process{}, err
+		}
+		text, err := readAll(f, maxSaid)
+		_ = f.Close()
 		if err != nil {
 			return process{}, err
 		}
@@ -65,7 +70,7 @@ func sharing(ns *os.File, pids []int) []int {
 	return in
 }
 
-// Apart are processes in mount namespaces other than that of pid, one in each.
+// Apart are processes in mount namespaces other than that of pid, one in each of the first [MaxApart].
 func Apart(pid int, pids []int) []int {
 	mnt := func(pid int) string {
 		ns, _ := os.Readlink(fmt.Sprintf("/proc/%d/ns/mnt", pid)) // "": it has ended
@@ -78,18 +83,25 @@ func Apart(pid int, pids []int) []int {
 			seen[ns] = true
 			others = append(others, other)
 		}
+		if len(others) == MaxApart {
+			break
+		}
 	}
 	return others
 }
 
-// maxPlaces is how many places of one kind are looked at: what names them are agents.
-const maxPlaces = 64
+// MaxApart is in how many mount namespaces besides its own an agent's processes are told whom to trust: each costs us memory,
+// and an agent makes as many as it likes.
+const MaxApart = 32
+
+// maxPlaces is how many places of one kind are looked at, and maxPlace how long the name of one may be, in bytes: what names them are agents.
+const maxPlaces, maxPlace = 64, 1024
 
 // placesOf are the places that the environments and command lines of processes tell of, and a further environment.
 func placesOf(pids []int, environ []string) Places {
 	p := Places{Image: true, Homes: []string{"/root"}}
 	p.add(places(environ, value(environ, "HOME")))
-	for _, pid := range pids {
+	for _, pid := range pids[:min(len(pids), maxLooked)] {
 		one, err := processOf(pid)
 		if err != nil {
 			continue
@@ -131,7 +143,7 @@ func (p *Places) add(o Places) {
 		from []string
 	}{{&p.Homes, o.Homes}, {&p.VirtualEnvs, o.VirtualEnvs}, {&p.JavaHomes, o.JavaHomes}, {&p.Files, o.Files}} {
 		for _, name := range x.from {
-			if path.IsAbs(name) && !slices.Contains(*x.into, name) && len(*x.into) < maxPlaces {
+			if path.IsAbs(name) && len(name) <= maxPlace && !slices.Contains(*x.into, name) && len(*x.into) < maxPlaces {
 				*x.into = append(*x.into, name)
 			}
 		}
@@ -186,7 +198,7 @@ func (all images) String() string {
 // or are large enough to have one built in.
 func capable(pids []int) images {
 	var all images
-	for _, pid := range pids {
+	for _, pid := range pids[:min(len(pids), maxLooked)] {
 		if p, err := processOf(pid); err != nil || !p.speaksTLS() {
 			continue
 		}
@@ -219,7 +231,7 @@ func (p process) speaksTLS() bool {
 	if p.javaHome() != "" { // a small program, which loads a large library
 		return true
 	}
-	maps, err := os.ReadFile(filepath.Join(dir, "maps"))
+	maps, err := mapsOf(p.pid)
 	return err == nil && slices.ContainsFunc(tlsLibraries, func(l string) bool { return bytes.Contains(maps, []byte("/"+l)) })
 }
 
@@ -261,15 +273,24 @@ func openInside(pid int, name string) (*os.File, error) {
 	if st.Mode&unix.S_IFMT != unix.S_IFREG {
 		return nil, errors.New("no regular file")
 	}
-	return os.Open("/proc/self/fd/" + strconv.Itoa(fd))
+	return openLooked(fd)
 }
 
-// readInside reads a file as a process sees it.
-func readInside(pid int, name string) ([]byte, error) {
-	f, err := openInside(pid, name)
+// openLooked opens for reading what was opened by O_PATH and is a regular file. Who holds a lease on it (fcntl(2)) would have
+// us wait: for that too there is O_NONBLOCK.
+func openLooked(fd int) (*os.File, error) {
+	return os.OpenFile("/proc/self/fd/"+strconv.Itoa(fd), os.O_RDONLY|unix.O_NONBLOCK, 0)
+}
+
+// readAll reads what is in a file, up to a length.
+func readAll(f *os.File, most int64) ([]byte, error) { return io.ReadAll(io.LimitReader(f, most)) }
+
+// mapsOf are the mappings of a process (proc_pid_maps(5)), the first ones of a great many.
+func mapsOf(pid int) ([]byte, error) {
+	f, err := os.Open(filepath.Join("/proc", strconv.Itoa(pid), "maps"))
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	return io.ReadAll(io.LimitReader(f, maxBundle))
+	return readAll(f, maxMaps)
 }

@@ -29,7 +29,7 @@ func FindUntrusting(pids []int, ca []byte) []Untrusting {
 	if !hasCertificate(ca) {
 		return nil
 	}
-	views := make(map[string]view) // by mount namespace
+	views, reader := make(map[string]view), newReader() // by mount namespace
 	var found []Untrusting
 	var first *Untrusting // of those that see the host's files and are not known to need them
 	for _, pid := range pids[:min(len(pids), maxLooked)] {
@@ -43,11 +43,14 @@ func FindUntrusting(pids []int, ca []byte) []Untrusting {
 		}
 		v, known := views[ns]
 		if !known {
-			v = viewOf(pid, ca)
+			v = viewOf(pid, ca, reader)
 			views[ns] = v
 		}
 		u := Untrusting{PID: pid, Name: printable(p.command())}
 		reason, wayOut := v.lacks(p, ca)
+		if reader.enough() {
+			break // what a further file says is not known
+		}
 		if reason == "" {
 			continue
 		}
@@ -90,18 +93,19 @@ type view struct {
 	// covered tells whether there is any cover.
 	covered bool
 	older   string // what the covers say: the processes that are older than they are
+	reader  *reader
 }
 
-func viewOf(pid int, ca []byte) view {
-	var v view
+func viewOf(pid int, ca []byte, r *reader) view {
+	v := view{reader: r}
 	ns, err := enterable(pid)
 	if err == nil {
 		_ = ns.Close()
 	}
 	v.hosts = err != nil
 	for _, bundle := range systemBundles {
-		if text, err := readInside(pid, bundle); err == nil {
-			v.system, v.holds = bundle, holds(text, ca)
+		if has, err := r.ask(pid, bundle, "bundle", func(text []byte) bool { return holds(text, ca) }); err == nil {
+			v.system, v.holds = bundle, has
 			break
 		}
 	}
@@ -127,8 +131,8 @@ func isBrowser(command string) bool {
 // lacks is why a process does not trust the CA, and the way out; "" if it does or is not known not to.
 func (v view) lacks(p process, ca []byte) (reason, wayOut string) {
 	reads := func(file string) bool { // as it sees it
-		text, err := readInside(p.pid, file)
-		return err == nil && holds(text, ca)
+		has, err := v.reader.ask(p.pid, file, "bundle", func(text []byte) bool { return holds(text, ca) })
+		return err == nil && has
 	}
 	bundle := v.system
 	if !v.holds {
