@@ -118,6 +118,9 @@ type Options struct {
 	// MaxConns is how many connections are served at a time; further ones wait in the
 	// listeners' backlogs. 0: as many as RLIMIT_NOFILE has descriptors for.
 	MaxConns int
+	// MaxNamespaces is in how many network namespaces a target has listeners at a time; connects in further ones are
+	// refused. 0: 512, of the 4,096 that all targets together may have.
+	MaxNamespaces int
 }
 
 const (
@@ -192,6 +195,9 @@ func New(opts Options) (*Interceptor, error) {
 	}
 	if opts.MaxConns == 0 {
 		opts.MaxConns = files.Conns
+	}
+	if opts.MaxNamespaces == 0 {
+		opts.MaxNamespaces = 512
 	}
 	in := &Interceptor{
 		opts:    opts,

@@ -30,7 +30,7 @@ type space struct {
 	holder *process        // whose end makes us look whether others are left: under ops
 }
 
-// scan gives each namespace that a target's processes are in its listeners. A process
+// scan gives each namespace that a target's processes are in its listeners, up to Options.MaxNamespaces. A process
 // that ends meanwhile is no error. The caller holds ops.
 func (in *Interceptor) scan(ctx context.Context, t *target) error {
 	pids, err := cgroup.Processes(t.Cgroup)
@@ -50,7 +50,11 @@ func (in *Interceptor) scan(ctx context.Context, t *target) error {
 		if err != nil || known[inode] {
 			continue
 		}
-		if err := in.adopt(ctx, pid); err != nil {
+		err = in.adopt(ctx, pid)
+		if errors.Is(err, errCrowded) {
+			return nil
+		}
+		if err != nil {
 			return err
 		}
 		known[inode] = true
@@ -58,8 +62,30 @@ func (in *Interceptor) scan(ctx context.Context, t *target) error {
 	return nil
 }
 
+// errCrowded says that a target has as many namespaces as it may have.
+var errCrowded = errors.New("the target has listeners in as many network namespaces as one may have")
+
+// crowded tells whether a target may have no further namespace, which is logged once each time that it comes to that: a program
+// makes as many as it likes, and the map of listeners is everybody's. The caller holds ops.
+func (in *Interceptor) crowded(t *target) bool {
+	used := 0
+	in.mu.RLock()
+	for _, s := range in.spaces {
+		if s.users[t.ID] {
+			used++
+		}
+	}
+	in.mu.RUnlock()
+	full := used >= in.opts.MaxNamespaces
+	if full && !t.crowded {
+		in.opts.Log.Error("connects in further network namespaces are refused", "target", t.ID, "namespaces", used, "error", errCrowded)
+	}
+	t.crowded = full
+	return full
+}
+
 // adopt gives the namespace of a process listeners, if the process is in an attached
-// cgroup: somebody outside cannot make us listen anywhere. The caller holds ops.
+// cgroup: somebody outside cannot make us listen anywhere. The error matches errCrowded. The caller holds ops.
 func (in *Interceptor) adopt(ctx context.Context, pid int) error {
 	p, err := openProcess(pid)
 	if errors.Is(err, unix.ESRCH) {
@@ -72,6 +98,14 @@ func (in *Interceptor) adopt(ctx context.Context, pid int) error {
 	if err != nil || t == nil {
 		p.close()
 		return err
+	}
+	in.mu.RLock()
+	known := in.spaces[ns.Cookie()] != nil
+	in.mu.RUnlock()
+	if !known && in.crowded(t) {
+		ns.Close()
+		p.close()
+		return errCrowded
 	}
 	s, err := in.open(ctx, ns)
 	if err != nil {
@@ -392,7 +426,11 @@ func (in *Interceptor) allSpaces() []*space {
 // found adopts the namespace that an event tells of. Its process may have ended by now, refused, and the one
 // that has started it be there still. The caller holds ops.
 func (in *Interceptor) found(e bpf.EventNoListener) error {
-	if err := in.adopt(in.live, int(e.PID)); err != nil {
+	err := in.adopt(in.live, int(e.PID))
+	if errors.Is(err, errCrowded) {
+		return nil
+	}
+	if err != nil {
 		return err
 	}
 	in.mu.RLock()

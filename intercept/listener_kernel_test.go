@@ -113,6 +113,57 @@ func TestOutsiderCannotMakeUsListen(t *testing.T) {
 	}
 }
 
+// TestOneTargetLeavesNamespacesForOthers, whatever number of them its processes are in.
+func TestOneTargetLeavesNamespacesForOthers(t *testing.T) {
+	const most = 2
+	dir, other := newCgroup(t), newCgroup(t)
+	b := newBench(t, func(_ *bench, o *Options) { o.MaxNamespaces = most })
+	var pids []int
+	var end []func()
+	for range most + 2 {
+		pid, stop := startIn(t, dir, newNetNS(t))
+		pids, end = append(pids, pid), append(end, stop)
+	}
+	_, err := b.Attach(t.Context(), Request{Cgroup: dir})
+	must(t, err)
+	listening := func() int { _, n := b.kernel.counts(); return n }
+	if n := listening(); n != most {
+		t.Fatalf("it has %d of %d", n, most)
+	}
+	theirs := newNetNS(t)
+	startIn(t, other, theirs)
+	_, err = b.Attach(t.Context(), Request{Cgroup: other})
+	must(t, err)
+	if !b.listens(theirs) {
+		t.Error("another target has none")
+	}
+
+	// The kernel tells of one that is refused again and again. It is let in when there is room.
+	last := netnsOf(t, pids[most+1])
+	b.kernel.events <- bpf.EventNoListener{Cookie: last.Cookie(), PID: uint32(pids[most+1])}
+	further, _ := startIn(t, other, newNetNS(t)) // events are handled in order
+	b.kernel.events <- bpf.EventNoListener{PID: uint32(further)}
+	eventually(t, "the other one's second", func() bool { return listening() == most+2 })
+	if b.listens(last) {
+		t.Error("one more than it may have")
+	}
+	for _, stop := range end[:most+1] {
+		stop()
+	}
+	eventually(t, "room", func() bool { return listening() < most+2 })
+	b.kernel.events <- bpf.EventNoListener{Cookie: last.Cookie(), PID: uint32(pids[most+1])}
+	eventually(t, "the last one's listener", func() bool { return b.listens(last) })
+}
+
+// netnsOf is the network namespace of a process, until the test ends.
+func netnsOf(t *testing.T, pid int) *netns.NS {
+	t.Helper()
+	n, err := netns.OfPID(pid)
+	must(t, err)
+	t.Cleanup(func() { _ = n.Close() })
+	return n
+}
+
 func TestRunIsPreparedBeforeItsCommandStarts(t *testing.T) {
 	dir, outside, n := newCgroup(t), newCgroup(t), newNetNS(t)
 	b := newBench(t, nil)

@@ -143,6 +143,7 @@ type target struct {
 	conn     context.Context    // its connections' context
 	open     atomic.Int64       // connections
 	unmended string             // why it could not be put back in force, as the log has it; under ops
+	crowded  bool               // it has as many namespaces as it may have; under ops
 }
 
 // identity is what makes two targets the same one.
