@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 )
@@ -44,7 +45,8 @@ type Verdict struct {
 
 // NeedsBody says whether an answer with this status is judged by its body too.
 func NeedsBody(status int) bool {
-	return status == http.StatusTooManyRequests || status == http.StatusForbidden || status == http.StatusPaymentRequired
+	return status == http.StatusTooManyRequests || status == http.StatusForbidden || status == http.StatusPaymentRequired ||
+		status == http.StatusUnauthorized
 }
 
 // limitNamed finds in a 403's body that a limit or a quota is used up: rate_limit_exceeded
@@ -66,6 +68,9 @@ func Classify(a Answer, now time.Time) Verdict {
 		return v
 	case a.Status == http.StatusUnauthorized:
 		v.Outcome = OutcomeAuthFailed
+		if hasCode(a.Body, notOfTheAccount...) {
+			v.Outcome = OutcomeOther
+		}
 		return v
 	case a.Status == http.StatusPaymentRequired:
 		v.Outcome = OutcomeBilling
@@ -78,7 +83,7 @@ func Classify(a Answer, now time.Time) Verdict {
 	}
 	v.Outcome = OutcomeRateLimited
 	switch {
-	case isInsufficientQuota(a.Body):
+	case hasCode(a.Body, "insufficient_quota"):
 		v.Outcome = OutcomeBilling
 		return v
 	case a.Status == http.StatusForbidden && !limited(a.Header, a.Body):
@@ -110,7 +115,7 @@ func limited(h http.Header, body []byte) bool {
 
 // spent says whether an answer names a window of the account's that is used up, or its credit.
 func spent(a Answer) bool {
-	if len(rejectedWindows(a.Header)) > 0 || len(spentWindows(a.Header)) > 0 || isInsufficientQuota(a.Body) {
+	if len(rejectedWindows(a.Header)) > 0 || len(spentWindows(a.Header)) > 0 || hasCode(a.Body, "insufficient_quota") {
 		return true
 	}
 	root, _ := parseBody(a.Body)
@@ -118,9 +123,13 @@ func spent(a Answer) bool {
 	return namesUsageLimit(faults(room[:0], root))
 }
 
-// isInsufficientQuota looks at the error's type and code, not at its prose: a
+// notOfTheAccount are what OpenAI answers with 401 when the request's own OpenAI-Organization or OpenAI-Project is not the
+// key's: an agent that has one set would take every member out, for everybody.
+var notOfTheAccount = []string{"mismatched_organization", "mismatched_project"}
+
+// hasCode looks at the error's type and code, not at its prose: a
 // message may mention the word.
-func isInsufficientQuota(body []byte) bool {
+func hasCode(body []byte, codes ...string) bool {
 	root, ok := parseBody(body)
 	if !ok {
 		return false
@@ -128,7 +137,7 @@ func isInsufficientQuota(body []byte) bool {
 	var room [maxFaults]object
 	for _, o := range faults(room[:0], root) { // of the member itself: an upstream's upstream has accounts of its own
 		for _, key := range []string{"type", "code", "error"} { // some have the code alone for an error
-			if strings.EqualFold(text(o, key), "insufficient_quota") {
+			if slices.ContainsFunc(codes, func(c string) bool { return strings.EqualFold(text(o, key), c) }) {
 				return true
 			}
 		}
