@@ -3,11 +3,14 @@ package exchange
 import (
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/sluice-proxy/sluice/pool"
+	"github.com/sluice-proxy/sluice/pool/vault"
 )
 
 // A display of usage that is refused to one member is asked with the next one, once each. If it is
@@ -63,4 +66,37 @@ func TestWhatIsAskedAside(t *testing.T) {
 			})
 		})
 	}
+}
+
+// An access token that has ended is replaced for what is asked aside, too: Codex begins with it.
+func TestA401AsideIsRefreshed(t *testing.T) {
+	t.Parallel()
+	eachProto(t, func(t *testing.T, h2 bool, protos []string) {
+		endpoint := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", "application/json")
+			_, _ = io.WriteString(w, `{"access_token":"real-a-1","refresh_token":"rt-1","expires_in":3600}`)
+		}))
+		defer endpoint.Close()
+		k, route := newKeeper(t, pool.CredentialSpec{
+			Name: "a", Type: pool.OAuth, TokenURL: endpoint.URL,
+			OAuth: &pool.OAuthTokens{
+				AccessToken: vault.NewSecret([]byte("real-a-0")), RefreshToken: vault.NewSecret([]byte("rt-0")), ExpiresAt: time.Now().Add(time.Hour),
+			},
+		}, pool.CredentialSpec{Name: "b", Secret: vault.NewSecret([]byte(secretOf("b")))})
+		route.Provider = "codex"
+		b := newBench(t, setup{
+			route: &route, protos: protos, change: func(o *Options) { o.Pools = k },
+			handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if member(r) == "a-0" {
+					w.WriteHeader(401)
+				}
+				_, _ = io.WriteString(w, member(r))
+			}),
+		})
+		r := newRequest("GET", nil)
+		r.URL.Path = "/backend-api/wham/accounts/check"
+		if resp, body := ask(t, b.client(h2), r); resp.StatusCode != 200 || body != "a-1" {
+			t.Errorf("the agent got %d by %s, want 200 by a-1", resp.StatusCode, body)
+		}
+	})
 }
