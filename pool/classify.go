@@ -97,8 +97,13 @@ func Classify(a Answer, now time.Time) Verdict {
 // limited says whether a 403 is about a limit: GitHub and others use it so. To say how long
 // to wait, or that a window is spent, means that, in whatever field it is said.
 func limited(h http.Header, body []byte) bool {
-	for _, wait := range [...]string{"retry-after", "retry-after-ms", "x-ms-retry-after-ms", "x-rate-limit-retry-after-seconds"} {
+	for _, wait := range [...]string{"retry-after", "retry-after-ms", "x-ms-retry-after-ms"} {
 		if len(fieldLines(h, wait)) > 0 {
+			return true
+		}
+	}
+	for name := range h {
+		if isLimitsRetryAfter(name) {
 			return true
 		}
 	}

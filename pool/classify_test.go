@@ -72,6 +72,7 @@ func TestClassify(t *testing.T) {
 		"403, a team's budget in a code": {403, nil, `{"code":"personal-team-blocked:spending-limit","error":"You have run out of credits."}`, OutcomeRateLimited},
 		"403, a gateway's quota":         {403, nil, `{"error":{"message":"user quota is not enough","code":"insufficient_user_quota"}}`, OutcomeRateLimited},
 		"403, github's in other words":   {403, nil, `{"message":"Your account has exceeded GitHub's API rate limit. Please try again later."}`, OutcomeRateLimited},
+		"403, a limit's own wait":        {403, http.Header{"X-Ratelimit-User-Retry-After": {"9"}}, "", OutcomeRateLimited},
 		"403, no limit but a permission": {403, nil, `{"error":{"type":"permission_error","message":"You have reached a page that your organization does not permit. Its limits are set by an administrator."}}`, OutcomeOther},
 		"403, no quota project":          {403, nil, `{"error":{"message":"The API requires a quota project, which is not set by default."}}`, OutcomeOther},
 		"403, no permission for limits":  {403, nil, `{"error":{"message":"You may not change rate limits"}}`, OutcomeOther},

@@ -225,13 +225,16 @@ func echoedFields(all []object) http.Header {
 }
 
 var (
-	proseWait = regexp.MustCompile(`(?i)\b(?:try again|retry|resets?|wait|available|renews?|refresh(?:es)?)\b[^.\d]{0,40}?` +
+	proseWait = regexp.MustCompile(`(?i)\b(?:try again|retry(?:_?(?:after|delay|in))?|resets?|wait|available|renews?|refresh(?:es)?)\b[^.\d]{0,40}?` +
 		`((?:\d+(?:\.\d+)?\s*(?:` + proseUnits + `)[\s,]*(?:and\s+)?)+)(?:[^a-zA-Z]|$)`)
 	proseTerm = regexp.MustCompile(`(?i)(\d+(?:\.\d+)?)\s*(` + proseUnits + `)`)
-	proseTime = regexp.MustCompile(`(?i)\b(?:resets?|try again|retry|available|until)\b[^.\d]{0,40}?` +
-		`(\d{4}-\d\d-\d\d[T ]\d\d:\d\d(?::\d\d(?:\.\d+)?)?\s?(?:Z|UTC|[+-]\d\d:?\d\d(?:\s[A-Z]{3,4})?)?)`)
+	proseTime = regexp.MustCompile(`(?i)\b(?:resets?|try again|retry|available|access|until)\b[^.\d]{0,40}?` +
+		`(\d{4}-\d\d-\d\d(?:T| (?:at )?)\d\d:\d\d(?::\d\d(?:\.\d+)?)?\s?(?:Z|UTC|[+-]\d\d:?\d\d(?:\s[A-Z]{3,4})?)?)`)
 	prosePipe = regexp.MustCompile(`(?i)limit reached\|(\d{10,13})\b`)
 )
+
+// proseDate makes of a date in a sentence, "2026-12-01 at 00:00 UTC", one that is parsed.
+var proseDate = strings.NewReplacer(" at ", " ", " UTC", "Z")
 
 const proseUnits = `months?|milliseconds?|msecs?|ms|seconds?|secs?|s|minutes?|mins?|m|hours?|hrs?|h|days?|d|weeks?|w`
 
@@ -244,7 +247,7 @@ func (c *collector) prose(message string) {
 		c.reset(hintText, "message", m[1])
 	}
 	if m := proseTime.FindStringSubmatch(message); m != nil {
-		if t, ok := parseDate(strings.Replace(m[1], " UTC", "Z", 1)); ok && t.After(c.ref) {
+		if t, ok := parseDate(proseDate.Replace(m[1])); ok && t.After(c.ref) {
 			c.add(hintText, t.Sub(c.ref), "message", m[1])
 		}
 	}

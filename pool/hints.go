@@ -156,24 +156,44 @@ func (c *collector) explicit(h http.Header) {
 			}
 		}
 	}
-	for _, f := range []struct {
-		name string
-		unit time.Duration
-	}{
-		{"retry-after-ms", time.Millisecond},
-		{"x-ms-retry-after-ms", time.Millisecond},
-		{"x-rate-limit-retry-after-seconds", time.Second},
-		{"x-ratelimit-reset-after", time.Second},
-	} {
-		if f.name == "x-ratelimit-reset-after" && somethingLeft(h) {
-			continue
-		}
-		for _, line := range fieldLines(h, f.name) {
-			if wait, ok := parseWait(line, f.unit); ok {
-				c.add(hintFirm, wait, f.name, line)
+	for _, name := range [...]string{"retry-after-ms", "x-ms-retry-after-ms"} {
+		for _, line := range fieldLines(h, name) {
+			if wait, ok := parseWait(line, time.Millisecond); ok {
+				c.add(hintFirm, wait, name, line)
 			}
 		}
 	}
+	for name, lines := range h {
+		if !isLimitsRetryAfter(name) {
+			continue
+		}
+		for _, line := range lines {
+			if wait, ok := parseRetryAfter(line, c.ref); ok {
+				c.add(hintFirm, wait, strings.ToLower(name), line)
+			}
+		}
+	}
+	if !somethingLeft(h) {
+		for _, line := range fieldLines(h, "x-ratelimit-reset-after") {
+			if wait, ok := parseWait(line, time.Second); ok {
+				c.add(hintFirm, wait, "x-ratelimit-reset-after", line)
+			}
+		}
+	}
+}
+
+// isLimitsRetryAfter says of a field's name whether it is a limit's own Retry-After, in
+// seconds or as Symfony's, an instant: x-ratelimit-retry-after, with what is spent before
+// it (Copilot's x-ratelimit-user-retry-after) or -seconds behind it (Bucket4j).
+func isLimitsRetryAfter(name string) bool {
+	const after, seconds = "-retry-after", "-retry-after-seconds"
+	for _, begin := range [...]string{"x-ratelimit", "x-rate-limit"} {
+		if n := len(begin); len(name) >= n+len(after) && strings.EqualFold(name[:n], begin) {
+			return strings.EqualFold(name[len(name)-len(after):], after) ||
+				len(name) >= n+len(seconds) && strings.EqualFold(name[len(name)-len(seconds):], seconds)
+		}
+	}
+	return false
 }
 
 // anthropic reads the unified windows of subscription accounts. What may be bought beyond

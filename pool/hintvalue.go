@@ -101,11 +101,13 @@ func epoch(n float64, unit time.Duration) time.Time {
 	return time.Unix(int64(whole), int64(fraction*1e9))
 }
 
-// durationUnits in the order in which they are tried: ms before m.
-var durationUnits = []struct {
+type durationUnit struct {
 	name string
 	size time.Duration
-}{
+}
+
+// durationUnits in the order in which they are tried: ms before m.
+var durationUnits = []durationUnit{
 	{"ms", time.Millisecond},
 	{"us", time.Microsecond},
 	{"µs", time.Microsecond},
@@ -116,9 +118,39 @@ var durationUnits = []struct {
 	{"s", time.Second},
 }
 
-// parseDuration reads numbers with units, such as 1d2h or 2m59.56s.
+// isoDays and isoClock are the units of an ISO 8601 duration, before its T and after it.
+var (
+	isoDays = []durationUnit{
+		{"Y", 365 * 24 * time.Hour},
+		{"M", 30 * 24 * time.Hour},
+		{"W", 7 * 24 * time.Hour},
+		{"D", 24 * time.Hour},
+	}
+	isoClock = []durationUnit{
+		{"H", time.Hour},
+		{"M", time.Minute},
+		{"S", time.Second},
+	}
+)
+
+// parseDuration reads numbers with units, such as 1d2h or 2m59.56s, or as ISO 8601 has
+// them, such as PT2M59.56S.
 func parseDuration(s string) (time.Duration, bool) {
 	s = strings.Trim(s, " \t\r\n")
+	if s == "" || s[0] != 'P' && s[0] != 'p' {
+		return sumUnits(s, durationUnits)
+	}
+	days, clock, timed := strings.Cut(strings.ToUpper(s[1:]), "T")
+	sum, ok := sumUnits(days, isoDays)
+	if !timed {
+		return sum, ok
+	}
+	rest, ended := sumUnits(clock, isoClock)
+	return min(farWait, sum+rest), ended && (ok || days == "")
+}
+
+// sumUnits adds up numbers with units, of which there is at least one.
+func sumUnits(s string, units []durationUnit) (time.Duration, bool) {
 	var sum time.Duration
 	for rest := s; rest != ""; {
 		end := strings.IndexFunc(rest, func(r rune) bool { return r != '.' && (r < '0' || r > '9') })
@@ -131,7 +163,7 @@ func parseDuration(s string) (time.Duration, bool) {
 		}
 		rest = rest[end:]
 		found := false
-		for _, u := range durationUnits {
+		for _, u := range units {
 			if after, ok := strings.CutPrefix(rest, u.name); ok {
 				sum = min(farWait, sum+times(n, u.size))
 				rest, found = after, true
@@ -151,11 +183,13 @@ var dateLayouts = []string{
 	time.RFC3339Nano, "2006-01-02T15:04Z07:00", "2006-01-02 15:04:05Z07:00", "2006-01-02 15:04Z07:00",
 	"2006-01-02T15:04:05Z0700", "2006-01-02 15:04:05Z0700", "2006-01-02 15:04:05 -07:00",
 	"2006-01-02 15:04:05 -0700 MST", "2006-01-02 15:04:05 -0700", "2006-01-02 15:04:05 UTC", "2006-01-02 15:04:05 GMT",
+	"Mon, 2 Jan 2006 15:04:05 -0700", "Mon, 2 Jan 2006 15:04:05 GMT", // RFC 5322, as Python's email.utils writes it
+	"Mon Jan 2 2006 15:04:05 GMT-0700", // a JavaScript Date
 }
 
 // parseDate reads an HTTP-date in any of its three forms, or an ISO one.
 func parseDate(s string) (time.Time, bool) {
-	s = strings.Trim(s, " \t\r\n")
+	s, _, _ = strings.Cut(strings.Trim(s, " \t\r\n"), " (") // a zone's name, behind its offset
 	if len(s) < len("2006-01-02T15:04Z") || len(s) > 64 {
 		return time.Time{}, false
 	}
@@ -163,6 +197,7 @@ func parseDate(s string) (time.Time, bool) {
 		zone, _ := t.Zone() // RFC 850's form is read with any, RFC 9110 section 5.6.7 has GMT alone
 		return t, zone == "GMT" || zone == "UTC"
 	}
+	s = strings.ToUpper(s) // RFC 3339 section 5.6: t and z as well
 	for _, layout := range dateLayouts {
 		if t, err := time.Parse(layout, s); err == nil {
 			return t, true
