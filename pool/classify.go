@@ -49,12 +49,15 @@ func NeedsBody(status int) bool {
 		status == http.StatusUnauthorized
 }
 
-// limitNamed finds in a 403's body that a limit or a quota is used up: rate_limit_exceeded
-// is rateLimitExceeded at Google's and "Key limit exceeded" at OpenRouter's, and Kimi has
-// it the other way round, "reached your weekly usage limit".
-var limitNamed = regexp.MustCompile(`(?i)(?:limit|quota)[ _-]?(?:(?:is|was|has been) )?(?:exceeded|reached|exhausted)` +
-	`|insufficient[ _-]?(?:user[ _-]?)?quota|(?:secondary[ _-]?rate|spending)[ _-]?limit` +
-	`|(?:reached|exceeded|hit) (?:an?|your|its|[a-z]+'s) [^.]{0,40}?(?:limit|quota)\b`)
+// limitNamed finds in a 403's body that a limit or a quota is used up, or what was paid
+// for: rate_limit_exceeded is rateLimitExceeded at Google's and "Key limit exceeded" at
+// OpenRouter's, Kimi has it the other way round, "reached your weekly usage limit", new-api
+// says "quota is not enough", and DashScope that the free tier "has been exhausted".
+var limitNamed = regexp.MustCompile(`(?i)(?:limits?|quotas?)[ _-]?(?:(?:is|are|was|were|has been|have been) )?(?:exceeded|reached|exhausted|used up|not enough)` +
+	`|insufficient[ _-]?(?:user[ _-]?)?(?:quota|credits?|balance|funds)|(?:secondary[ _-]?rate|spending)[ _-]?limit` +
+	`|(?:reached|exceeded|hit) (?:(?:the|an?|your|its|[a-z]+'s) [^.]{0,40}?)?(?:limits?|quotas?)\b` +
+	`|too many requests|(?:any|no|out of) (?:[a-z]+ ){0,2}(?:quota|credits)\b|(?:balance|credits?) (?:is|are) (?:insufficient|not enough|too low)` +
+	`|free tier [^.]{0,40}?exhausted`)
 
 // Classify judges an answer. It is pure; now is the local clock at which the answer came.
 func Classify(a Answer, now time.Time) Verdict {
