@@ -112,9 +112,9 @@ func (s *stream) lookAhead(resp *http.Response, limit time.Duration, most int, e
 	return body.wait(limit, enough)
 }
 
-// answerBody is the beginning of an error's body, decoded.
+// answerBody is the beginning of a body that an answer is judged by, decoded.
 func (cl *client) answerBody(up *upstreamConn) []byte {
-	body := cl.lookAhead(up, cl.x.opts.AnswerTimeout, pool.MaxAnswerBody, func([]byte) bool { return false })
+	body := cl.lookAhead(up, cl.x.opts.AnswerTimeout, pool.MaxAnswerBody, never)
 	h, encoding := &cl.resp, ""
 	if h.encoding >= 0 {
 		encoding = string(h.fields[h.encoding].val(h.raw))
@@ -122,18 +122,59 @@ func (cl *client) answerBody(up *upstreamConn) []byte {
 	return decodeAnswer(body, encoding)
 }
 
-// isPlainEventStream says whether the response is server-sent events as they are.
-func (cl *client) isPlainEventStream() bool {
-	h := &cl.resp
+func (s *stream) answerBody(resp *http.Response) []byte {
+	body := s.lookAhead(resp, s.cl.x.opts.AnswerTimeout, pool.MaxAnswerBody, never)
+	return decodeAnswer(body, resp.Header.Get("Content-Encoding"))
+}
+
+// opening is the beginning of an event stream, as far as it takes to find out whether the
+// stream is a refusal.
+type opening struct {
+	first    pool.FirstEvent
+	encoding string
+	text     []byte // what has come, decoded
+}
+
+func (o *opening) came(raw []byte) bool {
+	o.text = decode(raw, o.encoding, pool.MaxFirstEvent)
+	return o.first.Came(o.text) || len(o.text) == pool.MaxFirstEvent
+}
+
+func (o *opening) refused(raw []byte) (status int, said []byte, refused bool) {
+	o.came(raw)
+	return pool.RefusedInStream(o.first.In(o.text))
+}
+
+// refusedAtFirst looks for a refusal in the beginning of an answer with 200.
+func (cl *client) refusedAtFirst(up *upstreamConn) (status int, said []byte, refused bool) {
+	h, encoding, kind := &cl.resp, "", []byte(nil)
 	if h.encoding >= 0 {
-		return false
+		encoding = string(h.fields[h.encoding].val(h.raw))
 	}
 	for i := range h.fields {
 		if f := &h.fields[i]; equalFold(f.name(h.raw), "content-type") {
-			return isEventStream(string(f.val(h.raw)))
+			kind = f.val(h.raw)
+			break
 		}
 	}
-	return false
+	switch {
+	case coding(encoding) != "" && !knownCoding(encoding):
+	case isEventStream(string(kind)):
+		o := opening{first: pool.NewFirstEvent(cl.route.Provider), encoding: encoding}
+		return o.refused(cl.lookAhead(up, cl.x.opts.EventTimeout, pool.MaxFirstEvent, o.came))
+	}
+	return 0, nil, false
+}
+
+func (s *stream) refusedAtFirst(resp *http.Response) (status int, said []byte, refused bool) {
+	provider, kind, encoding := s.cl.route.Provider, resp.Header.Get("Content-Type"), resp.Header.Get("Content-Encoding")
+	switch {
+	case coding(encoding) != "" && !knownCoding(encoding):
+	case isEventStream(kind):
+		o := opening{first: pool.NewFirstEvent(provider), encoding: encoding}
+		return o.refused(s.lookAhead(resp, s.cl.x.opts.EventTimeout, pool.MaxFirstEvent, o.came))
+	}
+	return 0, nil, false
 }
 
 // isEventStream looks at a Content-Type.
@@ -153,9 +194,12 @@ func (cl *client) lookAhead(up *upstreamConn, wait time.Duration, most int, enou
 	var body []byte
 	// The head stays where it is: reading on must not move it.
 	base := up.in.r - len(h.raw)
-	for at := 0; !f.done() && len(body) < most && !enough(body); {
+	for at := 0; !f.done() && len(body) < most; {
 		p := up.in.bytes()[at:]
 		if len(p) == 0 {
+			if enough(body) {
+				break
+			}
 			up.in.r = base
 			_, err := up.in.fill(up.tls, block256k)
 			base = up.in.r

@@ -358,11 +358,9 @@ func (cl *client) judge(up *upstreamConn, a *attempts) (verdict, *pool.Exhausted
 		if pool.NeedsBody(h.status) {
 			answer.Body = cl.answerBody(up)
 		}
-	case cl.route.Provider != "" && h.status == 200 && cl.isPlainEventStream() && cl.body.replayable():
-		first := pool.NewFirstEvent(cl.route.Provider)
-		begun := cl.lookAhead(up, cl.x.opts.EventTimeout, pool.MaxFirstEvent, first.Came)
-		if status, body, refused := pool.RefusedInStream(first.In(begun)); refused {
-			answer.Status, answer.Body, answer.Header = status, body, h.header()
+	case cl.route.Provider != "" && h.status == 200 && cl.body.replayable():
+		if status, said, refused := cl.refusedAtFirst(up); refused {
+			answer.Status, answer.Body, answer.Header = status, said, h.header()
 		}
 	}
 	refreshed := a.refresh(cl.ctx, h.status)

@@ -318,14 +318,10 @@ func (s *stream) judge(resp *http.Response, a *attempts) (verdict, *pool.Exhaust
 	case resp.StatusCode >= 400:
 		answer.Header = resp.Header
 		if pool.NeedsBody(resp.StatusCode) {
-			begun := s.lookAhead(resp, s.cl.x.opts.AnswerTimeout, pool.MaxAnswerBody, func([]byte) bool { return false })
-			answer.Body = decodeAnswer(begun, resp.Header.Get("Content-Encoding"))
+			answer.Body = s.answerBody(resp)
 		}
-	case s.cl.route.Provider != "" && resp.StatusCode == http.StatusOK && resp.Header.Get("Content-Encoding") == "" &&
-		isEventStream(resp.Header.Get("Content-Type")) && s.body.replayable():
-		first := pool.NewFirstEvent(s.cl.route.Provider)
-		begun := s.lookAhead(resp, s.cl.x.opts.EventTimeout, pool.MaxFirstEvent, first.Came)
-		if status, said, refused := pool.RefusedInStream(first.In(begun)); refused {
+	case s.cl.route.Provider != "" && resp.StatusCode == http.StatusOK && s.body.replayable():
+		if status, said, refused := s.refusedAtFirst(resp); refused {
 			answer.Status, answer.Body, answer.Header = status, said, resp.Header
 		}
 	}
