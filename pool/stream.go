@@ -115,6 +115,7 @@ func (e *FirstEvent) In(b []byte) []byte {
 func refusals() map[string]int {
 	return map[string]int{
 		"rate_limit_exceeded": http.StatusTooManyRequests, "rate_limit_error": http.StatusTooManyRequests,
+		"rate_limited": http.StatusTooManyRequests, "rate_limit": http.StatusTooManyRequests,
 		"too_many_requests": http.StatusTooManyRequests, "resource_exhausted": http.StatusTooManyRequests,
 		"usage_limit_reached": http.StatusTooManyRequests,
 		"insufficient_quota":  http.StatusTooManyRequests, "quota_exceeded": http.StatusTooManyRequests,
@@ -136,6 +137,33 @@ func RefusedInStream(event []byte) (status int, body []byte, refused bool) {
 		return 0, nil, false
 	}
 	return refusedBy(root)
+}
+
+// RefusesInDocuments says of a call to a provider's API whether an answer with 200 may be a refusal: OpenRouter's, which has said
+// 200 before its own upstream answers, and GitHub's in GraphQL, whose errors are data.
+func RefusesInDocuments(provider string, target []byte) bool {
+	path, _, _ := bytes.Cut(target, []byte("?"))
+	return provider == "openrouter" || provider == "github" && string(path) == "/graphql"
+}
+
+// RefusedInDocument is the same as RefusedInStream for a JSON document that came with 200: an error in place of what
+// was asked for, or of the one choice that there is.
+func RefusedInDocument(body []byte) (status int, said []byte, refused bool) {
+	if !bytes.Contains(body, []byte(`"error`)) { // nearly always: nothing is parsed
+		return 0, nil, false
+	}
+	root, ok := parseBody(body)
+	if !ok || root["data"] != nil {
+		return 0, nil, false
+	}
+	for _, o := range [...]object{root, within(root["choices"])} {
+		for _, key := range [...]string{"error", "errors"} {
+			if fault := within(o[key]); fault != nil && !refused {
+				status, said, refused = refusedBy(object{"error": map[string]any(fault)})
+			}
+		}
+	}
+	return status, said, refused
 }
 
 // RefusedInMessage is the same for a message of a WebSocket, which has no header of its own: of those that stand in for a

@@ -162,6 +162,8 @@ func (cl *client) refusedAtFirst(up *upstreamConn) (status int, said []byte, ref
 	case isEventStream(string(kind)):
 		o := opening{first: pool.NewFirstEvent(cl.route.Provider), encoding: encoding}
 		return o.refused(cl.lookAhead(up, cl.x.opts.EventTimeout, pool.MaxFirstEvent, o.came))
+	case pool.RefusesInDocuments(cl.route.Provider, cl.req.targetBytes()) && isJSON(string(kind)):
+		return pool.RefusedInDocument(cl.answerBody(up))
 	}
 	return 0, nil, false
 }
@@ -173,6 +175,8 @@ func (s *stream) refusedAtFirst(resp *http.Response) (status int, said []byte, r
 	case isEventStream(kind):
 		o := opening{first: pool.NewFirstEvent(provider), encoding: encoding}
 		return o.refused(s.lookAhead(resp, s.cl.x.opts.EventTimeout, pool.MaxFirstEvent, o.came))
+	case pool.RefusesInDocuments(provider, []byte(s.r.RequestURI)) && isJSON(kind):
+		return pool.RefusedInDocument(s.answerBody(resp))
 	}
 	return 0, nil, false
 }
