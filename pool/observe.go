@@ -3,6 +3,7 @@ package pool
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -72,10 +73,19 @@ func (k *Keeper) observeRefusal(ctx context.Context, l Lease, v Verdict) error {
 	if p == nil {
 		return nil
 	}
+	index := p.memberIndex(l.member)
 	if v.Outcome == OutcomeAuthFailed {
+		if !p.members[index].has(l.Inject) {
+			return nil // what was not accepted has been replaced
+		}
 		k.hasten(l.Member) // its source may have another by now
 	}
-	return k.cool(ctx, p, p.memberIndex(l.member), v, l.Probe)
+	return k.cool(ctx, p, index, v, l.Probe)
+}
+
+// has says whether these fields carry what the member has now.
+func (m *memberView) has(fields []Field) bool {
+	return slices.ContainsFunc(m.inject, func(now []Field) bool { return sameFields(now, fields) })
 }
 
 // cool does it. The lock is held.

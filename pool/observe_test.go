@@ -98,6 +98,31 @@ func TestAHangUpDoesNotUnlearnARefusal(t *testing.T) {
 	}
 }
 
+// TestAReplacedKeyJudgesNobody: the answer to a request that was under way when its key was replaced says nothing of the
+// key that there is now, with which the request is worth another try.
+func TestAReplacedKeyJudgesNobody(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, nil)
+	r := b.pool(t, "a", "b")
+	l := b.acquire(t, r)
+	if _, ok := b.Refresh(t.Context(), r, l); ok {
+		t.Fatal("a static key was refreshed")
+	}
+	secret := vault.NewSecret([]byte("sk-other"))
+	if _, err := b.UpdateCredential(t.Context(), "a", pool.CredentialChange{Secret: &secret}); err != nil {
+		t.Fatal(err)
+	}
+	b.answer(t, l, 401, "")
+	again, ok := b.Refresh(t.Context(), r, l)
+	if s := b.status(t); s.Active != "a" || !ok || again.Member != "a" || string(again.Inject[0].Value) != "Bearer sk-other" {
+		t.Fatalf("%t, %+v", ok, s)
+	}
+	b.answer(t, again, 401, "")
+	if s := b.status(t); s.Active != "b" {
+		t.Fatalf("the other key is not accepted either: %+v", s)
+	}
+}
+
 func TestOutOfCreditHasNoKnownEnd(t *testing.T) {
 	t.Parallel()
 	for _, body := range []string{

@@ -183,16 +183,17 @@ func aheadOf(name string, left time.Duration) time.Duration {
 
 // Refresh gives the member of a lease another access token, because the one that it
 // was sent with was not accepted, and leases it again. It says no if there is none to be
-// had: a static key, or an account that cannot be refreshed now.
+// had: an account that cannot be refreshed now, or a static key that has not been replaced
+// since.
 func (k *Keeper) Refresh(ctx context.Context, r Route, l Lease) (Lease, bool) {
-	if !l.Refreshable {
-		return Lease{}, false
-	}
 	next, ok := k.again(r, l)
 	if !ok {
 		return Lease{}, false
 	}
 	if sameFields(next.Inject, l.Inject) {
+		if !l.Refreshable {
+			return Lease{}, false
+		}
 		if err := k.refreshNow(ctx, l.Member, "its access token was not accepted", true, k.still(r, l)); err != nil {
 			return Lease{}, false
 		}

@@ -29,8 +29,8 @@ type Pools interface {
 	// Hold keeps a request that found no member until one is back, and says whether
 	// it did: some pools are made so. One that is tied waits for its member.
 	Hold(ctx context.Context, r pool.Route, t pool.Tie) bool
-	// Refresh leases the same member with another access token, after a 401: no if it
-	// has none.
+	// Refresh leases the same member with another access token, or key, after a 401: no
+	// if it has none.
 	Refresh(ctx context.Context, r pool.Route, l pool.Lease) (pool.Lease, bool)
 	// Told notes that a client is about to hear that the pool refuses it: an agent
 	// may write that down. It is durable when Told returns.

@@ -102,3 +102,31 @@ func TestA401OfAnAccountIsRefreshed(t *testing.T) {
 		}
 	})
 }
+
+// TestAKeyThatIsReplacedUnderARequest: its 401 is for the key that was, so the request goes out again with the one that is.
+func TestAKeyThatIsReplacedUnderARequest(t *testing.T) {
+	t.Parallel()
+	eachProto(t, func(t *testing.T, h2 bool, protos []string) {
+		k, route := newKeeper(t)
+		b := newBench(t, setup{
+			protos: protos, route: &route, change: func(o *Options) { o.Pools = k },
+			handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				body, _ := io.ReadAll(r.Body)
+				if member(r) == "a" {
+					other := vault.NewSecret([]byte("real-other"))
+					if _, err := k.UpdateCredential(r.Context(), "a", pool.CredentialChange{Secret: &other}); err != nil {
+						t.Error(err)
+					}
+					w.WriteHeader(401)
+				}
+				fmt.Fprintf(w, "%s by %s", body, member(r))
+			}),
+		})
+		if resp, body := ask(t, b.client(h2), newRequest("POST", strings.NewReader("hello"))); resp.StatusCode != 200 || body != "hello by other" {
+			t.Errorf("%d %q", resp.StatusCode, body)
+		}
+		if s, err := k.PoolStatus(t.Context(), "p"); err != nil || s.Active != "a" || s.State != pool.StateHealthy {
+			t.Errorf("%+v, %v", s, err)
+		}
+	})
+}

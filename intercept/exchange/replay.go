@@ -71,10 +71,11 @@ func (a *attempts) lookUp(ctx context.Context) (pool.Lease, error) {
 	return a.x.opts.Pools.Acquire(ctx, a.route, a.tried)
 }
 
-// refresh gives the request's member another access token after a 401, and says whether
-// it has one: then that answer says nothing of the member.
+// refresh gives the request's member another access token after a 401, or a key that has
+// replaced the one that was sent, and says whether it has one: then that answer says
+// nothing of the member.
 func (a *attempts) refresh(ctx context.Context, status int) bool {
-	if status != http.StatusUnauthorized || a.fresh || !a.lease.Refreshable {
+	if status != http.StatusUnauthorized || a.fresh || a.bare {
 		return false
 	}
 	a.fresh = true
