@@ -66,10 +66,14 @@ func AddToken(file, name string) (token string, err error) {
 	if len(text) > 0 && text[len(text)-1] != '\n' {
 		line = "\n" + line
 	}
-	if _, err := f.WriteString(line); err != nil {
-		return "", fmt.Errorf("token file: %w", err)
+	if _, err = f.WriteString(line); err == nil {
+		err = f.Sync()
 	}
-	return token, f.Sync()
+	if err != nil {
+		// Half a line would have the file let nobody in.
+		return "", fmt.Errorf("token file: %w", errors.Join(err, f.Truncate(int64(len(text)))))
+	}
+	return token, nil
 }
 
 // Tokens are the bearer tokens that count: those whose hashes are in a file. The
