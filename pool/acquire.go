@@ -74,7 +74,7 @@ func (k *Keeper) acquireSlow(ctx context.Context, r Route, tried []string, now t
 	}
 	active := p.activeIndex()
 	i := choose(members, active, now)
-	if i < 0 {
+	if i < 0 || r.Aside && len(tried) > 0 && members[i].parked { // a rotation is not undone for that
 		return k.probeOrExhausted(ctx, p, r, binding, members, now)
 	}
 	m := &p.members[i]

@@ -91,6 +91,9 @@ type Answer struct {
 	// Aside is true for the answer to a request of which [Aside] says so: only what names
 	// the account's own window or credit judges the member then.
 	Aside bool
+	// Costless is true for the answer to a request of which [Costless] says so: a good one
+	// does not say that a quota is there again.
+	Costless bool
 }
 
 // MaxAnswerBody is how many bytes of an error body are ever looked at.

@@ -19,20 +19,21 @@ func (k *Keeper) Observe(ctx context.Context, l Lease, a Answer) (Outcome, error
 		return v.Outcome, nil
 	}
 	if v.Outcome == OutcomeOK {
-		return v.Outcome, k.observeGood(ctx, l)
+		return v.Outcome, k.observeGood(ctx, l, a.Costless)
 	}
 	// The member has said it, whether or not the agent is still there to hear.
 	return v.Outcome, k.observeRefusal(context.WithoutCancel(ctx), l, v)
 }
 
 // observeGood ends a cooldown that began before the request was sent: the member
-// is back. An answer to an older request says nothing.
-func (k *Keeper) observeGood(ctx context.Context, l Lease) error {
+// is back. An answer to an older request says nothing, nor does one that cost nothing,
+// but that the credential is accepted.
+func (k *Keeper) observeGood(ctx context.Context, l Lease, costless bool) error {
 	c, err := k.cooldown(ctx, l.member)
 	if err != nil {
 		return err
 	}
-	if !c.endedBy(l) {
+	if !c.endedBy(l) || costless && !c.rejected() {
 		return nil
 	}
 	ctx = context.WithoutCancel(ctx) // as for a refusal; here, so that the usual answer costs nothing
@@ -43,7 +44,7 @@ func (k *Keeper) observeGood(ctx context.Context, l Lease) error {
 		return nil
 	}
 	// While this waited, the member may have been refused once more.
-	if c, err = k.cooldownLocked(ctx, l.member); err != nil || !c.endedBy(l) {
+	if c, err = k.cooldownLocked(ctx, l.member); err != nil || !c.endedBy(l) || costless && !c.rejected() {
 		return err
 	}
 	now := k.opts.Now()

@@ -144,6 +144,58 @@ func TestOutOfCreditHasNoKnownEnd(t *testing.T) {
 	}
 }
 
+// TestWhatIsAskedAsideUndoesNoRotation: refused to every other member, it is not asked with the one that a person has
+// rotated away from, which would be active again.
+func TestWhatIsAskedAsideUndoesNoRotation(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, nil)
+	r := b.pool(t, "a", "b", "c")
+	if err := b.Rotate(t.Context(), "p"); err != nil {
+		t.Fatal(err)
+	}
+	before := b.status(t)
+	aside := r
+	aside.Costless, aside.Aside = true, true
+	if l := b.acquire(t, aside, "b"); l.Member != "c" {
+		t.Fatalf("after b it was the turn of %s", l.Member)
+	}
+	if l, err := b.Acquire(t.Context(), aside, []string{"b", "c"}); err == nil {
+		t.Fatalf("after b and c it was the turn of %s", l.Member)
+	}
+	if after := b.status(t); fmt.Sprint(after) != fmt.Sprint(before) {
+		t.Fatalf("%+v\nbefore:\n%+v", after, before)
+	}
+	if l := b.acquire(t, r, "b", "c"); l.Member != "a" {
+		t.Fatalf("a call went to %s", l.Member)
+	}
+}
+
+// TestACostlessAnswerDoesNotEndADoubling: between two refusals that say nothing of their end an agent lists models and reports
+// of itself, all of which is answered well.
+func TestACostlessAnswerDoesNotEndADoubling(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, nil)
+	r := b.pool(t, "a")
+	for i, c := range []struct {
+		between pool.Answer
+		want    time.Duration
+	}{
+		{pool.Answer{Status: 500}, time.Minute},
+		{pool.Answer{Status: 200, Costless: true}, 2 * time.Minute},
+		{pool.Answer{Status: 101, Costless: true}, 4 * time.Minute},
+		{pool.Answer{Status: 200}, time.Minute},
+	} {
+		if _, err := b.Observe(t.Context(), b.acquire(t, r), c.between); err != nil {
+			t.Fatal(err)
+		}
+		b.answer(t, b.acquire(t, r), 429, "")
+		if d := b.status(t).Members[0].Until.Sub(b.clock()); d != c.want {
+			t.Fatalf("refusal %d cools %s, want %s", i+1, d, c.want)
+		}
+		b.pass(c.want + time.Second)
+	}
+}
+
 func TestAnUpgradeIsAGoodAnswer(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, nil)

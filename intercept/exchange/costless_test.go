@@ -10,10 +10,16 @@ import (
 	"github.com/sluice-proxy/sluice/pool"
 )
 
-// asked is a pool that keeps with what it was asked for a member the last time.
+// asked is a pool that keeps with what it was asked for a member the last time, and what it judged.
 type asked struct {
 	still
-	route atomic.Pointer[pool.Route]
+	route  atomic.Pointer[pool.Route]
+	answer atomic.Pointer[pool.Answer]
+}
+
+func (a *asked) Observe(ctx context.Context, l pool.Lease, answer pool.Answer) (pool.Outcome, error) {
+	a.answer.Store(&answer)
+	return a.still.Observe(ctx, l, answer)
 }
 
 func (a *asked) Acquire(ctx context.Context, r pool.Route, tried []string) (pool.Lease, error) {
@@ -21,7 +27,7 @@ func (a *asked) Acquire(ctx context.Context, r pool.Route, tried []string) (pool
 	return a.still.Acquire(ctx, r, tried)
 }
 
-// A member is asked for with what the request could find out of it.
+// A member is asked for, and judged, with what the request could find out of it.
 func TestAMemberIsAskedForWithWhatARequestCosts(t *testing.T) {
 	t.Parallel()
 	eachProto(t, func(t *testing.T, h2 bool, protos []string) {
@@ -50,8 +56,8 @@ func TestAMemberIsAskedForWithWhatARequestCosts(t *testing.T) {
 				t.Fatal(err)
 			}
 			resp.Body.Close()
-			if got := pools.route.Load(); got.Costless != c.costless {
-				t.Errorf("%s %s: %+v", c.method, c.path, got)
+			if got := pools.route.Load(); got.Costless != c.costless || pools.answer.Load().Costless != c.costless {
+				t.Errorf("%s %s: %+v, %+v", c.method, c.path, got, pools.answer.Load())
 			}
 		}
 	})

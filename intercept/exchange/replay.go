@@ -104,6 +104,7 @@ func (a *attempts) observe(ctx context.Context, answer pool.Answer) (refused boo
 	if a.bare {
 		return false
 	}
+	answer.Costless = a.route.Costless
 	outcome, err := a.x.opts.Pools.Observe(context.WithoutCancel(ctx), a.lease, answer)
 	if err != nil {
 		a.x.opts.Log.Error("answer not recorded", "pool", a.lease.Pool, "member", a.lease.Member, "err", err)
