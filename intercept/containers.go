@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -21,7 +22,7 @@ type Containers interface {
 }
 
 // Trust has the programs in a target trust our CA. That it cannot does not keep a target from
-// being attached. It is called by one goroutine at a time.
+// being attached. It is called by one goroutine at a time for each target.
 type Trust interface {
 	// Install is called with a process in the target's mount namespace: at the attach, and each
 	// time that the container was started again, before its command runs where that is possible.
@@ -310,7 +311,7 @@ func (in *Interceptor) confide(ctx context.Context, t *target, pid int) {
 	p, err := openProcess(pid)
 	if err == nil {
 		defer p.close()
-		if err = in.opts.Trust.Install(ctx, now, pid); err != nil && !p.alive() {
+		if err = in.patiently(t, func() error { return in.opts.Trust.Install(ctx, now, pid) }); err != nil && !p.alive() {
 			return // it has ended meanwhile, and what was to be told with it
 		}
 	}
@@ -360,8 +361,37 @@ func (in *Interceptor) distrust(t *target) error {
 	if in.opts.Trust == nil || t.Kind == KindSelector || t.Kind == KindRun {
 		return nil
 	}
-	if err := in.opts.Trust.Remove(in.conn, in.present(t)); err != nil {
+	now := in.present(t)
+	if err := in.patiently(t, func() error { return in.opts.Trust.Remove(in.conn, now) }); err != nil {
 		return fmt.Errorf("take the CA out of target %s: %w", t.ID, err)
 	}
 	return nil
+}
+
+// errNoEnd says that a target's files are not to be had: a file system of its own making, or one whose server is away, does not answer.
+var errNoEnd = errors.New("its files do not answer")
+
+// patiently calls f, which reads files of a target's, and waits for its end no longer than Options.TrustTimeout: all other
+// targets wait with us. What does not end by then nothing can end; it is left alone, and until it has ended f is not called again. The
+// caller holds ops.
+func (in *Interceptor) patiently(t *target, f func() error) error {
+	if t.unended != nil {
+		select {
+		case <-t.unended:
+			t.unended = nil
+		default:
+			return errNoEnd
+		}
+	}
+	done := make(chan error, 1)
+	go func() { done <- f() }()
+	limit := time.NewTimer(in.opts.TrustTimeout)
+	defer limit.Stop()
+	select {
+	case err := <-done:
+		return err
+	case <-limit.C:
+		t.unended = done
+		return errNoEnd
+	}
 }

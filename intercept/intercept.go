@@ -121,6 +121,8 @@ type Options struct {
 	// MaxNamespaces is in how many network namespaces a target has listeners at a time; connects in further ones are
 	// refused. 0: 512, of the 4,096 that all targets together may have.
 	MaxNamespaces int
+	// TrustTimeout is how long Trust's look at a target's files is waited for; it goes on then, by itself. 0: 20 s.
+	TrustTimeout time.Duration
 }
 
 const (
@@ -184,6 +186,7 @@ func New(opts Options) (*Interceptor, error) {
 		{&opts.DialTimeout, 30 * time.Second},
 		{&opts.Drain, 10 * time.Second},
 		{&opts.Look, lookEvery},
+		{&opts.TrustTimeout, 20 * time.Second},
 	} {
 		if *d.value == 0 {
 			*d.value = d.fallback

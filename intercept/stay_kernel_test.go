@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -69,6 +70,53 @@ func (f *fatal) Install(context.Context, Target, int) error {
 }
 
 func (*fatal) Remove(context.Context, Target) error { return nil }
+
+// hung does not come back from what it is called for, for one process, until it may.
+type hung struct {
+	pid    int
+	may    chan struct{}
+	begun  atomic.Int32 // for that process
+	others atomic.Int32
+}
+
+func (h *hung) Install(_ context.Context, _ Target, pid int) error {
+	if pid != h.pid {
+		h.others.Add(1)
+		return nil
+	}
+	h.begun.Add(1)
+	<-h.may
+	return nil
+}
+
+func (h *hung) Remove(context.Context, Target) error { return nil }
+
+// TestFilesThatDoNotAnswerHoldNobodyUp: an agent's file system may be one of its own, or its server be away.
+func TestFilesThatDoNotAnswerHoldNobodyUp(t *testing.T) {
+	dir, other := newCgroup(t), newCgroup(t)
+	pid, _ := startIn(t, dir, newNetNS(t))
+	startIn(t, other, newNetNS(t))
+	told := &hung{pid: pid, may: make(chan struct{})}
+	b := newBench(t, func(_ *bench, o *Options) { o.Trust, o.TrustTimeout = told, 50*time.Millisecond })
+	target, err := b.Attach(t.Context(), Request{Cgroup: dir})
+	must(t, err)
+	_, err = b.Attach(t.Context(), Request{Cgroup: other})
+	must(t, err)
+	before := told.others.Load()
+	b.Confide(t.Context())
+	if told.others.Load() == before || before == 0 {
+		t.Errorf("the other target was looked at %d times", told.others.Load())
+	}
+	if n := told.begun.Load(); n != 1 {
+		t.Errorf("what hangs was begun %d times", n)
+	}
+	close(told.may)
+	eventually(t, "it is looked at again", func() bool {
+		b.Confide(t.Context())
+		return told.begun.Load() > 1
+	})
+	must(t, b.Detach(t.Context(), target.ID))
+}
 
 // TestTrustOfWhatEndsIsNoWarning: a process that ends while it is told whom to trust needs no trust any more.
 func TestTrustOfWhatEndsIsNoWarning(t *testing.T) {

@@ -144,6 +144,7 @@ type target struct {
 	open     atomic.Int64       // connections
 	unmended string             // why it could not be put back in force, as the log has it; under ops
 	crowded  bool               // it has as many namespaces as it may have; under ops
+	unended  chan error         // of what has not ended in time, once it has; under ops
 }
 
 // identity is what makes two targets the same one.
