@@ -151,8 +151,9 @@ func (v view) lacks(p process, ca []byte) (reason, wayOut string) {
 	case isNode(command):
 		reason, wayOut = v.node(p, reads, again(nodeExtra, bundle))
 	case command == "deno":
-		switch file := p.says("DENO_CERT"); {
-		case file != "" && reads(p.absolute(file)):
+		told := func(name string) bool { return p.says(name) != "" && reads(p.absolute(p.says(name))) }
+		switch {
+		case told("DENO_CERT"), told(nodeExtra):
 		case strings.Contains(p.says("DENO_TLS_CA_STORE"), "system") && v.holds:
 		default:
 			reason, wayOut = "has its roots built in", again("DENO_CERT", bundle)
@@ -178,6 +179,7 @@ func (v view) node(p process, reads func(string) bool, again string) (reason, wa
 	}
 	file := p.says(nodeExtra)
 	switch {
+	case v.holds && p.says("NODE_USE_SYSTEM_CA") == "1": // Node 24.6, 22.19
 	case file == "":
 		return "has its roots built in", again
 	case !reads(p.absolute(file)):

@@ -99,9 +99,23 @@ func TestWhoDoesNotTrust(t *testing.T) {
 	check("node", running(t, base, nil, idleNode...), "has its roots built in", "start it again with "+nodeExtra+"="+bundle)
 	check("node that is told of a bundle", running(t, base, []string{nodeExtra + "=" + bundle}, idleNode...))
 	check("node that reads the system's", running(t, base, []string{"NODE_OPTIONS=--use-openssl-ca"}, idleNode...))
+	check("node that reads the system's by a variable", running(t, base, []string{"NODE_USE_SYSTEM_CA=1"}, idleNode...))
+	check("node that does not", running(t, base, []string{"NODE_USE_SYSTEM_CA=0"}, idleNode...), "has its roots built in")
 	check("node that is told of another file", running(t, base, []string{nodeExtra + "=" + own}, idleNode...), own, nodeExtra+"="+bundle)
 	check("node that is told of nonsense", running(t, base, []string{nodeExtra + "=/\x1b[31m\n" + strings.Repeat("x", 1000)}, idleNode...), "names /?[31m?xxx")
 	check("node that is told of no file", running(t, base, []string{nodeExtra + "=/nonexistent.pem"}, idleNode...), "/nonexistent.pem")
+	shell, err := os.ReadFile("/bin/sh")
+	if err != nil {
+		t.Fatal(err)
+	}
+	deno := append([]string{filepath.Join(dir, "deno")}, idleShell[1:]...) // is known by its name
+	if err := os.WriteFile(deno[0], shell, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	check("deno", running(t, base, nil, deno...), "deno", "has its roots built in", "DENO_CERT="+bundle)
+	check("deno that is told of a bundle", running(t, base, []string{"DENO_CERT=" + bundle}, deno...))
+	check("deno that is told of one as Node is", running(t, base, []string{nodeExtra + "=" + bundle}, deno...))
+	check("deno that is told of another file", running(t, base, []string{nodeExtra + "=" + own}, deno...), "DENO_CERT="+bundle)
 	check("python", running(t, base, nil, idlePython...))
 	check("python with another bundle", running(t, base, []string{certFile + "=" + own}, idlePython...), own, certFile)
 	check("a shell with another bundle", running(t, base, []string{certFile + "=" + own}, idleShell...))
