@@ -106,7 +106,7 @@ func (db *DB) Close() error {
 			errs = append(errs, c.Close())
 		}
 	}
-	return errors.Join(append(errs, db.lock.Close())...)
+	return errors.Join(append(errs, unlockDir(db.lock))...)
 }
 
 // lockDir takes the state directory for this process.
@@ -130,6 +130,11 @@ func lockDir(dir string) (*os.File, error) {
 		_, _ = fmt.Fprintf(f, "%d", os.Getpid())
 	}
 	return f, nil
+}
+
+// unlockDir gives the state directory back, also where a child that this process has just forked still has the file.
+func unlockDir(lock *os.File) error {
+	return errors.Join(unix.Flock(int(lock.Fd()), unix.LOCK_UN), lock.Close())
 }
 
 // check looks at every page, so that damage is found before anything is changed.

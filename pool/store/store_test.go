@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"github.com/sluice-proxy/sluice/pool"
 )
@@ -228,6 +229,31 @@ func TestSecondDaemonIsToldWho(t *testing.T) {
 	_, err := Open(t.Context(), dir)
 	if !errors.Is(err, ErrLocked) || !strings.Contains(err.Error(), fmt.Sprint(os.Getpid())) {
 		t.Fatalf("got %v, want ErrLocked with pid %d", err, os.Getpid())
+	}
+}
+
+// A child has every file of its parent's from fork(2) to execve(2): the directory is given back nevertheless.
+func TestUnlockedWhileAChildHasTheFile(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	db, err := Open(t.Context(), dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	child, err := unix.Dup(int(db.lock.Fd()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(child)
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	again, err := Open(t.Context(), dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := again.Close(); err != nil {
+		t.Fatal(err)
 	}
 }
 
