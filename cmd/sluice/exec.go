@@ -60,6 +60,9 @@ func (s stage) exec(environment []string) error {
 	if err != nil {
 		return fmt.Errorf("run: make the command trust the CA: %w", err)
 	}
+	if err := s.hideServers(environment); err != nil {
+		return fmt.Errorf("run: %w", err)
+	}
 	for name, value := range s.Environment {
 		if !isSet(environment, name) {
 			environment = append(environment, name+"="+value)

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -86,6 +87,53 @@ curl -sS -o /dev/null https://unbound.example/ || echo through the proxy`).Combi
 		t.Errorf("%v: %s", err, out)
 	}
 	h.seen(seq, 2)
+}
+
+// TestRunHidesServersFromOutside: a window of Codex's finds no server that goes around sluice, nor one of another run's.
+// What a link of the user's leads to stays, if it is not the user's own.
+func TestRunHidesServersFromOutside(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t, nil)
+	const uid = 4711
+	home, other, foreign := t.TempDir(), t.TempDir(), t.TempDir()
+	socket, second := filepath.Join(home, ".codex/app-server-control/app-server-control.sock"), filepath.Join(other, "app-server-control/x")
+	for path, owner := range map[string]int{
+		socket: 0, filepath.Join(home, ".codex/app-server-daemon/daemon.pid"): 0, filepath.Join(home, "codex-daemon-0/x"): 0,
+		second: uid, filepath.Join(other, "codex-daemon-4711/x"): uid, filepath.Join(foreign, "kept"): 0,
+	} {
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, nil, 0o600), os.Chown(filepath.Dir(path), owner, owner)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Symlink(foreign, filepath.Join(other, "app-server-daemon")); err != nil {
+		t.Fatal(err)
+	}
+	for dir := other; dir != os.TempDir(); dir = filepath.Dir(dir) {
+		if err := os.Chmod(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, c := range []struct{ variable, dir, user, want string }{
+		{"HOME=" + home, filepath.Join(home, ".codex"), "0:0", "0\n700 0\nown\n"},
+		{"CODEX_HOME=" + other, other, fmt.Sprintf("%d:%d", uid, uid), "kept\n0\n700 4711\nown\n"},
+	} {
+		argv := []string{"run", "--user", c.user, "--", "sh", "-c", `cd "$0" && ls -A app-server-control app-server-daemon/. | grep -v -e : -e '^$'
+ls -A "$TMPDIR"/codex-daemon-* | wc -l; stat -c '%a %u' app-server-control && touch app-server-control/own && ls app-server-control`, c.dir}
+		if c.user == "0:0" { // whoever runs sluice, and whose home is what the environment says
+			argv = slices.Delete(argv, 1, 3)
+		}
+		if out, err := h.agent([]string{c.variable, "SUDO_UID=", "TMPDIR=" + strings.TrimPrefix(strings.TrimPrefix(c.variable, "CODEX_"), "HOME=")}, append([]string{h.path}, argv...)...).CombinedOutput(); err != nil || string(out) != c.want {
+			t.Errorf("%s: %v, %q, want %q", c.variable, err, out, c.want)
+		}
+	}
+	for _, path := range []string{socket, second} {
+		if _, err := os.Stat(path); err != nil {
+			t.Errorf("outside: %v", err)
+		}
+		if _, err := os.Stat(filepath.Join(filepath.Dir(path), "own")); err == nil {
+			t.Errorf("what the run has made is outside, too: %s", path)
+		}
+	}
 }
 
 // below is everything in a directory: names, modes, times and contents.
