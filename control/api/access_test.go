@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -96,6 +97,29 @@ func TestTokens(t *testing.T) {
 			t.Fatal(err)
 		}
 		tokens.mark = fileMark{}
+	}
+}
+
+// Of several at a time each is there, and of one name there is one.
+func TestTokensMadeAtOnce(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "tokens")
+	var made atomic.Int32
+	var all sync.WaitGroup
+	for i := range 32 {
+		all.Go(func() {
+			if _, err := AddToken(file, fmt.Sprintf("t%d", i/4)); err == nil {
+				made.Add(1)
+			}
+		})
+	}
+	all.Wait()
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if known, err := parseTokens(text); err != nil || len(known) != 8 || made.Load() != 8 {
+		t.Errorf("%d were made, %d are there, %v", made.Load(), len(known), err)
 	}
 }
 

@@ -16,6 +16,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/sluice-proxy/sluice/pool"
 )
 
@@ -43,6 +45,10 @@ func AddToken(file, name string) (token string, err error) {
 		return "", fmt.Errorf("token file: %w", err)
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
+	// Of two at a time one would not see the other's name.
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
+		return "", fmt.Errorf("token file: lock %s: %w", file, err)
+	}
 	text, err := os.ReadFile(file)
 	if err != nil {
 		return "", fmt.Errorf("token file: %w", err)
