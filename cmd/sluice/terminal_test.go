@@ -30,7 +30,8 @@ func command(t *testing.T, environment []string, args ...string) *exec.Cmd {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), commandLimit)
 	t.Cleanup(cancel)
-	cmd := exec.CommandContext(ctx, path, args...)
+	// Under nohup, say, the tests are deaf for a signal, and what they start would be.
+	cmd := exec.CommandContext(ctx, "env", append([]string{"--default-signal", path}, args...)...)
 	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), quickExit}, environment...)
 	return cmd
 }
