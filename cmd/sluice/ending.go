@@ -17,10 +17,8 @@ var endings = []os.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, sysca
 // ends as it would have without. It is called while the command goes on, then. Of two at a time one would end the other.
 func unlessEnded(undo func()) (ended func()) {
 	got, broken, done := make(chan os.Signal, 1), make(chan os.Signal, 1), make(chan struct{})
-	for _, s := range endings {
-		if !signal.Ignored(s) { // under nohup, say: it stays so
-			signal.Notify(got, s)
-		}
+	if signals := heard(endings); len(signals) > 0 { // for none it would be all
+		signal.Notify(got, signals...)
 	}
 	// Where nobody is to hear of it, a write to a standard output that nobody reads ends the command itself.
 	signal.Notify(broken, syscall.SIGPIPE)

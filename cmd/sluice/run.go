@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -79,7 +80,7 @@ func (c *cli) runTarget(ctx context.Context, pools []string, as string, argv []s
 	defer client.Close()
 	// From here on a signal must not end sluice before it has cleaned up.
 	signals := make(chan os.Signal, 16)
-	signal.Notify(signals, passedOn...)
+	signal.Notify(signals, heard(passedOn)...)
 	defer signal.Stop(signals)
 
 	early, begin := untilBegun(ctx, signals)
@@ -223,6 +224,11 @@ func (c *cli) start(s *scope, signals <-chan os.Signal, told stage) error {
 // SIGTSTP and SIGCONT do their ordinary work on both.
 var passedOn = []os.Signal{
 	syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGALRM,
+}
+
+// heard leaves out what is ignored, under nohup, say: the command inherits that, and stays deaf to it.
+func heard(signals []os.Signal) []os.Signal {
+	return slices.DeleteFunc(slices.Clone(signals), signal.Ignored)
 }
 
 // forward passes a signal on. What a terminal sends with Ctrl-C or Ctrl-\ goes

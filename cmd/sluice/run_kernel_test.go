@@ -4,12 +4,14 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -50,6 +52,36 @@ func TestRunEndsAsItsAgentWhateverTheDaemonDoes(t *testing.T) {
 		if time.Now().After(deadline) {
 			t.Fatal("the target of an agent that ended stays")
 		}
+	}
+}
+
+// TestRunUnderNohup: what is started to outlive its terminal does.
+func TestRunUnderNohup(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t, nil)
+	cmd := h.agent(nil, "sh", "-c", `trap '' HUP; exec "$0" run --user root -- sh -c 'echo started; read go; exit 7'`, h.path)
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(stdout, make([]byte, len("started\n"))); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Process.Signal(syscall.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(100 * time.Millisecond) // a command that heard it would have ended
+	_ = stdin.Close()
+	var status *exec.ExitError
+	if err := cmd.Wait(); !errors.As(err, &status) || status.ExitCode() != 7 {
+		t.Error(err)
 	}
 }
 
