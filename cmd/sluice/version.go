@@ -42,14 +42,16 @@ func fill(into *string, value string) {
 	}
 }
 
+func inWords(b api.Build) string {
+	return fmt.Sprintf("sluice %s (commit %s, %s, %s)", b.Version, b.Commit, b.Date, b.Go)
+}
+
 func (c *cli) versionCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "version", Short: "Print the version of this binary", Args: arguments(),
 		RunE: func(*cobra.Command, []string) error {
 			b := build()
-			return c.print(b, func() {
-				fmt.Fprintf(c.stdout, "sluice %s (commit %s, %s, %s)\n", b.Version, b.Commit, b.Date, b.Go)
-			})
+			return c.print(b, func() { fmt.Fprintln(c.stdout, inWords(b)) })
 		},
 	}
 }
