@@ -31,9 +31,7 @@ the targets.`,
 				return err
 			}
 			if !all {
-				if err := client.Detach(cmd.Context(), args[0]); notFound(err) {
-					return fmt.Errorf("%w; 'sluice targets' lists those that there are", err)
-				} else if err != nil {
+				if err := client.Detach(cmd.Context(), args[0]); err != nil {
 					return err
 				}
 				return c.removed("id", args[0])
