@@ -18,12 +18,9 @@ import (
 	"github.com/sluice-proxy/sluice/bpf/kerneltest"
 )
 
-// TestRunEndsAsItsAgentWhateverTheDaemonDoes: the daemon is gone when the agent ends. The
-// status is the agent's, it is said what is left, and the daemon sees to that.
-func TestRunEndsAsItsAgentWhateverTheDaemonDoes(t *testing.T) {
-	t.Parallel()
-	h := newHouse(t, nil)
-	cmd := h.agent(nil, h.path, "run", "--user", "root", "--", "sh", "-c", "echo started; read go; exit 7")
+// begun starts a command, and waits until it has said "started". It goes on when its standard input is closed.
+func begun(t *testing.T, cmd *exec.Cmd) (stdin io.Closer) {
+	t.Helper()
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -32,15 +29,24 @@ func TestRunEndsAsItsAgentWhateverTheDaemonDoes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var said bytes.Buffer
-	cmd.Stderr = &said
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	started := make([]byte, len("started\n"))
-	if _, err := stdout.Read(started); err != nil {
+	if _, err := io.ReadFull(stdout, make([]byte, len("started\n"))); err != nil {
 		t.Fatal(err)
 	}
+	return stdin
+}
+
+// TestRunEndsAsItsAgentWhateverTheDaemonDoes: the daemon is gone when the agent ends. The
+// status is the agent's, it is said what is left, and the daemon sees to that.
+func TestRunEndsAsItsAgentWhateverTheDaemonDoes(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t, nil)
+	cmd := h.agent(nil, h.path, "run", "--user", "root", "--", "sh", "-c", "echo started; read go; exit 7")
+	var said bytes.Buffer
+	cmd.Stderr = &said
+	stdin := begun(t, cmd)
 	h.daemon.kill()
 	_ = stdin.Close()
 	var status *exec.ExitError
@@ -60,20 +66,7 @@ func TestRunUnderNohup(t *testing.T) {
 	t.Parallel()
 	h := newHouse(t, nil)
 	cmd := h.agent(nil, "sh", "-c", `trap '' HUP; exec "$0" run --user root -- sh -c 'echo started; read go; exit 7'`, h.path)
-	stdin, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	stdout, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := io.ReadFull(stdout, make([]byte, len("started\n"))); err != nil {
-		t.Fatal(err)
-	}
+	stdin := begun(t, cmd)
 	if err := cmd.Process.Signal(syscall.SIGHUP); err != nil {
 		t.Fatal(err)
 	}
