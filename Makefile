@@ -30,11 +30,11 @@ TESTFLAGS ?=
 PKG       ?= ./...
 # As the product is built, so is what looks at it: in another way everything that it needs would be compiled once more.
 LIKE_IT    = CGO_ENABLED=0 GOFLAGS='$(strip $(GOFLAGS) -trimpath)'
-# Those that take longest begin first.
+# Those that take longest begin first. BESIDE is what to make meanwhile: they wait for much, and leave processors idle.
 LONGEST    = ./cmd/sluice ./scripts/packaging ./bpf ./intercept ./pool ./reset/containerd
 
 .DEFAULT_GOAL := help
-.PHONY: help build install uninstall package release image examples reference deps generate drift fmt lint compiled unit kernel test test-vm test-vm-fast test-vm-due test-kernels allocs soak demo bench growth fuzz clean
+.PHONY: help build install uninstall package release image examples reference deps generate drift fmt lint compiled unit kernel test test-vm test-vm-fast test-vm-due vm-guest test-kernels allocs soak demo bench growth fuzz clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -137,24 +137,25 @@ compiled: ## compile for the race detector what the tests are made of
 unit: ## tests that need no root
 	$(GO) test -race $(TESTFLAGS) $(PKG)
 
+# vet is lint's: here it would look at all that the tests need once more, in the form that the race detector is given.
 kernel: ## all tests, those on the kernel required (as root)
 	@[ "$$(id -u)" = 0 ] || { echo "make kernel: the tests attach BPF programs and make network namespaces: run it with sudo" >&2; exit 1; }
-	SLUICE_KERNEL_TESTS=require $(GO) test -race -timeout 30m $(TESTFLAGS) $(if $(filter ./...,$(PKG)),$(LONGEST)) $(PKG)
+	SLUICE_KERNEL_TESTS=require $(GO) test -race -vet=off -timeout 30m $(TESTFLAGS) $(if $(filter ./...,$(PKG)),$(LONGEST)) $(PKG)
 
 test: ## everything: dependencies, lint, generated files, every test (as root)
 	@[ "$$(id -u)" = 0 ] || { echo "make test: the tests attach BPF programs and make network namespaces: run 'sudo make test'" >&2; exit 1; }
 	./scripts/deps.sh
 	$(MAKE) --no-print-directory -j2 lint compiled
 	$(MAKE) --no-print-directory drift
-	$(MAKE) --no-print-directory kernel
+	$(MAKE) --no-print-directory $(if $(BESIDE),-j2) kernel $(BESIDE)
 	$(MAKE) --no-print-directory allocs
 	$(MAKE) --no-print-directory examples
 
 VMFLAGS ?=
 define vm
 	@[ "$$(id -u)" = 0 ] || { echo "make $@: it makes the guest's root directory: run 'sudo make $@'" >&2; exit 1; }
-	@./scripts/deps.sh --vm
-	@$(LIKE_IT) $(GO) run ./scripts/vm $(1) $(VMFLAGS)
+	@$(2) ./scripts/deps.sh --vm
+	@$(LIKE_IT) $(2) $(GO) run ./scripts/vm $(1) $(VMFLAGS)
 endef
 
 test-vm: ## the whole product in a guest of Vagrant's and libvirt's: real systemd, cgroup v2 alone, Linux 6.1 (as root)
@@ -165,6 +166,9 @@ test-vm-fast: ## the same in plain qemu; VMFLAGS=-changed for those that did not
 
 test-vm-due: ## one of the two, or none: Vagrant's if scripts/vm or packaging changed since it passed here, else qemu's if sluice did (as root)
 	$(call vm,due)
+
+vm-guest: ## only make what those three start and have cached, at the lowest priority (as root)
+	$(call vm,prepare,nice -n 19)
 
 test-kernels: ## the kernel side on the oldest and the newest kernels that Debian has (as root)
 	$(call vm,kernels)

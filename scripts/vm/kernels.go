@@ -97,20 +97,16 @@ func (h *host) wants(test string) bool {
 	return asked || err != nil // go test says what is wrong with the expression
 }
 
-// prepare makes what the cache lacks.
-func (h *host) prepare(ctx context.Context) error {
-	names, err := kernelNames()
-	if err != nil {
+// prepare makes what the cache lacks for a guest, and these kernels.
+func (h *host) prepare(ctx context.Context, kernels []string) error {
+	if _, err := h.image(ctx); err != nil {
 		return err
 	}
-	_, err = h.image(ctx)
-	for _, name := range names[1:] {
-		if err == nil {
-			_, err = h.kernel(ctx, name)
+	for _, name := range kernels {
+		if _, err := h.kernel(ctx, name); err != nil {
+			return err
 		}
 	}
-	if err == nil {
-		_, err = h.parcel(ctx)
-	}
+	_, err := h.parcel(ctx)
 	return err
 }

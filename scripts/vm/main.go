@@ -6,7 +6,7 @@
 //	                           same, Vagrant's guest alone where both are due
 //	vm kernels [NAME...]       the tests of the kernel side, on each kernel of image/kernels and on the guest's own
 //	vm shell [KERNEL]          a guest to look around in, until Ctrl-C
-//	vm prepare                 only fill the cache: image, kernels, packages
+//	vm prepare [NAME...]       only fill the cache: image, package, and these kernels
 //
 // fast, vagrant and kernels take -changed: run only if what they test with changed since they last passed on this machine, and say
 // so if not. However it ends, no process, mount, network namespace or file of a guest is left, but for the cache.
@@ -102,8 +102,8 @@ func run(ctx context.Context, what string, names []string, only string, changed 
 		return h.noted(what, changed, func() error { return h.kernels(ctx, names) })
 	case what == "kernels" && !changed:
 		return h.kernels(ctx, names)
-	case what == "prepare" && len(names) == 0:
-		return h.prepare(ctx)
+	case what == "prepare":
+		return h.prepare(ctx, names)
 	case what == "shell" && len(names) < 2:
 		return h.shell(ctx, append(names, ownKernel)[0])
 	}
