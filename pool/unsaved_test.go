@@ -35,12 +35,11 @@ func (s *fullStore) Apply(ctx context.Context, c pool.Change) error {
 	return s.Store.Apply(ctx, c)
 }
 
-// TestAFullDiskStopsNobody: with a store that refuses every change, a pool fails over, is
-// exhausted and recovers as ever, and all of it is stored once there is room.
-func TestAFullDiskStopsNobody(t *testing.T) {
-	t.Parallel()
+// newFull is a bench on a store that can be full.
+func newFull(t *testing.T, change func(*pool.Options)) (*bench, *fullStore) {
+	t.Helper()
 	var s *fullStore
-	b := newBench(t, func(o *pool.Options) { o.CachedCooldowns = 1 }) // which forgets
+	b := newBench(t, change)
 	b.stop()
 	b.wrap = func(store pool.Store) pool.Store {
 		s = &fullStore{Store: store, full: make(chan bool, 1)}
@@ -48,6 +47,24 @@ func TestAFullDiskStopsNobody(t *testing.T) {
 		return s
 	}
 	b.start(t)
+	return b, s
+}
+
+// written waits until nothing is known in memory only.
+func (b *bench) written(t *testing.T) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); b.Unsaved() > 0; time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("not written though there is room")
+		}
+	}
+}
+
+// TestAFullDiskStopsNobody: with a store that refuses every change, a pool fails over, is
+// exhausted and recovers as ever, and all of it is stored once there is room.
+func TestAFullDiskStopsNobody(t *testing.T) {
+	t.Parallel()
+	b, s := newFull(t, func(o *pool.Options) { o.CachedCooldowns = 1 }) // which forgets
 	r := b.pool(t, "a", "b")
 	s.set(true)
 	b.answer(t, b.acquire(t, r), 429, "300")
@@ -76,11 +93,7 @@ func TestAFullDiskStopsNobody(t *testing.T) {
 		t.Fatal("an event is in a store that takes none")
 	}
 	s.set(false)
-	for deadline := time.Now().Add(20 * time.Second); b.Unsaved() > 0; time.Sleep(20 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatal("not written though there is room")
-		}
-	}
+	b.written(t)
 	for kind, want := range map[pool.EventKind]int{pool.EventFailover: 1, pool.EventExhausted: 1, pool.EventRecovered: 1} {
 		if n := b.count(t, kind); n != want {
 			t.Errorf("%d %s, want %d", n, kind, want)
@@ -101,5 +114,27 @@ func TestAFullDiskStopsNobody(t *testing.T) {
 	}
 	if l := b.acquire(t, r); l.Member != "c" {
 		t.Errorf("got %s, want the one that is not cooling", l.Member)
+	}
+}
+
+// TestWhatWaitsOfAMemberThatHasLeft: it keeps nothing else from being written.
+func TestWhatWaitsOfAMemberThatHasLeft(t *testing.T) {
+	t.Parallel()
+	b, s := newFull(t, nil)
+	r := b.pool(t, "a", "b", "c")
+	s.set(true)
+	b.answer(t, b.acquire(t, r), 429, "300")
+	b.answer(t, b.acquire(t, r), 429, "600")
+	s.set(false)
+	if err := b.RemoveMember(t.Context(), "p", "a"); err != nil {
+		t.Fatal(err)
+	}
+	b.written(t)
+	if n := b.count(t, pool.EventFailover); n != 2 {
+		t.Errorf("%d failovers are stored, want 2", n)
+	}
+	b.restart(t)
+	if st := b.status(t); st.Active != "c" || st.Members[0].State != pool.MemberCooldown {
+		t.Errorf("after a restart %+v", st)
 	}
 }

@@ -60,7 +60,9 @@ func writeCooldowns(ctx context.Context, tx *sql.Tx, c pool.Change) error {
 		if cd == (pool.Cooldown{}) {
 			_, err = tx.ExecContext(ctx, `DELETE FROM cooldowns WHERE member_id = ?`, member)
 		} else {
-			_, err = tx.ExecContext(ctx, `INSERT INTO cooldowns (member_id, began, until, reason, unhinted, probe_at) VALUES (?, ?, ?, ?, ?, ?)
+			// A change that has waited may be of a member that has left: nothing is to be kept of that one.
+			_, err = tx.ExecContext(ctx, `INSERT INTO cooldowns (member_id, began, until, reason, unhinted, probe_at)
+				SELECT id, ?2, ?3, ?4, ?5, ?6 FROM members WHERE id = ?1
 				ON CONFLICT (member_id) DO UPDATE SET began = excluded.began, until = excluded.until, reason = excluded.reason,
 				unhinted = excluded.unhinted, probe_at = excluded.probe_at`,
 				member, nanos(cd.Began), nanos(cd.Until), cd.Reason, cd.Unhinted, nanos(cd.ProbeAt))
