@@ -80,6 +80,20 @@ func (f *fetcher) forget(name string) {
 	delete(f.due, name)
 }
 
+// shift moves what is waited for along with the wall clock.
+func (f *fetcher) shift(by time.Duration) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	shiftEach(f.due, by)
+	shiftEach(f.landed, by)
+}
+
+func shiftEach(instants map[string]time.Time, by time.Duration) {
+	for name, at := range instants {
+		instants[name] = at.Add(by)
+	}
+}
+
 // hasten has a credential's source read soon, because an upstream refused its secret.
 func (k *Keeper) hasten(name string) {
 	if k.view.Load().credentials[name].Source == "" {

@@ -189,7 +189,8 @@ func (k *Keeper) ClockAnchor(ctx context.Context) ([]byte, error) {
 }
 
 // ClockSet tells that the wall clock was set, forward if by is positive: a cooldown
-// lasts as long as before. The anchor is stored with the change.
+// lasts as long as before, and what failed is left alone for as long. The anchor is
+// stored with the change.
 func (k *Keeper) ClockSet(ctx context.Context, by time.Duration, anchor []byte) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -201,6 +202,8 @@ func (k *Keeper) ClockSet(ctx context.Context, by time.Duration, anchor []byte) 
 	}
 	k.opts.Log.Warn("the clock was set: cooldowns moved with it", "by", by)
 	k.unsaved.shift(by)
+	k.refresh.shift(by)
+	k.fetches.shift(by)
 	k.cooldowns.Clear()
 	for _, p := range k.view.Load().ordered {
 		if !p.since.IsZero() {

@@ -368,6 +368,10 @@ func (ch CredentialChange) fields() string {
 // RemoveCredential forgets a credential that no pool holds.
 func (k *Keeper) RemoveCredential(ctx context.Context, name string) error {
 	e := Event{Kind: EventCredRemoved, Member: name}
-	defer k.fetches.forget(name)
-	return k.configure(ctx, e, func(ctx context.Context) error { return k.opts.Store.RemoveCredential(ctx, name) })
+	if err := k.configure(ctx, e, func(ctx context.Context) error { return k.opts.Store.RemoveCredential(ctx, name) }); err != nil {
+		return err
+	}
+	k.fetches.forget(name) // the next one of this name is another one
+	k.refresh.forget(name)
+	return nil
 }

@@ -117,6 +117,15 @@ func (r *refresher) forget(name string) {
 	defer r.mu.Unlock()
 	delete(r.after, name)
 	delete(r.wait, name)
+	delete(r.landed, name)
+}
+
+// shift moves what is waited for along with the wall clock.
+func (r *refresher) shift(by time.Duration) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	shiftEach(r.after, by)
+	shiftEach(r.landed, by)
 }
 
 // refreshAhead refreshes accounts before their access tokens end, until ctx does.

@@ -286,6 +286,56 @@ func TestAnEndpointThatFailsTakesNoMemberOut(t *testing.T) {
 	}
 }
 
+// TestAnEndpointIsTriedAgainWhateverTheClockIsSetTo: what failed is left alone for a pause, not until a clock that was fast
+// is overtaken.
+func TestAnEndpointIsTriedAgainWhateverTheClockIsSetTo(t *testing.T) {
+	t.Parallel()
+	b, s, r := accounts(t, 12*time.Hour)
+	s.set(func(s *tokenServer) { s.fail, s.code = 503, "temporarily_unavailable" })
+	l := b.acquire(t, r)
+	if _, ok := b.Refresh(t.Context(), r, l); ok {
+		t.Fatal("refreshed by an endpoint that failed")
+	}
+	s.set(func(s *tokenServer) { s.fail = 0 })
+	for _, by := range []time.Duration{-time.Hour, time.Hour} {
+		b.pass(by)
+		if err := b.ClockSet(t.Context(), by, []byte("anchor")); err != nil {
+			t.Fatal(err)
+		}
+		if _, ok := b.Refresh(t.Context(), r, l); ok || s.requests() != 1 {
+			t.Fatalf("set by %s: the endpoint is asked without a pause", by)
+		}
+	}
+	b.pass(10*time.Second - time.Hour)
+	if err := b.ClockSet(t.Context(), -time.Hour, []byte("anchor")); err != nil {
+		t.Fatal(err)
+	}
+	if next, ok := b.Refresh(t.Context(), r, l); !ok || token(next) == "at-0" {
+		t.Fatal("not tried again after the pause")
+	}
+}
+
+// TestAnAccountInAnothersPlaceIsRefreshedAtOnce: what became of the one that had its name before is not its affair.
+func TestAnAccountInAnothersPlaceIsRefreshedAtOnce(t *testing.T) {
+	t.Parallel()
+	b, s, r := accounts(t, time.Hour)
+	s.set(func(s *tokenServer) { s.good = "another" })
+	if _, ok := b.Refresh(t.Context(), r, b.acquire(t, r)); ok {
+		t.Fatal("refreshed with a token that is not accepted")
+	}
+	if err := errors.Join(b.RemoveMember(t.Context(), "p", "a"), b.RemoveCredential(t.Context(), "a")); err != nil {
+		t.Fatal(err)
+	}
+	s.set(func(s *tokenServer) { s.good = "rt-0" })
+	b.account(t, s, "a", time.Hour)
+	if err := b.AddMember(t.Context(), "p", "a"); err != nil {
+		t.Fatal(err)
+	}
+	if next, ok := b.Refresh(t.Context(), r, b.acquire(t, r, "b")); !ok || token(next) == "at-0" {
+		t.Errorf("not refreshed: %v", ok)
+	}
+}
+
 func TestTokensFromAPersonWin(t *testing.T) {
 	t.Parallel()
 	b, s, r := accounts(t, time.Hour)

@@ -397,3 +397,18 @@ func TestSourcesUnderLoad(t *testing.T) {
 	s.put("a", "sk-last")
 	eventually(t, "the last secret is taken", func() bool { return token(b.acquire(t, r, "b")) == "sk-last" })
 }
+
+// A source is hurried to after a refusal whatever the clock was set to since it was read.
+func TestASourceIsReadWhateverTheClockIsSetTo(t *testing.T) {
+	t.Parallel()
+	b, s := newShelf(t, time.Hour)
+	b.addFrom(t, "a", s.put("a", "sk-1"))
+	r := b.poolOf(t, "a")
+	s.put("a", "sk-2")
+	b.pass(time.Minute - 12*time.Hour)
+	if err := b.ClockSet(t.Context(), -12*time.Hour, []byte("anchor")); err != nil {
+		t.Fatal(err)
+	}
+	b.answer(t, b.acquire(t, r), 401, "")
+	eventually(t, "the source is read again", func() bool { return b.status(t).State == pool.StateHealthy && token(b.acquire(t, r)) == "sk-2" })
+}
