@@ -112,19 +112,24 @@ func (h *h2Upstreams) roundTrip(x *Exchanger, u Upstream, r *http.Request) (*htt
 // those with streams on them close when these end and they have been idle.
 func (h *h2Upstreams) remove(all bool, match func(upstreamKey, *h2Upstream) bool) int {
 	var gone []*h2Upstream
+	var spares []*tls.Conn
 	h.mu.Lock()
 	h.shut = h.shut || all
 	for key, up := range h.all {
 		if all || match(key, up) {
 			gone = append(gone, up)
 			delete(h.all, key)
+			if up.spare != nil {
+				spares = append(spares, up.spare)
+				up.spare = nil
+			}
 		}
 	}
 	h.mu.Unlock()
+	for _, conn := range spares {
+		conn.Close()
+	}
 	for _, up := range gone {
-		if up.spare != nil {
-			up.spare.Close()
-		}
 		up.transport.CloseIdleConnections()
 	}
 	return len(gone)

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"crypto/tls"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -106,4 +107,29 @@ func postOn(t *testing.T, c *tls.Conn) *http.Response {
 	}
 	resp.Body.Close()
 	return resp
+}
+
+// What was opened ahead goes to a request or is closed, be it that its namespace goes just then.
+func TestWhatWasOpenedAheadIsTakenOnce(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, setup{handler: http.HandlerFunc(answerAtOnce)})
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel() // nothing else is opened
+	u, h := Upstream{NetNS: 1, Addr: b.origin, Host: testHost, Port: 443}, &b.x.h2
+	for range 200 {
+		near, far := net.Pipe()
+		h.spare(b.x, u, tls.Client(near, &tls.Config{}))
+		h.mu.Lock()
+		up := h.all[u.key()]
+		up.opened = time.Time{} // too long ago to be of use
+		h.mu.Unlock()
+		var both sync.WaitGroup
+		both.Go(func() { _, _ = h.dial(ctx, b.x, u, up) })
+		both.Go(func() { b.x.CloseNetNS(u.NetNS) })
+		both.Wait()
+		_ = far.SetReadDeadline(time.Now().Add(10 * time.Second))
+		if _, err := far.Read(make([]byte, 1)); err != io.EOF {
+			t.Fatalf("it is open still: %v", err)
+		}
+	}
 }
