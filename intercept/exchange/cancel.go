@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/sluice-proxy/sluice/pool"
@@ -34,6 +35,8 @@ type client struct {
 	ahead   time.Duration // that the upstream's body was waited for before it was passed on
 	keepFor time.Duration // how long the upstream keeps its connection, by its answer
 	readBy  time.Time     // the read deadline now set on raw, zero for none
+
+	aborted atomic.Bool // raw is not to be waited for any more
 
 	h2Done  chan struct{}  // closed when an HTTP/2 connection has ended
 	streams sync.WaitGroup // HTTP/2 exchanges
@@ -131,6 +134,7 @@ func (cl *client) abort() {
 	cl.mu.Lock()
 	defer cl.mu.Unlock()
 	cl.interrupt()
+	cl.aborted.Store(true)
 	_ = cl.raw.SetDeadline(past)
 }
 
@@ -149,19 +153,18 @@ func (cl *client) interrupt() {
 // a sixteenth of its distance is left as it is: that saves the timer's cost on
 // every request of a busy connection.
 func (cl *client) setReadBy(now time.Time, d time.Duration) {
-	if d == 0 {
-		if !cl.readBy.IsZero() {
-			cl.readBy = time.Time{}
-			_ = cl.raw.SetReadDeadline(cl.readBy)
-		}
-		return
+	var want time.Time
+	if d != 0 {
+		want = now.Add(d)
 	}
-	want := now.Add(d)
-	if diff := want.Sub(cl.readBy); !cl.readBy.IsZero() && diff >= 0 && diff < d/16 {
+	if diff := want.Sub(cl.readBy); want.Equal(cl.readBy) || !cl.readBy.IsZero() && diff >= 0 && diff < d/16 {
 		return
 	}
 	cl.readBy = want
 	_ = cl.raw.SetReadDeadline(want)
+	if cl.aborted.Load() { // before this, or just now
+		_ = cl.raw.SetReadDeadline(past)
+	}
 }
 
 // end closes the connection and forgets the client.
