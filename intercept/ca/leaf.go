@@ -44,7 +44,12 @@ func (a *Authority) Leaf(host string) (*tls.Certificate, error) {
 
 func (a *Authority) cached(host string) (*tls.Certificate, bool) {
 	leaf, ok := a.leaves.Get(host)
-	return leaf, ok && a.now().Before(leaf.Leaf.NotAfter.Add(-leafSpare))
+	if !ok {
+		return nil, false
+	}
+	now := a.now()
+	// Made by a clock that was fast it is not valid yet, now that the clock is right.
+	return leaf, !now.Before(leaf.Leaf.NotBefore) && now.Before(leaf.Leaf.NotAfter.Add(-leafSpare))
 }
 
 func (a *Authority) mint(host string) (*tls.Certificate, error) {

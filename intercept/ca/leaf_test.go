@@ -71,6 +71,25 @@ func TestLeafRenewedBeforeItEnds(t *testing.T) {
 	}
 }
 
+// TestLeafAfterTheClockWasSetBack: agents go by the same clock.
+func TestLeafAfterTheClockWasSetBack(t *testing.T) {
+	t.Parallel()
+	c := &clock{now: time.Now()}
+	a := open(t, t.TempDir(), c.Now)
+	permit(t, a, true, "example")
+	c.add(12 * time.Hour)
+	if _, err := a.Leaf("a.example"); err != nil {
+		t.Fatal(err)
+	}
+	for _, by := range []time.Duration{0, -30 * time.Minute, -8 * time.Hour} {
+		c.add(by)
+		leaf, err := a.Leaf("a.example")
+		if err != nil || leaf.Leaf.NotBefore.After(c.Now()) {
+			t.Errorf("set by %s: %v, valid from %s on", by, err, leaf.Leaf.NotBefore.Sub(c.Now()))
+		}
+	}
+}
+
 // TestLeafMintedOnce has many callers want a new host's leaf at once.
 func TestLeafMintedOnce(t *testing.T) {
 	t.Parallel()
