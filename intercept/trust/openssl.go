@@ -53,28 +53,20 @@ func coverOpenSSL(ns *os.File, pid int, name string, covers []laid) (covered str
 			_ = unix.Close(fd)
 		}
 	}()
+	bundle := ""
 	err = within(ns, func() (err error) {
-		bundle := System()
+		bundle = System()
 		fd, err = unix.Openat2(unix.AT_FDCWD, opensslDir, &unix.OpenHow{
 			Flags: unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS,
 		})
 		if err != nil || bundle == "" {
 			return fs.ErrNotExist
 		}
-		if err := errors.Join(unix.Fstat(fd, &st), unix.Fstatfs(fd, &on)); err != nil {
-			return err
-		}
-		var there unix.Stat_t
-		if err := unix.Fstatat(fd, certPEM, &there, unix.AT_SYMLINK_NOFOLLOW); !errors.Is(err, unix.ENOENT) {
-			return errOther // it has one, which leads to a bundle or is one
-		}
-		left := maxEntries
-		if entries, err = readEntries(fd, maxDepth, &left); err != nil {
-			return err
-		}
-		entries = append(entries, entry{name: certPEM, link: bundle, mode: unix.S_IFLNK})
 		return nil
 	})
+	if err == nil {
+		entries, err = lacking(fd, &st, &on)
+	}
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, errOther) {
 		return "", nil
 	}
@@ -94,6 +86,7 @@ func coverOpenSSL(ns *os.File, pid int, name string, covers []laid) (covered str
 		return "", fmt.Errorf("copy %s: %w", opensslDir, err)
 	}
 	defer func() { _ = unix.Close(root) }()
+	entries = append(entries, entry{name: certPEM, link: bundle, mode: unix.S_IFLNK})
 	if err := writeEntries(root, entry{mode: st.Mode, uid: int(st.Uid), gid: int(st.Gid), within: entries}); err != nil {
 		return "", fmt.Errorf("copy %s: %w", opensslDir, err)
 	}
@@ -110,6 +103,20 @@ func coverOpenSSL(ns *os.File, pid int, name string, covers []laid) (covered str
 		return "", fmt.Errorf("mount over %s: %w", opensslDir, err)
 	}
 	return opensslDir, nil
+}
+
+// lacking reads a directory that has no cert.pem. It is outside of the namespace that the directory is in: a container's /proc, if
+// it has one, knows nothing of our descriptors. The error matches errOther if it has one, which leads to a bundle or is one.
+func lacking(fd int, st *unix.Stat_t, on *unix.Statfs_t) ([]entry, error) {
+	if err := errors.Join(unix.Fstat(fd, st), unix.Fstatfs(fd, on)); err != nil {
+		return nil, err
+	}
+	var there unix.Stat_t
+	if err := unix.Fstatat(fd, certPEM, &there, unix.AT_SYMLINK_NOFOLLOW); !errors.Is(err, unix.ENOENT) {
+		return nil, errOther
+	}
+	left := maxEntries
+	return readEntries(fd, maxDepth, &left)
 }
 
 // readEntries reads a directory, of which left tells how many entries it may still have. The error matches errOther.

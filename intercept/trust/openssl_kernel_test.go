@@ -21,9 +21,11 @@ func TestCoverOfAnOpenSSLWithoutAFile(t *testing.T) {
 		t.Fatalf("%v: scripts/deps.sh installs it", err)
 	}
 	first, second := newSite(t, "one.example"), newSite(t, "two.example")
-	for name, remount := range map[string]string{"writable": "true", "read-only": "mount -o remount,bind,ro " + opensslDir} {
+	for name, more := range map[string]string{
+		"writable": "true", "read-only": "mount -o remount,bind,ro " + opensslDir, "with a proc that does not know us": "mount -t tmpfs tmpfs /proc",
+	} {
 		t.Run(name, func(t *testing.T) {
-			pid := running(t, 0, nil, "sh", "-c", `cp -a "$1/." "$2" && rm "$2/cert.pem" && mount --bind "$2" "$1" && `+remount+`; echo; read end`,
+			pid := running(t, 0, nil, "sh", "-c", `cp -a "$1/." "$2" && rm "$2/cert.pem" && mount --bind "$2" "$1" && `+more+`; echo; read end`,
 				"sh", opensslDir, t.TempDir())
 			asks := func(s site) error {
 				cmd := exec.Command("nsenter", "--mount", "--target", itoa(pid), python, "-c", inPython, s.url)
