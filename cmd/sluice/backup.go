@@ -108,13 +108,13 @@ func (c *cli) backup(ctx context.Context, stateDir, file string) (made backedUp,
 	if err != nil {
 		return backedUp{}, err
 	}
-	var packing atomic.Bool // into a file that is not in place yet
+	var packing atomic.Pointer[os.File] // that is not in place yet
 	var left error
 	defer func() { err = errors.Join(err, left) }()
 	defer unlessEnded(func() {
 		left = removeAll(staged)
-		if packing.Load() {
-			left = errors.Join(left, os.Remove(file+".new"))
+		if out := packing.Load(); out != nil {
+			left = errors.Join(left, os.Remove(out.Name()))
 		}
 	})()
 	if err := stageState(ctx, stateDir, staged); err != nil {
@@ -127,18 +127,19 @@ func (c *cli) backup(ctx context.Context, stateDir, file string) (made backedUp,
 	if file == "-" {
 		return made, pack(staged, c.stdout)
 	}
-	out, err := os.OpenFile(file+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	// The directory may be another one's, who must not have made the file, nor a link in its place.
+	out, err := os.CreateTemp(filepath.Dir(file), filepath.Base(file)+".new-") // 0600
 	if err != nil {
 		return backedUp{}, err
 	}
-	packing.Store(true)
-	if err := errors.Join(out.Chmod(0o600), pack(staged, out), out.Sync(), out.Close()); err != nil {
+	packing.Store(out)
+	if err := errors.Join(pack(staged, out), out.Sync(), out.Close()); err != nil {
 		return backedUp{}, err
 	}
 	if err := os.Rename(out.Name(), file); err != nil {
 		return backedUp{}, err
 	}
-	packing.Store(false)
+	packing.Store(nil)
 	return made, nil
 }
 

@@ -78,6 +78,30 @@ func TestBackupAndRestore(t *testing.T) {
 	}
 }
 
+// Whose directory a backup goes to may be an agent, which gets nothing of it, and has nothing overwritten by it.
+func TestBackupBesideWhatOthersPut(t *testing.T) {
+	t.Parallel()
+	dir, to := stateWith(t, "c2stY2FuYXJ5"), t.TempDir()
+	file, foreign := filepath.Join(to, "backup"), filepath.Join(t.TempDir(), "foreign")
+	if err := os.WriteFile(foreign, []byte("foreign"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{file, file + ".new"} {
+		if err := os.Symlink(foreign, name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if out, errs, status := offline(t, "", "backup", file, "--state-dir", dir); status != 0 {
+		t.Fatalf("status %d: %s%s", status, out, errs)
+	}
+	if info, err := os.Lstat(file); err != nil || info.Mode() != 0o600 {
+		t.Errorf("the backup is no file of root's: %v", err)
+	}
+	if text, err := os.ReadFile(foreign); err != nil || string(text) != "foreign" {
+		t.Errorf("overwritten: %.20q, %v", text, err)
+	}
+}
+
 func entries(t *testing.T, dir string) (names []string) {
 	t.Helper()
 	all, err := os.ReadDir(dir)
