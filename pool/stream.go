@@ -2,6 +2,7 @@ package pool
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"net/http"
 	"strings"
@@ -178,7 +179,7 @@ func RefusedInMessage(message []byte) (a Answer, refused bool) {
 	}
 	a.Status, a.Body, refused = refusedBy(root)
 	if !refused && text(root, "type") == "error" {
-		if a.Status, refused = refusals()[text(root, "status")]; refused {
+		if a.Status, refused = refusals()[cmp.Or(text(root, "status"), text(root, "status_code"))]; refused {
 			a.Body = message
 		}
 	}
@@ -193,8 +194,10 @@ func RefusedInMessage(message []byte) (a Answer, refused bool) {
 // refusedBy finds a refusal in an event or a message.
 func refusedBy(root object) (status int, body []byte, refused bool) {
 	said := child(root, "error")
-	if said == nil {
-		said = child(child(root, "response"), "error")
+	if response := child(root, "response"); said == nil {
+		if said = child(response, "error"); said == nil {
+			said = child(child(response, "status_details"), "error") // Realtime's response.done
+		}
 	}
 	if said == nil && text(root, "type") == "error" {
 		said = root

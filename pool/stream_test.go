@@ -152,15 +152,19 @@ func TestRefusedInMessage(t *testing.T) {
 		outcome Outcome // OutcomeOther: no refusal
 		wait    time.Duration
 	}{
-		"by its type":        {`{"type":"error","status":429,"error":{"type":"usage_limit_reached","resets_in_seconds":5400}}`, OutcomeRateLimited, 90 * time.Minute},
-		"by its headers":     {`{"type":"error","status":429,"error":{"type":"usage_limit_reached"},"headers":{"retry-after":"33","x-a":7,"x-b":null}}`, OutcomeRateLimited, 33 * time.Second},
-		"by its status":      {`{"type":"error","status":429,"error":{"message":"Please try again in 20s."}}`, OutcomeRateLimited, 20 * time.Second},
-		"a bad key":          {`{"type":"error","status":401,"error":{"message":"m"}}`, OutcomeAuthFailed, 0},
-		"a failed response":  {`{"type":"response.failed","response":{"error":{"code":"rate_limit_exceeded","message":"try again in 11s"}}}`, OutcomeRateLimited, 11 * time.Second},
-		"overloaded":         {`{"type":"error","status":503,"error":{"type":"server_error"}}`, OutcomeOther, 0},
-		"no error":           {`{"type":"response.created","status":429,"response":{"error":null}}`, OutcomeOther, 0},
-		"what a model wrote": {`{"type":"response.output_text.delta","delta":"{\"error\":{\"code\":429}}"}`, OutcomeOther, 0},
-		"no JSON":            {`"error" 429`, OutcomeOther, 0},
+		"by its type":         {`{"type":"error","status":429,"error":{"type":"usage_limit_reached","resets_in_seconds":5400}}`, OutcomeRateLimited, 90 * time.Minute},
+		"by its headers":      {`{"type":"error","status":429,"error":{"type":"usage_limit_reached"},"headers":{"retry-after":"33","x-a":7,"x-b":null}}`, OutcomeRateLimited, 33 * time.Second},
+		"by its status":       {`{"type":"error","status":429,"error":{"message":"Please try again in 20s."}}`, OutcomeRateLimited, 20 * time.Second},
+		"by its status code":  {`{"type":"error","status_code":429,"error":{"message":"Please try again in 21s."}}`, OutcomeRateLimited, 21 * time.Second},
+		"a realtime response": {`{"type":"response.done","response":{"status":"failed","status_details":{"type":"failed","error":{"type":"tokens","code":"rate_limit_exceeded","message":"Rate limit reached. Please try again in 12s."}}}}`, OutcomeRateLimited, 12 * time.Second},
+		"realtime, no credit": {`{"type":"response.done","response":{"status":"failed","status_details":{"type":"failed","error":{"type":"insufficient_quota","code":"insufficient_quota"}}}}`, OutcomeBilling, 0},
+		"realtime, a failure": {`{"type":"response.done","response":{"status":"failed","status_details":{"type":"failed","error":{"type":"server_error","code":null}}}}`, OutcomeOther, 0},
+		"a bad key":           {`{"type":"error","status":401,"error":{"message":"m"}}`, OutcomeAuthFailed, 0},
+		"a failed response":   {`{"type":"response.failed","response":{"error":{"code":"rate_limit_exceeded","message":"try again in 11s"}}}`, OutcomeRateLimited, 11 * time.Second},
+		"overloaded":          {`{"type":"error","status":503,"error":{"type":"server_error"}}`, OutcomeOther, 0},
+		"no error":            {`{"type":"response.created","status":429,"response":{"error":null}}`, OutcomeOther, 0},
+		"what a model wrote":  {`{"type":"response.output_text.delta","delta":"{\"error\":{\"code\":429}}"}`, OutcomeOther, 0},
+		"no JSON":             {`"error" 429`, OutcomeOther, 0},
 	} {
 		a, refused := RefusedInMessage([]byte(c.message))
 		if refused != (c.outcome != OutcomeOther) {
