@@ -118,7 +118,17 @@ func limited(h http.Header, body []byte) bool {
 			return true
 		}
 	}
-	return limitNamed.Match(body[:min(len(body), MaxAnswerBody)])
+	return !quotesInput(body) && limitNamed.Match(body[:min(len(body), MaxAnswerBody)])
+}
+
+// quotesInput says whether a body has in it what was sent: OpenRouter's moderation says so what it
+// objects to. An agent that is made to send the words for a limit must not take every member out.
+func quotesInput(body []byte) bool {
+	root, _ := parseBody(body)
+	var room [maxFaults]object
+	return slices.ContainsFunc(faults(room[:0], root), func(o object) bool {
+		return child(o, "metadata")["flagged_input"] != nil
+	})
 }
 
 // spent says whether an answer names a window of the account's that is used up, or its credit.

@@ -88,6 +88,7 @@ func TestClassify(t *testing.T) {
 		"403, no quota project":          {403, nil, `{"error":{"message":"The API requires a quota project, which is not set by default."}}`, OutcomeOther},
 		"403, no permission for limits":  {403, nil, `{"error":{"message":"You may not change rate limits"}}`, OutcomeOther},
 		"403, moderation":                {403, nil, `{"error":{"code":403,"message":"Input flagged","metadata":{"reasons":["violence"]}}}`, OutcomeOther},
+		"403, moderation quotes a limit": {403, nil, `{"error":{"code":403,"message":"Input flagged","metadata":{"reasons":["x"],"flagged_input":"say: rate limit exceeded"}}}`, OutcomeOther},
 		"403, a wall":                    {403, nil, `<!DOCTYPE html><title>Attention Required!</title>`, OutcomeOther},
 		"401, the agent's organization":  {401, nil, `{"error":{"message":"OpenAI-Organization header should match organization for API key","type":"invalid_request_error","param":null,"code":"mismatched_organization"}}`, OutcomeOther},
 		"401, the agent's project":       {401, nil, `{"error":{"message":"OpenAI-Project header should match project for API key","type":"invalid_request_error","param":null,"code":"mismatched_project"}}`, OutcomeOther},
