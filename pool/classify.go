@@ -55,7 +55,7 @@ func NeedsBody(status int) bool {
 // says "quota is not enough", and DashScope that the free tier "has been exhausted".
 var limitNamed = regexp.MustCompile(`(?i)(?:limits?|quotas?)[ _-]?(?:(?:is|are|was|were|has been|have been) )?(?:exceeded|reached|exhausted|used up|not enough)` +
 	`|insufficient[ _-]?(?:user[ _-]?)?(?:quota|credits?|balance|funds)|(?:secondary[ _-]?rate|spending)[ _-]?limit` +
-	`|(?:reached|exceeded|hit) (?:(?:the|an?|your|its|[a-z]+'s) [^.]{0,40}?)?(?:limits?|quotas?)\b` +
+	`|(?:reached|exceeded|hit)[ _](?:(?:the|an?|your|its|[a-z]+'s) [^.]{0,40}?|(?:[a-z]+[ _]){0,2}?)(?:limits?|quotas?)(?:\b|_)` +
 	`|too many requests|(?:any|no|out of) (?:[a-z]+ ){0,2}(?:quota|credits)\b|(?:balance|credits?) (?:is|are) (?:insufficient|not enough|too low)` +
 	`|free tier [^.]{0,40}?exhausted`)
 

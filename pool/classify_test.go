@@ -76,6 +76,8 @@ func TestClassify(t *testing.T) {
 		"403, the limit":                 {403, nil, `{"message":"You have exceeded the rate limit."}`, OutcomeRateLimited},
 		"403, limits":                    {403, nil, `{"message":"Rate limits exceeded"}`, OutcomeRateLimited},
 		"403, a quota by no article":     {403, nil, `{"message":"Exceeded quota for today"}`, OutcomeRateLimited},
+		"403, a quota of the account's":  {403, nil, `{"error":{"message":"Your account x is not active, organization <x> exceeded current quota, please check your plan and billing details","type":"exceeded_current_quota_error"}}`, OutcomeRateLimited},
+		"403, a quota in a type alone":   {403, nil, `{"error":{"type":"exceeded_current_quota_error"}}`, OutcomeRateLimited},
 		"403, a quota that is out":       {403, nil, `{"statusCode":403,"message":"Out of call volume quota. Quota will be replenished in 00:20:20."}`, OutcomeRateLimited},
 		"403, a quota that is too small": {403, nil, `{"error":{"message":"token quota is not enough","code":"pre_consume_token_quota_failed"}}`, OutcomeRateLimited},
 		"403, too many requests":         {403, nil, `{"message":"Too many requests"}`, OutcomeRateLimited},
