@@ -3,6 +3,7 @@ package pool
 import (
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 	_ "time/tzdata" // a Gemini day ends at midnight in Los Angeles, also on a host without zone files
@@ -129,9 +130,9 @@ func (c *collector) fields(h http.Header) {
 	c.anthropic(h)
 	c.codex(h)
 	for _, w := range quotaWindows(h) {
-		for _, reset := range w.resets {
+		for i, reset := range w.resets {
 			switch {
-			case w.spent():
+			case w.over(i):
 				c.reset(hintSoft, w.resetName, reset)
 			case !c.remains:
 				c.reset(hintAmbiguous, w.resetName, reset)
@@ -142,24 +143,15 @@ func (c *collector) fields(h http.Header) {
 
 // explicit reads the fields that say how long to wait.
 func (c *collector) explicit(h http.Header) {
-	for _, line := range fieldLines(h, "retry-after") {
-		// A date has a comma in it, so the whole line is tried as one first.
-		if t, ok := parseDate(line); ok {
-			if wait := t.Sub(c.ref); wait > 0 {
-				c.add(hintFirm, wait, "retry-after", line)
-			}
-			continue
-		}
-		for part := range strings.SplitSeq(line, ",") {
-			if wait, ok := parseRetryAfter(part, c.ref); ok {
-				c.add(hintFirm, wait, "retry-after", part)
-			}
+	for _, v := range values(fieldLines(h, "retry-after")) {
+		if wait, ok := parseRetryAfter(v, c.ref); ok {
+			c.add(hintFirm, wait, "retry-after", v)
 		}
 	}
 	for _, name := range [...]string{"retry-after-ms", "x-ms-retry-after-ms"} {
-		for _, line := range fieldLines(h, name) {
-			if wait, ok := parseWait(line, time.Millisecond); ok {
-				c.add(hintFirm, wait, name, line)
+		for _, v := range values(fieldLines(h, name)) {
+			if wait, ok := parseWait(v, time.Millisecond); ok {
+				c.add(hintFirm, wait, name, v)
 			}
 		}
 	}
@@ -167,16 +159,16 @@ func (c *collector) explicit(h http.Header) {
 		if !isLimitsRetryAfter(name) {
 			continue
 		}
-		for _, line := range lines {
-			if wait, ok := parseRetryAfter(line, c.ref); ok {
-				c.add(hintFirm, wait, strings.ToLower(name), line)
+		for _, v := range values(lines) {
+			if wait, ok := parseRetryAfter(v, c.ref); ok {
+				c.add(hintFirm, wait, strings.ToLower(name), v)
 			}
 		}
 	}
 	if !somethingLeft(h) {
-		for _, line := range fieldLines(h, "x-ratelimit-reset-after") {
-			if wait, ok := parseWait(line, time.Second); ok {
-				c.add(hintFirm, wait, "x-ratelimit-reset-after", line)
+		for _, v := range values(fieldLines(h, "x-ratelimit-reset-after")) {
+			if wait, ok := parseWait(v, time.Second); ok {
+				c.add(hintFirm, wait, "x-ratelimit-reset-after", v)
 			}
 		}
 	}
@@ -201,7 +193,7 @@ func isLimitsRetryAfter(name string) bool {
 // is back when its five hours are over.
 func (c *collector) anthropic(h http.Header) {
 	for _, window := range rejectedWindows(h) {
-		for _, reset := range fieldLines(h, window+"reset") {
+		for _, reset := range values(fieldLines(h, window+"reset")) {
 			c.reset(hintFirm, window+"reset", reset)
 		}
 	}
@@ -227,8 +219,8 @@ func rejectedWindows(h http.Header) (all []string) {
 }
 
 func rejected(lines []string) bool {
-	for _, l := range lines {
-		if strings.EqualFold(strings.TrimSpace(l), "rejected") {
+	for _, v := range values(lines) {
+		if strings.EqualFold(strings.TrimSpace(v), "rejected") {
 			return true
 		}
 	}
@@ -239,15 +231,15 @@ func rejected(lines []string) bool {
 func (c *collector) codex(h http.Header) {
 	for _, window := range spentWindows(h) {
 		found := false
-		for _, line := range fieldLines(h, window+"-reset-after-seconds") {
-			if wait, ok := parseWait(line, time.Second); ok && wait > 0 {
-				c.add(hintFirm, wait, window+" 100 %,", line+" s")
+		for _, v := range values(fieldLines(h, window+"-reset-after-seconds")) {
+			if wait, ok := parseWait(v, time.Second); ok && wait > 0 {
+				c.add(hintFirm, wait, window+" 100 %,", strings.TrimSpace(v)+" s")
 				found = true
 			}
 		}
-		for _, line := range fieldLines(h, window+"-reset-at") {
+		for _, v := range values(fieldLines(h, window+"-reset-at")) {
 			if !found {
-				c.reset(hintFirm, window+" 100 %, reset-at", line)
+				c.reset(hintFirm, window+" 100 %, reset-at", v)
 			}
 		}
 	}
@@ -263,8 +255,8 @@ func spentWindows(h http.Header) (all []string) {
 			continue
 		}
 		spent := false
-		for _, l := range lines {
-			used, ok := parseNumber(l)
+		for _, v := range values(lines) {
+			used, ok := parseNumber(v)
 			spent = spent || ok && used >= 100
 		}
 		if spent {
@@ -280,6 +272,23 @@ func fieldLines(h http.Header, lower string) []string {
 	for name, lines := range h {
 		if strings.EqualFold(name, lower) {
 			all = append(all, lines...)
+		}
+	}
+	return all
+}
+
+// values are what lines say. Lines that somebody on the way has joined by commas are taken
+// apart again, and a date, which has one of its own, is not.
+func values(lines []string) []string {
+	if !slices.ContainsFunc(lines, func(l string) bool { return strings.Contains(l, ",") }) {
+		return lines
+	}
+	var all []string
+	for _, line := range lines {
+		if _, ok := parseDate(line); ok {
+			all = append(all, line)
+		} else {
+			all = append(all, strings.Split(line, ",")...)
 		}
 	}
 	return all

@@ -184,6 +184,7 @@ var dateLayouts = []string{
 	"2006-01-02T15:04:05Z0700", "2006-01-02 15:04:05Z0700", "2006-01-02 15:04:05 -07:00",
 	"2006-01-02 15:04:05 -0700 MST", "2006-01-02 15:04:05 -0700", "2006-01-02 15:04:05 UTC", "2006-01-02 15:04:05 GMT",
 	"Mon, 2 Jan 2006 15:04:05 -0700", "Mon, 2 Jan 2006 15:04:05 GMT", // RFC 5322, as Python's email.utils writes it
+	"2 Jan 2006 15:04:05 -0700", "2 Jan 2006 15:04:05 GMT", // the same, of which the day's name is optional, or one of two on a line
 	"Mon Jan 2 2006 15:04:05 GMT-0700", // a JavaScript Date
 }
 

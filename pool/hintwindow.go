@@ -17,6 +17,15 @@ type quotaWindow struct {
 // spent says whether nothing is left.
 func (w quotaWindow) spent() bool { return slices.Contains(w.remaining, 0) }
 
+// over says whether nothing is left until the i-th of the resets: fields that came several times,
+// as from behind a gateway that has limits of its own, are pairs in their order.
+func (w quotaWindow) over(i int) bool {
+	if len(w.remaining) == len(w.resets) {
+		return w.remaining[i] == 0
+	}
+	return w.spent()
+}
+
 // quotaWindows pairs the fields whose names have ratelimit or rate-limit in them
 // by what is left of the name without remaining and reset, and adds those of the
 // IETF's RateLimit field. The unified windows have rules of their own.
@@ -39,15 +48,15 @@ func quotaWindows(h http.Header) []quotaWindow {
 		key, word := windowName(name)
 		switch word {
 		case "remaining":
-			for _, l := range lines {
-				if n, ok := parseNumber(l); ok {
+			for _, v := range values(lines) {
+				if n, ok := parseNumber(v); ok {
 					w := at(key)
 					w.remaining = append(w.remaining, n)
 				}
 			}
 		case "reset":
 			w := at(key)
-			w.resets = append(w.resets, lines...)
+			w.resets = append(w.resets, values(lines)...)
 			w.resetName = name
 		}
 	}
@@ -61,8 +70,8 @@ func anyRemaining(h http.Header) bool {
 
 // somethingLeft says whether the window that x-ratelimit-reset-after belongs to is not spent.
 func somethingLeft(h http.Header) bool {
-	for _, line := range fieldLines(h, "x-ratelimit-remaining") {
-		if n, ok := parseNumber(line); ok && n > 0 {
+	for _, v := range values(fieldLines(h, "x-ratelimit-remaining")) {
+		if n, ok := parseNumber(v); ok && n > 0 {
 			return true
 		}
 	}
