@@ -225,10 +225,12 @@ func echoedFields(all []object) http.Header {
 }
 
 var (
-	proseWait = regexp.MustCompile(`(?i)\b(?:try again|retry(?:_?(?:after|delay|in))?|resets?|wait|available|renews?|refresh(?:es)?)\b[^.\d]{0,40}?` +
+	proseWait = regexp.MustCompile(`(?i)\b(?:try again|retry(?:_?(?:after|delay|in))?|resets?|wait|available|renews?|refresh(?:es)?)\b([^.\d]{0,40}?)` +
 		`((?:\d+(?:\.\d+)?\s*(?:` + proseUnits + `)[\s,]*(?:and\s+)?)+)(?:[^a-zA-Z]|$)`)
-	proseTerm = regexp.MustCompile(`(?i)(\d+(?:\.\d+)?)\s*(` + proseUnits + `)`)
-	proseTime = regexp.MustCompile(`(?i)\b(?:resets?|try again|retry|available|access|until)\b[^.\d]{0,40}?` +
+	// proseNoWait stands right before a number that is no wait: how often it is, or that it has passed.
+	proseNoWait = regexp.MustCompile(`(?i)\b(?:every|each|per)\s*$|(?:^|\s)-$`)
+	proseTerm   = regexp.MustCompile(`(?i)(\d+(?:\.\d+)?)\s*(` + proseUnits + `)`)
+	proseTime   = regexp.MustCompile(`(?i)\b(?:resets?|try again|retry|available|access|until)\b[^.\d]{0,40}?` +
 		`(\d{4}-\d\d-\d\d(?:T| (?:at )?)\d\d:\d\d(?::\d\d(?:\.\d+)?)?\s?(?:Z|UTC|[+-]\d\d:?\d\d(?:\s[A-Z]{3,4})?)?)`)
 	prosePipe = regexp.MustCompile(`(?i)limit reached\|(\d{10,13})\b`)
 )
@@ -251,9 +253,12 @@ func (c *collector) prose(message string) {
 			c.add(hintText, t.Sub(c.ref), "message", m[1])
 		}
 	}
-	if m := proseWait.FindStringSubmatch(message); m != nil {
+	for _, m := range proseWait.FindAllStringSubmatch(message, maxFaults) {
+		if proseNoWait.MatchString(m[1]) {
+			continue
+		}
 		var sum time.Duration
-		for _, term := range proseTerm.FindAllStringSubmatch(m[1], -1) {
+		for _, term := range proseTerm.FindAllStringSubmatch(m[2], -1) {
 			n, err := strconv.ParseFloat(term[1], 64)
 			if err != nil {
 				continue
@@ -261,8 +266,9 @@ func (c *collector) prose(message string) {
 			sum = min(farWait, sum+times(n, proseUnit(term[2])))
 		}
 		if sum > 0 {
-			c.add(hintText, sum, "message", m[1])
+			c.add(hintText, sum, "message", m[2])
 		}
+		return
 	}
 }
 
