@@ -158,7 +158,7 @@ func (c *collector) google(e object) {
 		kind = kind[strings.LastIndexByte(kind, '.')+1:]
 		switch kind {
 		case "RetryInfo":
-			if wait, ok := protoDuration(detail["retryDelay"]); ok {
+			if wait, ok := protoDuration(detail, "retryDelay"); ok {
 				c.add(hintFirm, wait, "retryDelay", text(detail, "retryDelay"))
 			}
 		case "ErrorInfo":
@@ -185,13 +185,12 @@ func (c *collector) errorInfo(metadata object) {
 	c.dailyQuota(text(metadata, "quota_limit"))
 }
 
-// protoDuration reads a google.protobuf.Duration: "38s", or {seconds, nanos} from
-// stacks that do not know its JSON form.
-func protoDuration(v any) (time.Duration, bool) {
-	o, ok := v.(map[string]any)
-	if !ok {
-		s, _ := v.(string)
-		return parseWait(s, time.Second)
+// protoDuration reads a google.protobuf.Duration: "38s", or a number, or {seconds, nanos},
+// from stacks that do not know its JSON form.
+func protoDuration(detail object, key string) (time.Duration, bool) {
+	o := child(detail, key)
+	if o == nil {
+		return parseWait(text(detail, key), time.Second)
 	}
 	seconds, hasSeconds := parseNumber(text(o, "seconds"))
 	nanos, hasNanos := parseNumber(text(o, "nanos"))
@@ -231,7 +230,7 @@ var (
 	proseNoWait = regexp.MustCompile(`(?i)\b(?:every|each|per)\s*$|(?:^|\s)-$`)
 	proseTerm   = regexp.MustCompile(`(?i)(\d+(?:\.\d+)?)\s*(` + proseUnits + `)`)
 	proseTime   = regexp.MustCompile(`(?i)\b(?:resets?|try again|retry|available|access|until)\b[^.\d]{0,40}?` +
-		`(\d{4}-\d\d-\d\d(?:T| (?:at )?)\d\d:\d\d(?::\d\d(?:\.\d+)?)?\s?(?:Z|UTC|[+-]\d\d:?\d\d(?:\s[A-Z]{3,4})?)?)`)
+		`(\d{4}-\d\d-\d\d(?:T| (?:at )?)\d\d:\d\d(?::\d\d(?:\.\d+)?)?\s?(?:Z|UTC|[+-]\d\d:?\d\d)?)`)
 	prosePipe = regexp.MustCompile(`(?i)limit reached\|(\d{10,13})\b`)
 )
 

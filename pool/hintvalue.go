@@ -182,7 +182,7 @@ func sumUnits(s string, units []durationUnit) (time.Duration, bool) {
 var dateLayouts = []string{
 	time.RFC3339Nano, "2006-01-02T15:04Z07:00", "2006-01-02 15:04:05Z07:00", "2006-01-02 15:04Z07:00",
 	"2006-01-02T15:04:05Z0700", "2006-01-02 15:04:05Z0700", "2006-01-02 15:04:05 -07:00",
-	"2006-01-02 15:04:05 -0700 MST", "2006-01-02 15:04:05 -0700", "2006-01-02 15:04:05 UTC", "2006-01-02 15:04:05 GMT",
+	"2006-01-02 15:04:05 -0700 MST", "2006-01-02 15:04:05 -0700", "2006-01-02 15:04:05 GMT",
 	"Mon, 2 Jan 2006 15:04:05 -0700", "Mon, 2 Jan 2006 15:04:05 GMT", // RFC 5322, as Python's email.utils writes it
 	"2 Jan 2006 15:04:05 -0700", "2 Jan 2006 15:04:05 GMT", // the same, of which the day's name is optional, or one of two on a line
 	"Mon Jan 2 2006 15:04:05 GMT-0700", // a JavaScript Date
@@ -193,6 +193,9 @@ func parseDate(s string) (time.Time, bool) {
 	s, _, _ = strings.Cut(strings.Trim(s, " \t\r\n"), " (") // a zone's name, behind its offset
 	if len(s) < len("2006-01-02T15:04Z") || len(s) > 64 {
 		return time.Time{}, false
+	}
+	if utc, ok := strings.CutSuffix(s, " UTC"); ok {
+		s = utc + " GMT" // Go's RFC 1123 says UTC
 	}
 	if t, err := http.ParseTime(s); err == nil {
 		zone, _ := t.Zone() // RFC 850's form is read with any, RFC 9110 section 5.6.7 has GMT alone
