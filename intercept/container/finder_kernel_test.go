@@ -8,10 +8,15 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
+	"os"
+	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/sluice-proxy/sluice/scripts/containerbox"
 )
@@ -309,6 +314,73 @@ func TestStartsAreHeld(t *testing.T) {
 	if got := c.Output(); got != "it runs\nit runs\n" {
 		t.Errorf("it said %q", got)
 	}
+}
+
+// TestOnlyShimsAreBelieved: anybody may execute a runtime, in a directory that looks as a shim's does. It must neither tell of a
+// process as if it were a container's, nor keep others from being started.
+func TestOnlyShimsAreBelieved(t *testing.T) {
+	b := containerbox.New(t, containerbox.Options{})
+	runtime, err := exec.LookPath("runc")
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := New(Options{Containerd: b.Socket, Docker: filepath.Join(t.TempDir(), "d.sock"), Runtimes: DefaultRuntimes()})
+	defer f.Close()
+	c := b.Create("agent", containerbox.ContainerOptions{Args: []string{"true"}})
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	events := f.Watch(ctx)
+	next(t, events, "the list", func(e Event) bool { return e.Change == Listed })
+
+	const user = 23456
+	base, err := os.MkdirTemp("", "somebody")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(base) })
+	folder := filepath.Join(base, taskFolder, b.Namespace)
+	for _, dir := range []string{"agent", "pipe"} {
+		if err := os.MkdirAll(filepath.Join(folder, dir), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := errors.Join(os.Chmod(base, 0o755), os.Chown(folder, user, user),
+		os.WriteFile(filepath.Join(folder, "agent", pidFile), []byte(strconv.Itoa(os.Getpid())), 0o644),
+		unix.Mkfifo(filepath.Join(folder, "pipe", pidFile), 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	limit, end := context.WithTimeout(t.Context(), 20*time.Second)
+	defer end()
+	cmd := exec.CommandContext(limit, "setpriv", "--reuid", strconv.Itoa(user), "--regid", strconv.Itoa(user), "--clear-groups", runtime, "--version")
+	cmd.Dir = filepath.Join(folder, "agent")
+	ran := make(chan error, 1)
+	go func() { ran <- cmd.Run() }()
+	for over := false; !over; {
+		select {
+		case e := <-events:
+			if e.Handled != nil {
+				t.Errorf("told of process %d as container %s", e.Container.PID, e.Container.ID)
+				e.Handled()
+			}
+		case err := <-ran:
+			if over = true; err != nil {
+				t.Errorf("the runtime: %v", err)
+			}
+		}
+	}
+	if t.Failed() {
+		return // what executes a runtime may be waiting for ever
+	}
+	go c.Start()
+	e := next(t, events, "one that is a container", func(e Event) bool { return e.Handled != nil })
+	if e.Container.ID != "agent" || e.Container.PID == os.Getpid() {
+		t.Errorf("%+v", e)
+	}
+	e.Handled()
+	cancel()
+	for range events { // it ends
+	}
+	c.Wait()
 }
 
 func TestWatchWithoutARuntimeToHold(t *testing.T) {

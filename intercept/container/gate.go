@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -46,6 +47,7 @@ const (
 type gate struct {
 	file     *os.File
 	runtimes []string
+	owner    uint32                   // whose shims and folders count: root's
 	seen     map[string]unix.Timespec // when a container's pidFile was written, by its path
 }
 
@@ -166,7 +168,8 @@ type newcomer struct {
 
 // newcomers are the containers that a shim has just made, if it is a shim that executes a
 // runtime. The arguments cannot be seen yet, but its working directory can; a shim may have
-// all of a pod's containers, so that the namespace's others are looked at too.
+// all of a pod's containers, so that the namespace's others are looked at too. Anybody may execute a
+// runtime, in a directory of his own making: only what nobody but root has made counts.
 func (g *gate) newcomers(shim int, now time.Time) []newcomer {
 	at, err := os.Readlink("/proc/" + strconv.Itoa(shim) + "/cwd")
 	if err != nil {
@@ -176,10 +179,19 @@ func (g *gate) newcomers(shim int, now time.Time) []newcomer {
 	if filepath.Base(filepath.Dir(folder)) != taskFolder {
 		return nil // somebody else's: podman, say, or a person
 	}
-	entries, err := os.ReadDir(folder)
+	if user, err := userOf(shim); err != nil || user != g.owner {
+		return nil
+	}
+	dir, err := g.open(folder)
 	if err != nil {
 		return nil
 	}
+	defer dir.Close()
+	entries, err := dir.ReadDir(-1)
+	if err != nil {
+		return nil
+	}
+	slices.SortFunc(entries, func(a, b os.DirEntry) int { return strings.Compare(a.Name(), b.Name()) })
 	var found []newcomer
 	for path, written := range g.seen {
 		if time.Unix(written.Unix()).Before(now.Add(-young)) {
@@ -188,20 +200,67 @@ func (g *gate) newcomers(shim int, now time.Time) []newcomer {
 	}
 	for _, entry := range entries {
 		path := filepath.Join(folder, entry.Name(), pidFile)
-		var st unix.Stat_t
-		if unix.Stat(path, &st) != nil || time.Unix(st.Mtim.Unix()).Before(now.Add(-young)) || g.seen[path] == st.Mtim {
+		pid, written, err := readPID(dir, filepath.Join(entry.Name(), pidFile))
+		if err != nil || time.Unix(written.Unix()).Before(now.Add(-young)) || g.seen[path] == written {
 			continue
 		}
-		text, err := os.ReadFile(path)
-		if err != nil {
-			continue
-		}
-		pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
-		if err != nil || pid < 1 {
-			continue
-		}
-		g.seen[path] = st.Mtim
+		g.seen[path] = written
 		found = append(found, newcomer{namespace: filepath.Base(folder), id: entry.Name(), pid: pid})
 	}
 	return found
+}
+
+// open opens a folder that nobody else can write to.
+func (g *gate) open(folder string) (*os.File, error) {
+	fd, err := unix.Open(folder, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, os.NewSyscallError("open", err)
+	}
+	dir := os.NewFile(uintptr(fd), folder)
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil || st.Uid != g.owner || st.Mode&0o022 != 0 {
+		_ = dir.Close()
+		return nil, errors.Join(errors.New("somebody else's folder"), err)
+	}
+	return dir, nil
+}
+
+// readPID reads what a runtime wrote into a folder, and when.
+func readPID(dir *os.File, name string) (pid int, written unix.Timespec, err error) {
+	fd, err := unix.Openat(int(dir.Fd()), name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return 0, written, err
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	var text [16]byte
+	n := 0
+	if err = unix.Fstat(fd, &st); err == nil {
+		n, err = unix.Read(fd, text[:])
+	}
+	if err != nil {
+		return 0, written, err
+	}
+	pid, err = strconv.Atoi(strings.TrimSpace(string(text[:n])))
+	if err == nil && pid < 1 {
+		err = fmt.Errorf("process %d", pid)
+	}
+	return pid, st.Mtim, err
+}
+
+// userOf is the user that a process acts as, as the host counts (proc_pid_status(5)).
+func userOf(pid int) (uint32, error) {
+	text, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/status")
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(text)) {
+		if rest, ok := strings.CutPrefix(line, "Uid:"); ok {
+			if fields := strings.Fields(rest); len(fields) > 1 {
+				id, err := strconv.ParseUint(fields[1], 10, 32)
+				return uint32(id), err
+			}
+		}
+	}
+	return 0, fmt.Errorf("process %d does not say whose it is", pid)
 }

@@ -2,9 +2,11 @@ package container
 
 import (
 	"encoding/binary"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"testing"
 	"time"
@@ -86,7 +88,7 @@ func TestNewcomers(t *testing.T) {
 		return cmd.Process.Pid
 	}
 	shim, person := in(filepath.Join(folder, "sandbox")), in(t.TempDir())
-	g := &gate{seen: make(map[string]unix.Timespec)}
+	g := &gate{owner: uint32(os.Geteuid()), seen: make(map[string]unix.Timespec)}
 	if got := g.newcomers(person, time.Now()); len(got) != 0 {
 		t.Errorf("of somebody who is no shim: %+v", got)
 	}
@@ -106,5 +108,24 @@ func TestNewcomers(t *testing.T) {
 	}
 	if got := g.newcomers(1<<30, time.Now()); len(got) != 0 {
 		t.Errorf("of a process that is gone: %+v", strconv.Itoa(len(got)))
+	}
+
+	// What somebody else could have written names no container, and is not waited for.
+	write("app", "15", 0)
+	if err := errors.Join(unix.Mkfifo(filepath.Join(folder, "unmade", pidFile), 0o644), os.Chmod(folder, 0o777)); err != nil {
+		t.Fatal(err)
+	}
+	if got := g.newcomers(shim, time.Now()); len(got) != 0 {
+		t.Errorf("of a folder that others can write to: %+v", got)
+	}
+	if err := os.Chmod(folder, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	others := &gate{owner: g.owner + 1, seen: make(map[string]unix.Timespec)}
+	if got := others.newcomers(shim, time.Now()); len(got) != 0 {
+		t.Errorf("of another user: %+v", got)
+	}
+	if got := g.newcomers(shim, time.Now()); !slices.Contains(got, newcomer{"k8s.io", "app", 15}) || slices.ContainsFunc(got, func(c newcomer) bool { return c.id == "unmade" }) {
+		t.Errorf("with a pipe beside it: %+v", got)
 	}
 }
