@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"bytes"
 	"fmt"
 	"net/http"
 	"regexp"
@@ -45,8 +46,11 @@ type Verdict struct {
 
 // NeedsBody says whether an answer with this status is judged by its body too.
 func NeedsBody(status int) bool {
-	return status == http.StatusTooManyRequests || status == http.StatusForbidden || status == http.StatusPaymentRequired ||
-		status == http.StatusUnauthorized
+	switch status {
+	case http.StatusBadRequest, http.StatusUnauthorized, http.StatusPaymentRequired, http.StatusForbidden, http.StatusTooManyRequests:
+		return true
+	}
+	return false
 }
 
 // limitNamed finds in a 403's body that a limit or a quota is used up, or what was paid
@@ -78,23 +82,89 @@ func Classify(a Answer, now time.Time) Verdict {
 	case a.Status == http.StatusPaymentRequired:
 		v.Outcome = OutcomeBilling
 		return v
-	case a.Status != http.StatusTooManyRequests && a.Status != http.StatusForbidden:
+	case a.Status != http.StatusTooManyRequests && a.Status != http.StatusForbidden && a.Status != http.StatusBadRequest:
 		return v
 	}
 	if !a.At.IsZero() {
 		now = a.At
 	}
-	v.Outcome = OutcomeRateLimited
-	switch {
-	case hasCode(a.Body, "insufficient_quota"):
-		v.Outcome = OutcomeBilling
-		return v
-	case a.Status == http.StatusForbidden && !limited(a.Header, a.Body):
-		v.Outcome = OutcomeOther
-		return v
+	if v.Outcome = outcomeOf(a); v.Outcome == OutcomeRateLimited {
+		v.Hint = ParseHint(a.Status, a.Header, a.Body, now)
 	}
-	v.Hint = ParseHint(a.Status, a.Header, a.Body, now)
 	return v
+}
+
+// outcomeOf judges an answer whose status does not tell: 429, 403 or 400.
+func outcomeOf(a Answer) Outcome {
+	about := said(a.Body)
+	switch {
+	case a.Status == http.StatusBadRequest:
+		return about.account
+	case hasCode(a.Body, "insufficient_quota"):
+		return OutcomeBilling
+	case a.Status == http.StatusTooManyRequests && about.request && len(rejectedWindows(a.Header)) == 0:
+		return OutcomeOther
+	case a.Status == http.StatusTooManyRequests, limited(a.Header, a.Body):
+		return OutcomeRateLimited
+	}
+	return about.account
+}
+
+// NotAccepted says whether an answer is that to a credential which the API does not take, or no longer.
+func NotAccepted(a Answer) bool {
+	switch a.Status {
+	case http.StatusUnauthorized:
+		return true
+	case http.StatusBadRequest, http.StatusForbidden:
+		return said(a.Body).account == OutcomeAuthFailed
+	}
+	return false
+}
+
+// saying is what an error is about, in spite of the status that it comes with.
+type saying struct {
+	begins  []byte  // its message, or a reason in its details; what a request holds is never repeated there
+	account Outcome // of the account, not of the request
+	request bool    // of the request, not of the account
+}
+
+// sayings are Anthropic's, OpenAI's and Google's. Anthropic answers 400 where an account has no credit, and 429 where a plan does not
+// have the context that a model is asked for with, whatever is left of it.
+var sayings = []saying{
+	{begins: []byte("Your credit balance is too low"), account: OutcomeBilling},
+	{begins: []byte("Billing hard limit has been reached"), account: OutcomeBilling},
+	{begins: []byte("You have reached your specified API usage limits"), account: OutcomeRateLimited},
+	{begins: []byte("This organization has been disabled"), account: OutcomeAuthFailed},
+	{begins: []byte("OAuth token has been revoked"), account: OutcomeAuthFailed},
+	{begins: []byte("OAuth authentication is currently not allowed"), account: OutcomeAuthFailed},
+	{begins: []byte("API_KEY_INVALID"), account: OutcomeAuthFailed},
+	{begins: []byte("Your API key was reported as leaked"), account: OutcomeAuthFailed},
+	{begins: []byte("Your project has been denied access"), account: OutcomeAuthFailed},
+	{begins: []byte("Extra usage is required for long context"), request: true},
+	{begins: []byte("Usage credits are required for long context"), request: true},
+}
+
+// said finds what an error is about; the zero value if it says nothing known.
+func said(body []byte) saying {
+	if !slices.ContainsFunc(sayings, func(s saying) bool { return bytes.Contains(body, s.begins) }) { // nearly always: nothing is parsed
+		return saying{}
+	}
+	root, _ := parseBody(body)
+	var room [maxFaults]object
+	for _, o := range faults(room[:0], root) {
+		all := []string{text(o, "message")}
+		details, _ := o["details"].([]any)
+		for _, d := range details {
+			detail, _ := d.(map[string]any)
+			all = append(all, text(detail, "reason")) // google.rpc.ErrorInfo
+		}
+		for _, s := range sayings {
+			if slices.ContainsFunc(all, func(words string) bool { return strings.HasPrefix(words, string(s.begins)) }) {
+				return s
+			}
+		}
+	}
+	return saying{}
 }
 
 // limited says whether a 403 is about a limit: GitHub and others use it so. To say how long

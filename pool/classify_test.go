@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"fmt"
 	"net/http"
 	"testing"
 	"time"
@@ -109,6 +110,21 @@ func TestClassify(t *testing.T) {
 		"402":                            {402, nil, `{"error":{"message":"Insufficient Balance"}}`, OutcomeBilling},
 		"401":                            {401, nil, "", OutcomeAuthFailed},
 		"400, the context is too long":   {400, nil, `{"error":{"code":"context_length_exceeded"}}`, OutcomeOther},
+		"400, anthropic's credit":        {400, nil, anthropicError("invalid_request_error", "Your credit balance is too low to access the Anthropic API. Please go to Plans & Billing to upgrade or purchase credits."), OutcomeBilling},
+		"400, anthropic's own limit":     {400, nil, anthropicError("invalid_request_error", "You have reached your specified API usage limits. You will regain access on 2026-12-01 at 00:00 UTC."), OutcomeRateLimited},
+		"400, anthropic's organization":  {400, nil, anthropicError("invalid_request_error", "This organization has been disabled."), OutcomeAuthFailed},
+		"400, openai's hard limit":       {400, nil, `{"error":{"code":"billing_hard_limit_reached","message":"Billing hard limit has been reached.","param":null,"type":"invalid_request_error"}}`, OutcomeBilling},
+		"400, what was asked about it":   {400, nil, anthropicError("invalid_request_error", `messages.0: unexpected "Your credit balance is too low"`), OutcomeOther},
+		"400, google's key":              {400, nil, `{"error":{"code":400,"message":"API key not valid. Please pass a valid API key.","status":"INVALID_ARGUMENT","details":[{"@type":"type.googleapis.com/google.rpc.ErrorInfo","reason":"API_KEY_INVALID","domain":"googleapis.com"}]}}`, OutcomeAuthFailed},
+		"400, google's key in a list":    {400, nil, `[{"error":{"code":400,"message":"API key expired. Please renew the API key.","details":[{"reason":"API_KEY_INVALID"}]}}]`, OutcomeAuthFailed},
+		"403, a token that is revoked":   {403, nil, anthropicError("permission_error", "OAuth token has been revoked. Please obtain a new token."), OutcomeAuthFailed},
+		"403, no accounts":               {403, nil, anthropicError("permission_error", "OAuth authentication is currently not allowed for this organization."), OutcomeAuthFailed},
+		"403, a key that is known":       {403, nil, `{"error":{"code":403,"message":"Your API key was reported as leaked. Please use another API key.","status":"PERMISSION_DENIED"}}`, OutcomeAuthFailed},
+		"403, a project":                 {403, nil, `{"error":{"code":403,"message":"Your project has been denied access. Please contact support.","status":"PERMISSION_DENIED"}}`, OutcomeAuthFailed},
+		"403, from here":                 {403, nil, `{"error":{"type":"forbidden","message":"Request not allowed"}}`, OutcomeOther},
+		"429, a context that is not had": {429, nil, anthropicError("rate_limit_error", "Extra usage is required for long context requests."), OutcomeOther},
+		"429, the same in other words":   {429, nil, anthropicError("rate_limit_error", "Usage credits are required for long context requests."), OutcomeOther},
+		"429, a context and the window":  {429, http.Header{"Anthropic-Ratelimit-Unified-5h-Status": {"rejected"}}, anthropicError("rate_limit_error", "Extra usage is required for long context requests."), OutcomeRateLimited},
 		"413, more than the limit holds": {413, http.Header{"Retry-After": {"9"}}, `{"error":{"code":"rate_limit_exceeded"}}`, OutcomeOther},
 		"503":                            {503, http.Header{"Retry-After": {"9"}}, `{"error":{"code":"rate_limit_exceeded"}}`, OutcomeOther},
 		"529":                            {529, http.Header{"Retry-After": {"9"}}, `{"error":{"type":"overloaded_error"}}`, OutcomeOther},
@@ -117,5 +133,19 @@ func TestClassify(t *testing.T) {
 		if v.Outcome != c.want {
 			t.Errorf("%s: %s, want %s", name, v.Outcome, c.want)
 		}
+	}
+}
+
+func anthropicError(kind, message string) string {
+	return fmt.Sprintf(`{"type":"error","error":{"type":%q,"message":%q},"request_id":"req_1"}`, kind, message)
+}
+
+// TestRegainedAccess: the end of a limit that Anthropic's customer has set is in its message alone.
+func TestRegainedAccess(t *testing.T) {
+	t.Parallel()
+	body := anthropicError("invalid_request_error", "You have reached your specified API usage limits. You will regain access on 2026-12-01 at 00:00 UTC.")
+	now := time.Date(2026, 11, 30, 22, 0, 0, 0, time.UTC)
+	if v := Classify(Answer{Status: 400, Body: []byte(body)}, now); v.Hint.Wait != 2*time.Hour {
+		t.Errorf("%s: %s", v.Hint.Wait, v.Hint)
 	}
 }

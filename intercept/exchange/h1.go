@@ -363,7 +363,7 @@ func (cl *client) judge(up *upstreamConn, a *attempts) (verdict, *pool.Exhausted
 			answer.Status, answer.Body, answer.Header = status, said, h.header()
 		}
 	}
-	refreshed := a.refresh(cl.ctx, h.status)
+	refreshed := a.refresh(cl.ctx, answer)
 	if !refreshed && !a.observe(cl.ctx, answer) {
 		return verdictPass, nil
 	}

@@ -325,7 +325,7 @@ func (s *stream) judge(resp *http.Response, a *attempts) (verdict, *pool.Exhaust
 			answer.Status, answer.Body, answer.Header = status, said, resp.Header
 		}
 	}
-	if a.refresh(s.r.Context(), resp.StatusCode) {
+	if a.refresh(s.r.Context(), answer) {
 		return a.afterRefresh(s.body.replayable()), nil
 	}
 	if !a.observe(s.r.Context(), answer) {

@@ -86,7 +86,7 @@ func (cl *client) refusals(a *attempts) *messages {
 			return false
 		}
 		answer.At = time.Now()
-		if !a.refresh(cl.ctx, answer.Status) && !a.observe(cl.ctx, answer) {
+		if !a.refresh(cl.ctx, answer) && !a.observe(cl.ctx, answer) {
 			return false
 		}
 		if !calls {

@@ -71,11 +71,19 @@ func (a *attempts) lookUp(ctx context.Context) (pool.Lease, error) {
 	return a.x.opts.Pools.Acquire(ctx, a.route, a.tried)
 }
 
-// refresh gives the request's member another access token after a 401, or a key that has
-// replaced the one that was sent, and says whether it has one: then that answer says
-// nothing of the member.
-func (a *attempts) refresh(ctx context.Context, status int) bool {
-	if status != http.StatusUnauthorized || a.fresh || a.bare {
+// lookUpAside is for what was turned down without evidence against anybody: there is nothing to wait for, and a
+// rotation is not undone for it.
+func (a *attempts) lookUpAside(ctx context.Context) (pool.Lease, error) {
+	route := a.route
+	defer func() { a.route = route }()
+	a.route.Aside = true
+	return a.lookUp(ctx)
+}
+
+// refresh gives the request's member another access token where the one that was sent is not accepted,
+// or a key that has replaced it, and says whether it has one: then that answer says nothing of the member.
+func (a *attempts) refresh(ctx context.Context, answer pool.Answer) bool {
+	if a.fresh || a.bare || !pool.NotAccepted(answer) {
 		return false
 	}
 	a.fresh = true
@@ -110,7 +118,7 @@ func (a *attempts) observe(ctx context.Context, answer pool.Answer) (refused boo
 		a.x.opts.Log.Error("answer not recorded", "pool", a.lease.Pool, "member", a.lease.Member, "err", err)
 	}
 	a.judged = outcome.Refused()
-	return a.judged || answer.Aside && (answer.Status == http.StatusUnauthorized || answer.Status == http.StatusTooManyRequests)
+	return a.judged || answer.Status == http.StatusTooManyRequests || answer.Aside && answer.Status == http.StatusUnauthorized
 }
 
 // passRefusal lets the client see that its member was refused.
@@ -128,7 +136,7 @@ func (a *attempts) next(ctx context.Context) (verdict, *pool.ExhaustedError) {
 	a.tried = append(a.tried, a.lease.Member)
 	acquire := a.acquire
 	if !a.judged {
-		acquire = a.lookUp // there is nothing to wait for
+		acquire = a.lookUpAside
 	}
 	lease, err := acquire(ctx)
 	if exhausted, ok := errors.AsType[*pool.ExhaustedError](err); ok && a.judged {
