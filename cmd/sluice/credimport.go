@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -110,7 +109,7 @@ func (c *cli) importAll(ctx context.Context, found imported) error {
 	if err != nil {
 		return err
 	}
-	interrupted, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	interrupted, stop := untilEnded(ctx, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
 	defer context.AfterFunc(interrupted, stop)() // a second one ends it at once
 	made := make([]api.Credential, 0, len(found.specs))

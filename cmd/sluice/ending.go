@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"os"
 	"os/signal"
 	"sync"
@@ -44,6 +45,14 @@ func unlessEnded(undo func()) (ended func()) {
 		default:
 		}
 	}
+}
+
+// untilEnded is ctx until one of the signals comes, of those that are not ignored.
+func untilEnded(ctx context.Context, signals ...os.Signal) (context.Context, context.CancelFunc) {
+	if signals = heard(signals); len(signals) == 0 { // for none it would be all
+		return context.WithCancel(ctx)
+	}
+	return signal.NotifyContext(ctx, signals...)
 }
 
 // endBy ends the process by a signal: whoever has started it, such as a shell's loop, goes by that.

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -212,5 +213,37 @@ func TestImportThatIsEnded(t *testing.T) {
 	}
 	if made < 2 || made == len(keys) {
 		t.Errorf("stored before it ended: %d", made)
+	}
+}
+
+// TestImportUnderNohup: what is deaf to a signal is not ended by it.
+func TestImportUnderNohup(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "auth.json")
+	if err := os.WriteFile(file, []byte(`{"credential_pool":{"x":[{"label":"a","access_token":"sk-a"},{"label":"b","access_token":"sk-b"}]}}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	started := make(chan *os.Process, 1)
+	var hungUp sync.Once
+	d := newDouble(t, func(w http.ResponseWriter, _ *http.Request) {
+		hungUp.Do(func() {
+			if err := (<-started).Signal(syscall.SIGHUP); err != nil {
+				t.Error(err)
+			}
+			time.Sleep(100 * time.Millisecond) // one that heard it would know by then
+		})
+		w.WriteHeader(http.StatusCreated)
+		fmt.Fprint(w, `{"name": "made"}`)
+	})
+	cmd := command(t, []string{"SLUICE_SOCKET=" + d.socket}, "cred", "import", "hermes", file)
+	cmd.Args = slices.Insert(cmd.Args, 2, "--ignore-signal=HUP") // behind env's --default-signal
+	var said bytes.Buffer
+	cmd.Stderr = &said
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	started <- cmd.Process
+	if err := cmd.Wait(); err != nil || d.all() != "POST /api/credentials, POST /api/credentials" {
+		t.Errorf("%v: %s(asked %s)", err, &said, d.all())
 	}
 }

@@ -3,7 +3,6 @@ package main
 import (
 	"encoding/json"
 	"fmt"
-	"os/signal"
 	"strings"
 	"syscall"
 
@@ -30,7 +29,7 @@ on with each further one until Ctrl-C, and across restarts of the daemon; -o jso
 				return err
 			}
 			if follow {
-				ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
+				ctx, stop := untilEnded(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
 				defer stop()
 				return c.follow(ctx, client, n)
 			}

@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"net"
-	"os/signal"
 	"strconv"
 	"strings"
 	"syscall"
@@ -179,7 +178,7 @@ is, and one for each change. It outlives a restart of the daemon, and ends when 
 				return err
 			}
 			if watch {
-				ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
+				ctx, stop := untilEnded(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
 				defer stop()
 				return c.watchPool(ctx, client, args[0])
 			}
