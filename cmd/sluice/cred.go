@@ -87,14 +87,19 @@ the daemon starts, every quarter of an hour, and when it is refused; meanwhile, 
 				Name: args[0], Type: &kind, ExtraHeaders: headers,
 				TokenUrl: optional(flags.tokenURL), ClientId: optional(flags.clientID),
 			}
-			if spec.Source = optional(flags.from); spec.Source == nil {
-				if spec.Secret, spec.Oauth, err = c.secret(kind); err != nil {
-					return err
-				}
-			}
 			client, err := c.client()
 			if err != nil {
 				return err
+			}
+			if spec.Source = optional(flags.from); spec.Source == nil {
+				if terminal(c.stdin) { // nobody is to type in vain
+					if _, err := client.Credentials(cmd.Context()); err != nil {
+						return err
+					}
+				}
+				if spec.Secret, spec.Oauth, err = c.secret(kind); err != nil {
+					return err
+				}
 			}
 			made, err := client.AddCredential(cmd.Context(), spec)
 			if err != nil {

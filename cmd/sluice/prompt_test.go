@@ -1,6 +1,8 @@
 package main
 
 import (
+	"fmt"
+	"net/http"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -10,15 +12,33 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// sentToDaemon is what the daemon of these tests says when it has been sent a secret.
+const sentToDaemon = "it has been taken"
+
 // asked starts a command on a terminal whose other end stays open, so that it can be looked at when the command has
-// ended, and waits until it asks.
+// ended, and waits until it asks. There is a daemon, which takes secrets and does not store them.
 func asked(t *testing.T, args ...string) (*screen, int) {
+	t.Helper()
+	d := newDouble(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodPost {
+			w.WriteHeader(http.StatusConflict)
+			fmt.Fprintf(w, `{"error": {"code": "conflict", "message": %q}}`, sentToDaemon)
+			return
+		}
+		fmt.Fprint(w, "[]")
+	})
+	s, tty := onTerminal(t, d.socket, args...)
+	s.until(0, "(not shown): ")
+	return s, tty
+}
+
+func onTerminal(t *testing.T, socket string, args ...string) (*screen, int) {
 	t.Helper()
 	file, tty, err := pty.Open()
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := command(t, []string{"SLUICE_SOCKET=" + filepath.Join(t.TempDir(), "s")}, args...)
+	cmd := command(t, []string{"SLUICE_SOCKET=" + socket}, args...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = tty, tty, tty
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
 	if err := cmd.Start(); err != nil {
@@ -26,7 +46,6 @@ func asked(t *testing.T, args ...string) (*screen, int) {
 	}
 	s := watchScreen(t, cmd, file)
 	t.Cleanup(func() { _ = tty.Close() })
-	s.until(0, "(not shown): ")
 	return s, int(tty.Fd())
 }
 
@@ -85,23 +104,20 @@ func TestPromptThatIsEnded(t *testing.T) {
 
 func TestPrompt(t *testing.T) {
 	t.Parallel()
-	const (
-		noDaemon = "no daemon answers" // so what was typed has been taken
-		account  = `{"access_token": "canary-a", "refresh_token": "canary-r", "expires_at": "2030-01-02T03:04:05Z"}`
-	)
+	const account = `{"access_token": "canary-a", "refresh_token": "canary-r", "expires_at": "2030-01-02T03:04:05Z"}`
 	oauth := []string{"--type", "oauth"}
 	for name, tc := range map[string]struct {
 		args        []string
 		typed, says string
 	}{
-		"a key":                          {nil, "canary-key\n", noDaemon},
-		"two keys":                       {nil, "canary-key\ncanary-other\n", noDaemon},
+		"a key":                          {nil, "canary-key\n", sentToDaemon},
+		"two keys":                       {nil, "canary-key\ncanary-other\n", sentToDaemon},
 		"nothing":                        {nil, "\n", "is empty"},
 		"an end":                         {nil, "\x04", "is empty"},
 		"a line that is cut off":         {nil, strings.Repeat("canary-", 700) + "\n", "pipe it in"},
-		"an account":                     {oauth, account + "\n", noDaemon},
-		"an account in lines":            {oauth, strings.ReplaceAll(account, " ", "\n\n  ") + "\n", noDaemon},
-		"an account and a command":       {oauth, account + "\necho canary\n", noDaemon},
+		"an account":                     {oauth, account + "\n", sentToDaemon},
+		"an account in lines":            {oauth, strings.ReplaceAll(account, " ", "\n\n  ") + "\n", sentToDaemon},
+		"an account and a command":       {oauth, account + "\necho canary\n", sentToDaemon},
 		"an account that has no end":     {oauth, account[:len(account)-1] + "\n\x04", "not a JSON object"},
 		"an account with a long line":    {oauth, strings.Replace(account, "canary-a", strings.Repeat("canary-", 700), 1) + "\n", "pipe it in"},
 		"no account":                     {oauth, "canary-key\n", "not a JSON object"},
@@ -121,5 +137,21 @@ func TestPrompt(t *testing.T) {
 			}
 			usable(t, tty)
 		})
+	}
+}
+
+// Who would type a secret in vain is not asked for it.
+func TestNoPromptWithoutADaemon(t *testing.T) {
+	t.Parallel()
+	for _, args := range [][]string{{"cred", "add", "work"}, {"cred", "add", "work", "--type", "oauth"}, {"cred", "update", "work"}} {
+		s, tty := onTerminal(t, filepath.Join(t.TempDir(), "s"), args...)
+		if end := s.ending(); end.ExitStatus() != exitFailed {
+			t.Errorf("%v: %v", args, end)
+		}
+		s.until(0, "no daemon answers")
+		if text := s.shown(); strings.Contains(text, "not shown") {
+			t.Errorf("%v asks: %q", args, text)
+		}
+		usable(t, tty)
 	}
 }
