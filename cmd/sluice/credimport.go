@@ -139,10 +139,16 @@ func (c *cli) importAll(ctx context.Context, found imported) error {
 // undoImport says what was undone, or what is left.
 func undoImport(ctx context.Context, client *api.Client, made []api.Credential) string {
 	var left []string
+	var away *api.UnreachableError // is not waited for again and again
 	for _, credential := range made {
-		if err := client.RemoveCredential(ctx, credential.Name); err != nil {
-			left = append(left, credential.Name)
+		if away == nil {
+			if err := client.RemoveCredential(ctx, credential.Name); err == nil {
+				continue
+			} else if !errors.As(err, &away) {
+				away = nil
+			}
 		}
+		left = append(left, credential.Name)
 	}
 	if len(left) > 0 {
 		return "these were stored before it and cannot be removed again, 'sluice cred remove' does it: " + strings.Join(left, ", ")

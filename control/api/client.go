@@ -34,19 +34,46 @@ type UnreachableError struct {
 	// Remote says that it is an address over TCP: whether a daemon runs there cannot
 	// be told from here.
 	Remote bool
-	Err    error
+	// Pending says that it was asked for a change, and may make that when it goes on.
+	Pending bool
+	Err     error // context.DeadlineExceeded: it was not waited for any longer
 }
 
 // Error names the socket and the cause, and where it can be, the way out.
 func (e *UnreachableError) Error() string {
+	pending := ""
+	if e.Pending {
+		pending = ", and may yet do what it was asked"
+	}
+	var uncertified *tls.CertificateVerificationError
 	switch {
 	case e.NotRunning():
 		return fmt.Sprintf("no daemon answers on %s: start one with 'sudo sluice serve' or 'sudo systemctl start sluice'", e.Socket)
 	case errors.Is(e.Err, fs.ErrPermission) && !e.Remote:
 		return fmt.Sprintf("no permission to use %s: use sudo, or join the group sluice", e.Socket)
+	case errors.Is(e.Err, context.DeadlineExceeded) && e.Remote:
+		return fmt.Sprintf("the daemon on %s does not answer: it was stopped, hangs, or cannot be reached from here%s: see that this is its address, and look at its log", e.Socket, pending)
+	case errors.Is(e.Err, context.DeadlineExceeded), errors.Is(e.Err, syscall.EAGAIN): // nor does it take connections any more
+		return fmt.Sprintf("the daemon on %s does not answer: it was stopped, or hangs%s: look at its log, and restart it", e.Socket, pending)
+	case errors.Is(e.Err, io.EOF), errors.Is(e.Err, io.ErrUnexpectedEOF), errors.Is(e.Err, syscall.ECONNRESET), errors.Is(e.Err, syscall.EPIPE):
+		return fmt.Sprintf("the daemon on %s broke off before it had answered: it was stopped, or restarted: look at its log", e.Socket)
+	case errors.As(e.Err, &uncertified):
+		return fmt.Sprintf("what answers on %s may be another: %s: SLUICE_CA_FILE names a file with the certificate that signed it", e.Socket, uncertified.Err)
 	}
-	return fmt.Sprintf("the daemon on %s does not answer: %s", e.Socket, e.Err)
+	return fmt.Sprintf("the daemon on %s does not answer: %s", e.Socket, innermost(e.Err))
 }
+
+// innermost is an error without what Go has put before it, such as "dial unix PATH: connect".
+func innermost(err error) error {
+	var number syscall.Errno
+	if errors.As(err, &number) {
+		return number
+	}
+	return err
+}
+
+// Unwrap is for [errors.Is].
+func (e *UnreachableError) Unwrap() error { return e.Err }
 
 // NotRunning says that there is no daemon, rather than one that cannot be asked.
 func (e *UnreachableError) NotRunning() bool {
@@ -58,15 +85,11 @@ func (e *UnreachableError) NotRunning() bool {
 func Dial(socket string) (*Client, error) {
 	transport := &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			conn, err := new(net.Dialer).DialContext(ctx, "unix", socket)
-			if err != nil {
-				return nil, &UnreachableError{Socket: socket, Err: err}
-			}
-			return conn, nil
+			return new(net.Dialer).DialContext(ctx, "unix", socket)
 		},
 		MaxIdleConns: 1, IdleConnTimeout: 10 * time.Second,
 	}
-	c := &Client{http: &http.Client{Transport: transport}}
+	c := &Client{http: &http.Client{Transport: &attended{transport, UnreachableError{Socket: socket}, silence}}}
 	raw, err := NewClient("http://sluice", WithHTTPClient(c.http))
 	if err != nil {
 		return nil, err
@@ -89,17 +112,10 @@ func DialURL(address, token string, roots *x509.CertPool) (*Client, error) {
 	}
 	transport := &http.Transport{
 		TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
-		DialContext: func(ctx context.Context, network, target string) (net.Conn, error) {
-			conn, err := new(net.Dialer).DialContext(ctx, network, target)
-			if err != nil {
-				return nil, &UnreachableError{Socket: address, Remote: true, Err: err}
-			}
-			return conn, nil
-		},
-		MaxIdleConns: 1, IdleConnTimeout: 10 * time.Second,
+		MaxIdleConns:    1, IdleConnTimeout: 10 * time.Second,
 	}
 	c := &Client{http: &http.Client{
-		Transport:     transport,
+		Transport:     &attended{transport, UnreachableError{Socket: address, Remote: true}, silence},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}
 	c.raw, err = NewClient(u.Scheme+"://"+u.Host, WithHTTPClient(c.http), WithRequestEditorFn(
@@ -143,9 +159,9 @@ func received(r *http.Response, err error) ([]byte, error) {
 
 // reached takes off what net/http puts around an error.
 func reached(err error) error {
-	var unreachable *UnreachableError
-	if errors.As(err, &unreachable) {
-		return unreachable
+	var around *url.Error
+	if errors.As(err, &around) {
+		return around.Err
 	}
 	return err
 }
