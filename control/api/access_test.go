@@ -2,6 +2,7 @@ package api
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -275,6 +276,43 @@ func TestSlowBody(t *testing.T) {
 		answer.Body.Close()
 		if took := time.Since(began); answer.StatusCode != 400 || took != bodyTime {
 			t.Errorf("%d after %s", answer.StatusCode, took)
+		}
+	})
+}
+
+// What takes its time to be answered, an agent's reset say, is answered all the same; who takes no answer has some time for it.
+func TestSlowAnswer(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		wrote := make(chan error, 1)
+		s, err := New(Options{Operations: control.New(control.Options{}), Metrics: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			time.Sleep(time.Hour)
+			_, err := w.Write(bytes.Repeat([]byte("x"), 1<<20))
+			wrote <- err
+		})})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ours, theirs := net.Pipe()
+		defer theirs.Close()
+		server := &http.Server{Handler: s}
+		defer server.Close()
+		go func() { _ = server.Serve(&oneConn{conn: ours, closed: make(chan struct{})}) }()
+		began, from := time.Now(), bufio.NewReader(theirs)
+		for range 2 { // on one connection
+			go fmt.Fprintf(theirs, "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+			answer, err := http.ReadResponse(from, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if body, err := io.ReadAll(answer.Body); err != nil || len(body) != 1<<20 {
+				t.Errorf("%d bytes, %v", len(body), err)
+			}
+			<-wrote
+		}
+		go fmt.Fprintf(theirs, "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+		if err := <-wrote; err == nil || time.Since(began) != 3*time.Hour+writeTime {
+			t.Errorf("%v after %s", err, time.Since(began))
 		}
 	})
 }

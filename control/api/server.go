@@ -107,15 +107,14 @@ func (s *Server) serve(ctx context.Context, l net.Listener, handler http.Handler
 }
 
 // validated holds a routed request against the document before it is handled. A
-// client has bodyTime to send the body, however few bytes it sends at a time, and
-// writeTime to take the answer.
+// client has bodyTime to send the body, however few bytes it sends at a time.
 func (s *Server) validated(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		// The clock is the connection's: deadlines need the real one. A recorder, which has
 		// no connection, has no deadlines either.
 		connection := http.NewResponseController(w)
 		_ = connection.SetReadDeadline(time.Now().Add(bodyTime))
-		_ = connection.SetWriteDeadline(time.Now().Add(bodyTime + writeTime))
+		_ = connection.SetWriteDeadline(time.Time{}) // of the answer before
 		if err := s.check.check(r); err != nil {
 			fail(w, r, s.log, err)
 			return
@@ -144,19 +143,27 @@ func (s *Server) whole(next http.Handler) http.Handler {
 	})
 }
 
-// begun is an answer of which it is known whether anything has gone out.
+// begun is an answer of which it is known whether anything has gone out. From then on a client has writeTime to take it:
+// what it has to wait for, an agent's reset say, may take longer.
 type begun struct {
 	http.ResponseWriter
 	yes bool
 }
 
+func (b *begun) begin() {
+	if !b.yes {
+		b.yes = true
+		_ = http.NewResponseController(b.ResponseWriter).SetWriteDeadline(time.Now().Add(writeTime))
+	}
+}
+
 func (b *begun) WriteHeader(status int) {
-	b.yes = true
+	b.begin()
 	b.ResponseWriter.WriteHeader(status)
 }
 
 func (b *begun) Write(p []byte) (int, error) {
-	b.yes = true
+	b.begin()
 	return b.ResponseWriter.Write(p)
 }
 
