@@ -81,6 +81,9 @@ func (e *ExhaustedError) Error() string {
 	if e.Tied != "" {
 		return fmt.Sprintf("member %q of pool %q, to which %s ties the request, is out", e.Soonest, e.Pool, e.Tied)
 	}
+	if e.Members == 1 {
+		return fmt.Sprintf("pool %q is exhausted: its only member is out", e.Pool)
+	}
 	return fmt.Sprintf("pool %q is exhausted: all %d members are out", e.Pool, e.Members)
 }
 

@@ -142,9 +142,13 @@ func failoverEvent(p *poolView, from, to string, c Cooldown, now time.Time, v Ve
 }
 
 func exhaustedEvent(p *poolView, first *memberView, until, now time.Time, reason string) Event {
+	detail := fmt.Sprintf("all %d members are out; %s recovers first,", len(p.members), first.name)
+	if len(p.members) == 1 {
+		detail = "its only member is out; " + first.name + " is back"
+	}
 	return Event{
 		Kind: EventExhausted, Pool: p.pool.Name, Member: first.name, Until: until, Members: len(p.members), Reason: reason,
-		Detail: fmt.Sprintf("all %d members are out; %s recovers first, in %s", len(p.members), first.name, until.Sub(now).Round(time.Second)),
+		Detail: fmt.Sprintf("%s in %s", detail, until.Sub(now).Round(time.Second)),
 	}
 }
 

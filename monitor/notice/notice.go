@@ -23,7 +23,7 @@ func Of(e pool.Event) (Notice, bool) {
 	case pool.EventFailover:
 		text = fmt.Sprintf("Pool %q failed over from %q to %q after %s%s.", e.Pool, e.Member, e.To, e.Reason, back(e))
 	case pool.EventExhausted:
-		text = fmt.Sprintf("Pool %q exhausted: all %d members are cooling down%s.", e.Pool, e.Members, first(e))
+		text = fmt.Sprintf("Pool %q exhausted: %s cooling down%s.", e.Pool, all(e), first(e))
 	case pool.EventRecovered:
 		text = fmt.Sprintf("Pool %q recovered: %q is available again%s.", e.Pool, e.Member, after(e))
 	case pool.EventAuthReset:
@@ -56,9 +56,19 @@ func back(e pool.Event) string {
 	return fmt.Sprintf("; %q is back in %s", e.Member, Span(e.Until.Sub(e.Time)))
 }
 
+func all(e pool.Event) string {
+	if e.Members == 1 {
+		return "its only member is"
+	}
+	return fmt.Sprintf("all %d members are", e.Members)
+}
+
 func first(e pool.Event) string {
-	if e.Until.IsZero() {
+	switch {
+	case e.Until.IsZero():
 		return ""
+	case e.Members == 1:
+		return fmt.Sprintf("; %q is back in %s", e.Member, Span(e.Until.Sub(e.Time)))
 	}
 	return fmt.Sprintf("; %q recovers first, in %s", e.Member, Span(e.Until.Sub(e.Time)))
 }
@@ -81,6 +91,14 @@ func after(e pool.Event) string {
 // sentence is a reason as the end of one: on one line, without its own full stop.
 func sentence(reason string) string {
 	return strings.TrimRight(strings.Join(strings.Fields(reason), " "), ".")
+}
+
+// Count is a number of things.
+func Count(n int, thing string) string {
+	if n == 1 {
+		return "1 " + thing
+	}
+	return fmt.Sprintf("%d %ss", n, thing)
 }
 
 // Span is a duration for people, rounded up: seconds below two minutes ("57s",

@@ -25,6 +25,11 @@ func TestSentences(t *testing.T) {
 			`Pool "p" exhausted: all 2 members are cooling down; "b" recovers first, in 41m.`,
 		},
 		{
+			pool.Event{Kind: pool.EventExhausted, Pool: "p", Member: "b", Members: 1, Time: at, Until: at.Add(41 * time.Minute)},
+			`Pool "p" exhausted: its only member is cooling down; "b" is back in 41m.`,
+		},
+		{pool.Event{Kind: pool.EventExhausted, Pool: "p", Member: "b", Members: 1, Time: at}, `Pool "p" exhausted: its only member is cooling down.`},
+		{
 			pool.Event{Kind: pool.EventRecovered, Pool: "p", Member: "b", Time: at, Since: at.Add(-41 * time.Minute)},
 			`Pool "p" recovered: "b" is available again after 41m.`,
 		},
