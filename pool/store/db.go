@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -162,7 +163,8 @@ func (db *DB) explain(err error) error {
 	if !damaged {
 		return err
 	}
-	return fmt.Errorf("%s: %w (%s): it was left as it is; restore it from a backup, or move it away to begin with an empty one", db.path, ErrDamaged, err)
+	why := strings.TrimPrefix(err.Error(), ErrDamaged.Error()+": ")
+	return fmt.Errorf("%s: %w (SQLite: %s): it was left as it is; restore it from a backup, or move it away to begin with an empty one", db.path, ErrDamaged, why)
 }
 
 // tx runs f in a transaction.

@@ -211,7 +211,7 @@ func TestDamagedFileIsLeftAlone(t *testing.T) {
 				t.Fatal(err)
 			}
 			_, err = Open(t.Context(), dir)
-			if !errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), path) {
+			if !errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), path) || strings.Count(err.Error(), ErrDamaged.Error()) != 1 {
 				t.Fatalf("got %v, want ErrDamaged naming %s", err, path)
 			}
 			after, err := os.ReadFile(path)
