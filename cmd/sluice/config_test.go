@@ -84,7 +84,7 @@ func TestConfigExamples(t *testing.T) {
 	} {
 		_, example, found := strings.Cut(string(installed), "#   "+header+"\n")
 		for _, key := range keysOf(raw) {
-			if !found || !regexp.MustCompile(`(?m)^#   (or: )?`+key+` = `).MatchString(paragraph(example)) {
+			if !found || !regexp.MustCompile(`(?m)^#   (# or: )?`+key+` = `).MatchString(paragraph(example)) {
 				t.Errorf("%s: no example of %s has %s", configReference, header, key)
 			}
 		}
@@ -101,6 +101,39 @@ func paragraph(text string) string {
 		kept = append(kept, line)
 	}
 	return strings.Join(kept, "")
+}
+
+// An example that is copied into the configuration is TOML.
+func TestConfigExamplesAreTOML(t *testing.T) {
+	t.Parallel()
+	installed, err := os.ReadFile(configReference)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for header, example := range examplesOf(string(installed)) {
+		var set map[string]any
+		if err := toml.Unmarshal([]byte(example), &set); err != nil {
+			t.Errorf("%s: %v", header, err)
+		}
+	}
+}
+
+// examplesOf are the examples by their headers.
+func examplesOf(installed string) map[string]string {
+	all, header := make(map[string]string), ""
+	for line := range strings.Lines(installed) {
+		line, is := strings.CutPrefix(line, "#   ")
+		switch {
+		case !is:
+			header = ""
+		case strings.HasPrefix(line, "["):
+			header = strings.TrimSpace(line)
+		}
+		if header != "" {
+			all[header] += line
+		}
+	}
+	return all
 }
 
 func keysOf(raw reflect.Type) []string {
