@@ -166,10 +166,11 @@ func TestRestoreRefuses(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, tc := range map[string]struct{ archive, says string }{
-		"nothing":          {"", "no backup of sluice"},
-		"text":             {"once upon a time", "no backup of sluice"},
-		"cut off":          {whole[:len(whole)/2], "no backup of sluice"},
-		"last bytes":       {whole[:len(whole)-4], "no backup of sluice"},
+		"nothing":          {"", "standard input is no backup of sluice: it is empty"},
+		"text":             {"once upon a time", "no backup of sluice: it is no gzipped tar archive"},
+		"cut off":          {whole[:len(whole)/2], "no backup of sluice: it is cut off"},
+		"last bytes":       {whole[:len(whole)-4], "no backup of sluice: it is cut off"},
+		"a bit":            {whole[:len(whole)-6] + string(whole[len(whole)-6]^1) + whole[len(whole)-5:], "no backup of sluice: it is damaged"},
 		"no database":      {packed(t, map[string]string{"identity": "x"}), "no database"},
 		"no SQLite":        {packed(t, map[string]string{store.FileName: strings.Repeat("x", 8192)}), "damaged"},
 		"outside":          {packed(t, map[string]string{"../outside": "x", store.FileName: ""}), "no backup of sluice"},

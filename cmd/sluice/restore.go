@@ -2,6 +2,7 @@ package main
 
 import (
 	"archive/tar"
+	"compress/flate"
 	"compress/gzip"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"syscall"
 
 	"github.com/spf13/cobra"
 )
@@ -37,8 +39,9 @@ were refreshed after the backup are out of date in it: 'sluice cred update' give
 			if err != nil {
 				return err
 			}
-			from := c.stdin
+			from, name := c.stdin, "standard input"
 			if args[0] != "-" {
+				name = args[0]
 				file, err := os.Open(args[0])
 				if err != nil {
 					return fmt.Errorf("restore: %w", err)
@@ -57,11 +60,11 @@ were refreshed after the backup are out of date in it: 'sluice cred update' give
 			defer func() { err = errors.Join(err, left) }()
 			defer unlessEnded(func() { left = removeAll(staged) })()
 			if err := unpack(from, staged); err != nil {
-				return fmt.Errorf("restore: %s is no backup of sluice: %w; %s was not touched", args[0], err, dir)
+				return fmt.Errorf("restore: %w; %s was not touched", unrestorable(name, err), dir)
 			}
 			found, err := checkState(cmd.Context(), staged)
 			if errors.Is(err, fs.ErrNotExist) {
-				return fmt.Errorf("restore: %s has no database in it: it is no backup of sluice; %s was not touched", args[0], dir)
+				return fmt.Errorf("restore: %s has no database in it: it is no backup of sluice; %s was not touched", name, dir)
 			}
 			if err != nil {
 				return fmt.Errorf("restore: %w; %s was not touched", err, dir)
@@ -92,6 +95,25 @@ func vacant(dir string) error {
 		return fmt.Errorf("%s is not empty: stop the daemon and move the directory aside first, as in 'mv %s %s.before'", dir, dir, dir)
 	}
 	return nil
+}
+
+// unrestorable says what is wrong with an archive, unless it is this host that is.
+func unrestorable(name string, err error) error {
+	var host syscall.Errno
+	var compressed flate.CorruptInputError
+	switch {
+	case errors.As(err, &host):
+		return err
+	case errors.Is(err, io.EOF):
+		err = errors.New("it is empty")
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		err = errors.New("it is cut off")
+	case errors.Is(err, gzip.ErrHeader), errors.Is(err, tar.ErrHeader):
+		err = errors.New("it is no gzipped tar archive")
+	case errors.Is(err, gzip.ErrChecksum), errors.As(err, &compressed):
+		err = errors.New("it is damaged")
+	}
+	return fmt.Errorf("%s is no backup of sluice: %w", name, err)
 }
 
 // unpack takes directories and regular files out of an archive, none of them outside dir.
