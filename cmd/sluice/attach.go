@@ -67,10 +67,10 @@ are named with the way out; 'sluice targets' and 'sluice doctor' name them later
 	cmd.Flags().StringVar(&f.container, "container", "", "container to attach, by name or id")
 	cmd.Flags().BoolVar(&f.keep, "keep-connections", false, "let connections that are there already go on past sluice until they end")
 	cmd.Flags().StringVar(&f.namespace, "namespace", "", "containerd's namespace; without it, any")
-	cmd.Flags().IntVar(&f.pid, "pid", 0, "process whose cgroup to attach")
+	cmd.Flags().IntVar(&f.pid, "pid", 0, "process whose cgroup to attach, by its `ID`")
 	cmd.Flags().StringVar(&f.selector, "selector", "", "label of the containers to attach, now and later, as KEY=VALUE")
 	cmd.Flags().StringVar(&f.unit, "unit", "", "systemd unit whose cgroup to attach; a service, without a suffix")
-	cmd.Flags().StringArrayVar(&f.pools, "pool", nil, "only this pool serves the target; may be given several times")
+	cmd.Flags().StringArrayVar(&f.pools, "pool", nil, "only the pool of this `NAME` serves the target; may be given several times")
 	c.completeFlag(cmd, "pool", c.poolNames)
 	return cmd
 }

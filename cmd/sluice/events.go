@@ -45,7 +45,7 @@ on with each further one until Ctrl-C, and across restarts of the daemon; -o jso
 		},
 	}
 	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "go on until Ctrl-C")
-	cmd.Flags().IntVarP(&n, "lines", "n", 20, "how many of the last events")
+	cmd.Flags().IntVarP(&n, "lines", "n", 20, "the last `N` events")
 	return cmd
 }
 

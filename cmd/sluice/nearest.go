@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -55,6 +56,10 @@ func flagError(cmd *cobra.Command, args []string, err error) error {
 			return noCommand(cmd, word)
 		}
 	}
+	if wrong, is := errors.AsType[*pflag.InvalidValueError](err); is {
+		flag := wrong.GetFlag()
+		return usageError{fmt.Sprintf("--%s %q: %s; see '%s --help'", flag.Name, wrong.GetValue(), valueNeeded(flag), cmd.CommandPath())}
+	}
 	message := strings.TrimPrefix(err.Error(), "pflag: ")
 	name, long := strings.CutPrefix(message, "unknown flag: --")
 	if !long { // "unknown shorthand flag: 'm' in -members": with one dash too few
@@ -66,6 +71,21 @@ func flagError(cmd *cobra.Command, args []string, err error) error {
 		return usageError{message + "; did you mean --" + near + "?"}
 	}
 	return usageError{message + fmt.Sprintf("; see '%s --help'", cmd.CommandPath())}
+}
+
+// valueNeeded says what a flag takes.
+func valueNeeded(f *pflag.Flag) string {
+	switch f.Value.Type() {
+	case "int":
+		return "a whole number is needed"
+	case "duration":
+		return "a duration is needed, such as 30s or 2m"
+	case "bool":
+		return "true or false is needed"
+	case "stringSlice":
+		return "names are needed, with commas between them"
+	}
+	return "a value of another kind is needed"
 }
 
 // firstWord is the first argument behind the names of cmd that is neither a flag nor the

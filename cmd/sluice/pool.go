@@ -80,9 +80,9 @@ within that time: for agents that take one 429 for the end.`,
 			return c.done(made, made.Name)
 		},
 	}
-	cmd.Flags().StringSliceVar(&members, "members", nil, "credentials, in order, separated by commas")
+	cmd.Flags().StringSliceVar(&members, "members", nil, "credentials in their order, as `A,B`")
 	cmd.Flags().StringVar(&provider, "provider", "", "preset: openai, anthropic, codex, gemini, openrouter or github")
-	cmd.Flags().StringArrayVar(&hosts, "host", nil, "host[:port] to bind; may be given several times; port 443 unless said")
+	cmd.Flags().StringArrayVar(&hosts, "host", nil, "`HOST[:PORT]` to bind; may be given several times; port 443 unless said")
 	cmd.Flags().StringVar(&header, "header", "", "header that carries the credential, `'Name: value with {token}'`")
 	cmd.Flags().DurationVar(&hold, "hold", 0, "how long a request may wait for a member to come back, at most 10m")
 	agent.add(cmd)

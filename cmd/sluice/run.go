@@ -49,7 +49,7 @@ The exit status is the command's, 128+N if signal N ended it, 127 if it was not 
 		},
 	}
 	cmd.Flags().SetInterspersed(false)
-	cmd.Flags().StringArrayVar(&pools, "pool", nil, "only this pool serves the command; may be given several times")
+	cmd.Flags().StringArrayVar(&pools, "pool", nil, "only the pool of this `NAME` serves the command; may be given several times")
 	cmd.Flags().StringVar(&as, "user", "", "user to run as, `USER[:GROUP]` by name or number")
 	c.completeFlag(cmd, "pool", c.poolNames)
 	return cmd
