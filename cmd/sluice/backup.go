@@ -42,6 +42,9 @@ it and has to be backed up apart. 'sluice restore' puts a backup in place.`,
 			if args[0] == "-" && terminal(c.stdout) {
 				return usageError{"sluice backup -: an archive is nothing for a terminal; name a file, or pipe it to a command"}
 			}
+			if info, err := os.Stat(args[0]); err == nil && info.IsDir() {
+				return usageError{fmt.Sprintf("sluice backup %s: it is a directory; name a file in it", args[0])}
+			}
 			dir, err := c.stateDirectory(configFile, stateDir)
 			if err != nil {
 				return err

@@ -31,6 +31,9 @@ func defaultEnv() env {
 
 // terminal says whether a stream is one that a person sits at.
 func terminal(stream any) bool {
+	if w, ok := stream.(*checked); ok {
+		stream = w.Writer
+	}
 	file, ok := stream.(*os.File)
 	return ok && term.IsTerminal(int(file.Fd()))
 }

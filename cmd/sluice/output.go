@@ -12,6 +12,7 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"strings"
 	"time"
 
@@ -37,13 +38,30 @@ var colours = []string{colourAuto, colourAlways, colourNever}
 // print writes value as JSON, or calls show for people.
 func (c *cli) print(value any, show func()) error {
 	if c.format != formatJSON {
+		to := &checked{Writer: c.stdout}
+		c.stdout = to
+		defer func() { c.stdout = to.Writer }()
 		show()
-		return nil
+		return to.err
 	}
 	encoder := json.NewEncoder(c.stdout)
 	encoder.SetEscapeHTML(false)
 	encoder.SetIndent("", "  ")
 	return encoder.Encode(value)
+}
+
+// checked remembers that something could not be written.
+type checked struct {
+	io.Writer
+	err error
+}
+
+func (w *checked) Write(p []byte) (int, error) {
+	n, err := w.Writer.Write(p)
+	if w.err == nil {
+		w.err = err
+	}
+	return n, err
 }
 
 // done says that a change was made: its name for people, the object for programs.
