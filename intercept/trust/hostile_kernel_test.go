@@ -64,6 +64,30 @@ for name in sys.argv[1:]:
 print(1, flush=True)
 sys.stdin.read()`
 
+// mapper maps the file that it is given.
+const mapper = `
+import mmap, os, sys
+m = mmap.mmap(os.open(sys.argv[1], os.O_RDONLY), 0, prot=mmap.PROT_READ)
+print(1, flush=True)
+sys.stdin.read()`
+
+// TestAnAgentEndsNothing by what it has mapped: who looks at it is the daemon of all.
+func TestAnAgentEndsNothing(t *testing.T) {
+	kerneltest.Require(t)
+	ca, dir := newSite(t, "one.example").pem, agents(t)
+	machine := filepath.Join(dir, "libjvm.so") // in no directory of a release of Java's
+	if err := os.WriteFile(machine, []byte("x"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	pid := asAgent(t, nil, "/usr/bin/python3", "-c", mapper, machine)
+	if _, err := Cover(pid, nil, nil, ca); err != nil {
+		t.Error(err)
+	}
+	if found := FindUntrusting([]int{pid}, ca); len(found) != 0 {
+		t.Errorf("%+v", found)
+	}
+}
+
 // TestAnAgentHoldsNobodyUp by what its environment names and its directories have: the others wait for the look at it to end.
 func TestAnAgentHoldsNobodyUp(t *testing.T) {
 	kerneltest.Require(t)

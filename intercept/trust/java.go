@@ -18,7 +18,9 @@ func (p process) javaHome() string {
 	for line := range strings.Lines(string(maps)) {
 		if machine := strings.TrimSpace(line); strings.HasSuffix(machine, "/libjvm.so") {
 			file := machine[strings.Index(machine, "/"):]
-			return file[:strings.LastIndex(file, "/lib/")] // lib/server, and lib/amd64/server up to Java 8
+			if lib := strings.LastIndex(file, "/lib/"); lib >= 0 { // lib/server, and lib/amd64/server up to Java 8
+				return file[:lib]
+			}
 		}
 	}
 	return ""
