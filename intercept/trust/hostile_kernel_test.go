@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/sluice-proxy/sluice/bpf/kerneltest"
 )
 
@@ -86,6 +88,30 @@ func TestAnAgentEndsNothing(t *testing.T) {
 	if found := FindUntrusting([]int{pid}, ca); len(found) != 0 {
 		t.Errorf("%+v", found)
 	}
+}
+
+// clearer writes NULs over its environment, so that it has a million variables without a name, and has as many children as it is told.
+const clearer = `
+import ctypes, os, signal, sys
+libc = ctypes.CDLL(None)
+fields = open("/proc/self/stat").read().rsplit(")", 1)[1].split()
+begin, end = int(fields[47]), int(fields[48]) # env_start, env_end
+ctypes.memset(begin, 0, end - begin)
+for i in range(int(sys.argv[1])):
+    if os.fork() == 0:
+        libc.prctl(1, signal.SIGKILL) # PR_SET_PDEATHSIG
+        signal.pause()
+print(1, flush=True)
+sys.stdin.read()`
+
+// processorTime is what this process has used.
+func processorTime(t *testing.T) time.Duration {
+	t.Helper()
+	var used unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &used); err != nil {
+		t.Fatal(err)
+	}
+	return time.Duration(used.Utime.Nano() + used.Stime.Nano())
 }
 
 // TestAnAgentHoldsNobodyUp by what its environment names and its directories have: the others wait for the look at it to end.
@@ -184,6 +210,37 @@ func TestAnAgentHoldsNobodyUp(t *testing.T) {
 		}
 		pid := asAgent(t, env, idleShell...)
 		inTime(t, "FindUntrusting", func() { FindUntrusting(slices.Repeat([]int{pid}, maxLooked), ca) })
+	})
+
+	t.Run("long environments", func(t *testing.T) {
+		var env []string
+		for i := range 9 { // a string may have 128 KiB, execve(2)
+			env = append(env, fmt.Sprintf("LONG%d=%s", i, strings.Repeat("x", 120<<10)))
+		}
+		first := asAgent(t, env, "/usr/bin/python3", "-c", clearer, strconv.Itoa(maxLooked))
+		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", first, first))
+		if err != nil {
+			t.Fatal(err)
+		}
+		pids := []int{first}
+		for field := range strings.FieldsSeq(string(text)) {
+			pid, err := strconv.Atoi(field)
+			if err != nil {
+				t.Fatal(err)
+			}
+			pids = append(pids, pid)
+		}
+		const bound = 10 * time.Second // it was more than a minute
+		begin := processorTime(t)
+		inTime(t, "Cover", func() {
+			if bundles, err := Cover(first, pids, nil, ca); err != nil || !slices.Contains(bundles, System()) {
+				t.Errorf("%q, %v", bundles, err)
+			}
+		})
+		inTime(t, "FindUntrusting", func() { FindUntrusting(pids, ca) })
+		if took := processorTime(t) - begin; took > bound || len(pids) < maxLooked {
+			t.Errorf("%d processes: %v", len(pids), took)
+		}
 	})
 
 	t.Run("many namespaces", func(t *testing.T) {

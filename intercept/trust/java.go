@@ -11,7 +11,7 @@ func (p process) javaHome() string {
 	if p.command() == "java" {
 		return path.Dir(path.Dir(p.exe))
 	}
-	maps, err := mapsOf(p.pid)
+	maps, err := p.maps()
 	if err != nil {
 		return ""
 	}

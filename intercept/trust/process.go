@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -21,32 +22,70 @@ type process struct {
 	exe     string // as it sees it
 	argv    []string
 	environ []string
+	maps    func() ([]byte, error) // its mappings (proc_pid_maps(5)), the first ones of a great many
 }
 
-// processOf fails when it has ended, and for a thread of the kernel's.
-func processOf(pid int) (process, error) {
+// teller asks the kernel about processes, of which each may have it say a great deal, until it was told enough.
+type teller struct{ told, mapped int64 } // bytes that are left
+
+func newTeller() *teller { return &teller{told: maxTold, mapped: maxMapped} }
+
+// read reads one of a process's files, the beginning of a long one, and takes what it has off what is left.
+func (t *teller) read(pid int, name string, most int64, left *int64) ([]byte, error) {
+	if *left <= 0 {
+		return nil, errEnough
+	}
+	f, err := os.Open(filepath.Join("/proc", strconv.Itoa(pid), name))
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	text, err := readAll(f, min(most, *left))
+	*left -= int64(len(text))
+	return text, err
+}
+
+// words are what NULs end, but for what is empty and what is too much.
+func words(text []byte) (all []string) {
+	for word := range bytes.SplitSeq(text, []byte{0}) {
+		if len(word) == 0 {
+			continue
+		}
+		if all = append(all, string(word)); len(all) == maxWords {
+			break
+		}
+	}
+	return all
+}
+
+// process fails when it has ended, and for a thread of the kernel's.
+func (t *teller) process(pid int) (process, error) {
 	dir := filepath.Join("/proc", strconv.Itoa(pid))
 	exe, err := os.Readlink(filepath.Join(dir, "exe"))
 	if err != nil {
 		return process{}, err
 	}
 	p := process{pid: pid, exe: strings.TrimSuffix(exe, " (deleted)")}
+	p.maps = sync.OnceValues(func() ([]byte, error) { return t.read(pid, "maps", maxMaps, &t.mapped) })
 	for _, x := range []struct {
 		name string
 		into *[]string
 	}{{"environ", &p.environ}, {"cmdline", &p.argv}} {
-		f, err := os.Open(filepath.Join(dir, x.name))
+		text, err := t.read(pid, x.name, maxSaid, &t.told)
 		if err != nil {
 			return process{}, err
 		}
-		text, err := readAll(f, maxSaid)
-		_ = f.Close()
-		if err != nil {
-			return process{}, err
-		}
-		*x.into = strings.Split(strings.TrimSuffix(string(text), "\x00"), "\x00")
+		*x.into = words(text)
 	}
 	return p, nil
+}
+
+// called is what it was started as, "" if it does not say.
+func (p process) called() string {
+	if len(p.argv) == 0 {
+		return ""
+	}
+	return p.argv[0]
 }
 
 // command is what people call it.
@@ -101,8 +140,9 @@ const maxPlaces, maxPlace = 64, 1024
 func placesOf(pids []int, environ []string) Places {
 	p := Places{Image: true, Homes: []string{"/root"}}
 	p.add(places(environ, value(environ, "HOME")))
+	teller := newTeller()
 	for _, pid := range pids[:min(len(pids), maxLooked)] {
-		one, err := processOf(pid)
+		one, err := teller.process(pid)
 		if err != nil {
 			continue
 		}
@@ -110,8 +150,8 @@ func placesOf(pids []int, environ []string) Places {
 		if home := one.javaHome(); home != "" {
 			p.add(Places{JavaHomes: []string{home}, Files: []string{one.absolute(one.javaOption("javax.net.ssl.trustStore"))}})
 		}
-		if name := path.Base(one.argv[0]); strings.HasPrefix(name, "python") && path.Base(path.Dir(one.argv[0])) == "bin" {
-			p.add(Places{VirtualEnvs: []string{path.Dir(path.Dir(one.argv[0]))}}) // or a prefix, where it is looked already
+		if name := one.called(); strings.HasPrefix(path.Base(name), "python") && path.Base(path.Dir(name)) == "bin" {
+			p.add(Places{VirtualEnvs: []string{path.Dir(path.Dir(name))}}) // or a prefix, where it is looked already
 		}
 	}
 	return p
@@ -198,8 +238,9 @@ func (all images) String() string {
 // or are large enough to have one built in.
 func capable(pids []int) images {
 	var all images
+	teller := newTeller()
 	for _, pid := range pids[:min(len(pids), maxLooked)] {
-		if p, err := processOf(pid); err != nil || !p.speaksTLS() {
+		if p, err := teller.process(pid); err != nil || !p.speaksTLS() {
 			continue
 		}
 		if i, err := imageOf(pid); err == nil {
@@ -231,7 +272,7 @@ func (p process) speaksTLS() bool {
 	if p.javaHome() != "" { // a small program, which loads a large library
 		return true
 	}
-	maps, err := mapsOf(p.pid)
+	maps, err := p.maps()
 	return err == nil && slices.ContainsFunc(tlsLibraries, func(l string) bool { return bytes.Contains(maps, []byte("/"+l)) })
 }
 
@@ -284,13 +325,3 @@ func openLooked(fd int) (*os.File, error) {
 
 // readAll reads what is in a file, up to a length.
 func readAll(f *os.File, most int64) ([]byte, error) { return io.ReadAll(io.LimitReader(f, most)) }
-
-// mapsOf are the mappings of a process (proc_pid_maps(5)), the first ones of a great many.
-func mapsOf(pid int) ([]byte, error) {
-	f, err := os.Open(filepath.Join("/proc", strconv.Itoa(pid), "maps"))
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	return readAll(f, maxMaps)
-}

@@ -17,6 +17,9 @@ const (
 	maxAll     = 16 << 20 // bytes of all bundles in one that are covered
 	maxMaps    = 1 << 20  // bytes of what the kernel says of one process's mappings
 	maxSaid    = 1 << 20  // bytes of one process's environment, and of its command line
+	maxTold    = 16 << 20 // bytes of all of the latter in one look at processes; a usual one has some KiB
+	maxMapped  = 64 << 20 // bytes of all mappings in one; a usual process's have some 30 KiB
+	maxWords   = 4096     // of one process's environment, and of its command line
 )
 
 // search looks for files.

@@ -29,11 +29,11 @@ func FindUntrusting(pids []int, ca []byte) []Untrusting {
 	if !hasCertificate(ca) {
 		return nil
 	}
-	views, reader := make(map[string]view), newReader() // by mount namespace
+	views, reader, teller := make(map[string]view), newReader(), newTeller() // views by mount namespace
 	var found []Untrusting
 	var first *Untrusting // of those that see the host's files and are not known to need them
 	for _, pid := range pids[:min(len(pids), maxLooked)] {
-		p, err := processOf(pid)
+		p, err := teller.process(pid)
 		if err != nil {
 			continue // it has ended
 		}
