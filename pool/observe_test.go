@@ -248,3 +248,42 @@ func TestALeaseCannotBePrinted(t *testing.T) {
 		}
 	}
 }
+
+// TestManyAnswersThatSayTheSame: a key that is not accepted is out from the first answer on, whoever else hears it later.
+func TestManyAnswersThatSayTheSame(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, nil)
+	r := b.pool(t, "a", "b")
+	first, second := b.acquire(t, r), b.acquire(t, r)
+	b.answer(t, first, 401, "")
+	until := b.status(t).Members[0].Until
+	b.pass(time.Minute)
+	b.answer(t, second, 401, "")
+	if s := b.status(t); !s.Members[0].Until.Equal(until) {
+		t.Errorf("out for another %s", s.Members[0].Until.Sub(until))
+	}
+}
+
+// TestAPoolThatIsLeftExhaustedIsSaidToBe: nobody was refused when the last member that could serve was taken out.
+func TestAPoolThatIsLeftExhaustedIsSaidToBe(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, nil)
+	r := b.pool(t, "a", "b", "c")
+	b.answer(t, b.acquire(t, r), 429, "600")
+	b.answer(t, b.acquire(t, r), 429, "300")
+	if err := b.RemoveMember(t.Context(), "p", "c"); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if e := b.exhausted(t, r); e.Soonest != "b" || e.Members != 2 {
+			t.Errorf("%+v", e)
+		}
+	}
+	b.pass(300 * time.Second)
+	if _, err := b.Recover(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if out, back := b.count(t, pool.EventExhausted), b.count(t, pool.EventRecovered); out != 1 || back != 1 {
+		t.Errorf("%d times exhausted, %d recovered", out, back)
+	}
+}
