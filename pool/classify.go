@@ -75,7 +75,7 @@ func Classify(a Answer, now time.Time) Verdict {
 		return v
 	case a.Status == http.StatusUnauthorized:
 		v.Outcome = OutcomeAuthFailed
-		if hasCode(a.Body, notOfTheAccount...) {
+		if notOfTheAccount(a.Body) {
 			v.Outcome = OutcomeOther
 		}
 		return v
@@ -211,9 +211,13 @@ func spent(a Answer) bool {
 	return namesUsageLimit(faults(room[:0], root))
 }
 
-// notOfTheAccount are what OpenAI answers with 401 when the request's own OpenAI-Organization or OpenAI-Project is not the
-// key's: an agent that has one set would take every member out, for everybody.
-var notOfTheAccount = []string{"mismatched_organization", "mismatched_project"}
+// notOfTheAccount says of a 401 that it is for the request's own OpenAI-Organization or OpenAI-Project, which is not the
+// key's or not at all: an agent that has one set would take every member out, for everybody. A key whose own organization
+// is closed to it is told invalid_organization as well, in other words.
+func notOfTheAccount(body []byte) bool {
+	return hasCode(body, "mismatched_organization", "mismatched_project") ||
+		hasCode(body, "invalid_organization") && bytes.Contains(body, []byte("No such organization"))
+}
 
 // hasCode looks at the error's type and code, not at its prose: a
 // message may mention the word.

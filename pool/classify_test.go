@@ -95,6 +95,8 @@ func TestClassify(t *testing.T) {
 		"403, a wall":                    {403, nil, `<!DOCTYPE html><title>Attention Required!</title>`, OutcomeOther},
 		"401, the agent's organization":  {401, nil, `{"error":{"message":"OpenAI-Organization header should match organization for API key","type":"invalid_request_error","param":null,"code":"mismatched_organization"}}`, OutcomeOther},
 		"401, the agent's project":       {401, nil, `{"error":{"message":"OpenAI-Project header should match project for API key","type":"invalid_request_error","param":null,"code":"mismatched_project"}}`, OutcomeOther},
+		"401, no such organization":      {401, nil, `{"error":{"message":"No such organization: Personal.","type":"invalid_request_error","param":null,"code":"invalid_organization"}}`, OutcomeOther},
+		"401, the key's organization":    {401, nil, `{"error":{"message":"You do not have access to the organization tied to the API key.","type":"invalid_request_error","param":null,"code":"invalid_organization"}}`, OutcomeAuthFailed},
 		"401, an organization in prose":  {401, nil, `{"error":{"message":"not a mismatched_organization","code":"invalid_api_key"}}`, OutcomeAuthFailed},
 		"429":                            {429, nil, "", OutcomeRateLimited},
 		"429, no credit":                 {429, nil, `{"error":{"type":"insufficient_quota"}}`, OutcomeBilling},
