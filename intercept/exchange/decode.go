@@ -134,14 +134,18 @@ func (m *gzipMembers) Read(p []byte) (int, error) {
 	}
 }
 
-// decodeAnswer is what an answer is judged by.
+// decodeAnswer is what an answer is judged by: the body undone, or as it came where that is not in the coding that it
+// claims, or the coding is none, such as "utf-8".
 func decodeAnswer(raw []byte, encoding string) []byte {
-	return decode(raw, encoding, pool.MaxAnswerBody)
+	if body := decode(raw, encoding, pool.MaxAnswerBody); len(body) > 0 {
+		return body
+	}
+	return raw[:min(len(raw), pool.MaxAnswerBody)]
 }
 
 // decode undoes a body's content coding as far as it goes: raw may be cut
-// off, and a bomb is cut off at limit bytes. A coding that is not known,
-// or more than one, gives nothing to judge by.
+// off, and a bomb is cut off at limit bytes. Of a coding that is not known,
+// or more than one, it makes nothing.
 func decode(raw []byte, encoding string, limit int) []byte {
 	if coding(encoding) == "" {
 		return raw[:min(len(raw), limit)]
