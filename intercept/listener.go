@@ -31,7 +31,8 @@ type space struct {
 }
 
 // scan gives each namespace that a target's processes are in its listeners, up to Options.MaxNamespaces. A process
-// that ends meanwhile is no error. The caller holds ops.
+// that ends meanwhile is no error, nor is a namespace in which nobody can listen, if there is one in which we do: an agent
+// makes what namespaces it likes, and the others of its target are not to suffer. The caller holds ops.
 func (in *Interceptor) scan(ctx context.Context, t *target) error {
 	pids, err := cgroup.Processes(t.Cgroup)
 	if err != nil {
@@ -45,6 +46,8 @@ func (in *Interceptor) scan(ctx context.Context, t *target) error {
 		}
 		in.mu.RUnlock()
 	}
+	var first error
+	failed := 0
 	for _, pid := range pids {
 		inode, err := netnsInode(pid)
 		if err != nil || known[inode] {
@@ -52,14 +55,32 @@ func (in *Interceptor) scan(ctx context.Context, t *target) error {
 		}
 		err = in.adopt(ctx, pid)
 		if errors.Is(err, errCrowded) {
-			return nil
+			break
 		}
 		if err != nil {
-			return err
+			if failed++; failed == 1 {
+				first = err
+			}
 		}
 		known[inode] = true
 	}
+	if failed == 0 || !in.listens(t) {
+		return first
+	}
+	in.opts.Log.Error("namespaces without listener: their connects are refused", "target", t.ID, "namespaces", failed, "error", first)
 	return nil
+}
+
+// listens tells whether a target has a listener anywhere.
+func (in *Interceptor) listens(t *target) bool {
+	in.mu.RLock()
+	defer in.mu.RUnlock()
+	for _, s := range in.spaces {
+		if s.users[t.ID] {
+			return true
+		}
+	}
+	return false
 }
 
 // errCrowded says that a target has as many namespaces as it may have.

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/sluice-proxy/sluice/bpf"
@@ -153,6 +154,37 @@ func TestOneTargetLeavesNamespacesForOthers(t *testing.T) {
 	eventually(t, "room", func() bool { return listening() < most+2 })
 	b.kernel.events <- bpf.EventNoListener{Cookie: last.Cookie(), PID: uint32(pids[most+1])}
 	eventually(t, "the last one's listener", func() bool { return b.listens(last) })
+}
+
+// TestOneNamespaceKeepsNoTargetFromItsAttach: a process may have made a namespace in which nobody can listen.
+func TestOneNamespaceKeepsNoTargetFromItsAttach(t *testing.T) {
+	dir, alone := newCgroup(t), newCgroup(t)
+	b := newBench(t, nil)
+	spoilt, good := newNetNS(t), newNetNS(t)
+	must(t, spoilt.Do(func() error {
+		h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+		if err != nil {
+			return err
+		}
+		defer h.Close()
+		lo, err := h.LinkByName("lo")
+		if err != nil {
+			return err
+		}
+		return h.LinkSetName(lo, "spoilt")
+	}))
+	startIn(t, dir, spoilt)
+	startIn(t, dir, good)
+	if _, err := b.Attach(t.Context(), Request{Cgroup: dir}); err != nil {
+		t.Errorf("one of two: %v", err)
+	}
+	if !b.listens(good) || b.listens(spoilt) {
+		t.Errorf("listens in the good one: %t, in the other: %t", b.listens(good), b.listens(spoilt))
+	}
+	startIn(t, alone, spoilt)
+	if _, err := b.Attach(t.Context(), Request{Cgroup: alone}); err == nil {
+		t.Error("attached, and nobody listens for it")
+	}
 }
 
 // netnsOf is the network namespace of a process, until the test ends.

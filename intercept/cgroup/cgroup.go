@@ -184,7 +184,8 @@ func validate(path, mount, own string) (string, error) {
 	return clean, nil
 }
 
-// Processes returns the ids of the processes in a cgroup and in those below it. A
+// Processes returns the ids of the processes in a cgroup and in those below it, as far as a
+// path leads there: whoever has been given a cgroup makes them as deep as he likes. A
 // process that moves meanwhile may be missed or come twice. The error matches
 // fs.ErrNotExist when the cgroup itself is gone.
 func Processes(path string) ([]int, error) {
@@ -195,8 +196,8 @@ func Processes(path string) ([]int, error) {
 			here, err = readProcs(filepath.Join(at, "cgroup.procs"))
 			pids = append(pids, here...)
 		}
-		if at != path && gone(err) {
-			return fs.SkipDir // a child cgroup removed while we walk
+		if at != path && (gone(err) || errors.Is(err, unix.ENAMETOOLONG)) {
+			return fs.SkipDir // a child cgroup removed while we walk, or one that is too deep
 		}
 		return err
 	})

@@ -7,11 +7,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // makeCgroup makes a cgroup for the test; it skips for want of root or cgroup v2, which
@@ -279,6 +282,41 @@ func TestOfPIDWithoutProcess(t *testing.T) {
 
 // TestProcessesOfAVanishingCgroup lists a cgroup that comes and goes: between open and read
 // the kernel answers ENODEV, which is as good as "it does not exist".
+// TestProcessesBesideDeepCgroups: those that can be reached are found, however deep somebody else has made some.
+func TestProcessesBesideDeepCgroups(t *testing.T) {
+	dir := makeCgroup(t)
+	beside := filepath.Join(dir, "z")
+	if err := os.Mkdir(beside, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	at, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	chain, name := []int{at}, strings.Repeat("a", 250)
+	t.Cleanup(func() {
+		for i, fd := range slices.Backward(chain) {
+			if i < len(chain)-1 {
+				_ = unix.Unlinkat(fd, name, unix.AT_REMOVEDIR)
+			}
+			_ = unix.Close(fd)
+		}
+	})
+	for range 20 { // PATH_MAX is 4096
+		if err := unix.Mkdirat(at, name, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if at, err = unix.Openat(at, name, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
+			t.Fatal(err)
+		}
+		chain = append(chain, at)
+	}
+	pid, _ := start(t, beside)
+	if pids, err := Processes(dir); err != nil || !slices.Contains(pids, pid) {
+		t.Errorf("%v, %v; want %d", pids, err, pid)
+	}
+}
+
 func TestProcessesOfAVanishingCgroup(t *testing.T) {
 	dir := filepath.Join(makeCgroup(t), "comes-and-goes")
 	ctx, cancel := context.WithTimeout(context.Background(), 500*time.Millisecond)
