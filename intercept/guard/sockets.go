@@ -141,19 +141,24 @@ type holder struct {
 	command string
 }
 
-// HeldBy looks which sockets processes hold, by the links in /proc/PID/fd. A process that ends
+// Of so many descriptors of one process, and of all, HeldBy looks what they are: others wait for that, and what processes share costs an
+// agent nothing.
+const maxOfOne, maxOfAll = 10_000, 100_000
+
+// HeldBy looks which sockets processes hold, by the links in /proc/PID/fd, as far as there are not too many. A process that ends
 // meanwhile holds none.
 func HeldBy(pids []int) Holders {
-	held := make(Holders)
+	held, left := make(Holders), maxOfAll
 	for _, pid := range pids {
 		dir := "/proc/" + strconv.Itoa(pid)
-		entries, err := os.ReadDir(dir + "/fd")
-		if err != nil {
-			continue
+		if left <= 0 {
+			break
 		}
+		names := descriptors(dir, min(left, maxOfOne))
+		left -= len(names)
 		command, _ := os.ReadFile(dir + "/comm")
-		for _, e := range entries {
-			to, err := os.Readlink(dir + "/fd/" + e.Name())
+		for _, name := range names {
+			to, err := os.Readlink(dir + "/fd/" + name)
 			number, isSocket := strings.CutPrefix(strings.TrimSuffix(to, "]"), "socket:[")
 			if err != nil || !isSocket {
 				continue
@@ -164,6 +169,17 @@ func HeldBy(pids []int) Holders {
 		}
 	}
 	return held
+}
+
+// descriptors are the first ones that a process has open.
+func descriptors(dir string, most int) []string {
+	f, err := os.Open(dir + "/fd")
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	names, _ := f.Readdirnames(most)
+	return names
 }
 
 // request is struct inet_diag_req_v2.

@@ -3,7 +3,10 @@ package guard
 import (
 	"encoding/binary"
 	"net/netip"
+	"os"
+	"slices"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -18,6 +21,41 @@ func message(family uint8, dst netip.AddrPort, cgroup uint64) []byte {
 	m = binary.NativeEndian.AppendUint16(m, 12)
 	m = binary.NativeEndian.AppendUint16(m, 21)
 	return binary.NativeEndian.AppendUint64(m, cgroup)
+}
+
+// TestHeldByEnds: an agent's processes may hold any number of descriptors, at no cost where they share them.
+func TestHeldByEnds(t *testing.T) {
+	t.Parallel()
+	p, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fds := p[:]
+	defer func() {
+		for _, fd := range fds {
+			_ = unix.Close(fd)
+		}
+	}()
+	for range 500 {
+		fd, err := unix.FcntlInt(uintptr(p[0]), unix.F_DUPFD_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fds = append(fds, fd)
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(p[0], &st); err != nil {
+		t.Fatal(err)
+	}
+	const bound = 20 * time.Second // of a busy machine; it was more than a minute
+	begin := time.Now()
+	held := HeldBy(slices.Repeat([]int{os.Getpid()}, 200_000))
+	if took := time.Since(begin); took > bound {
+		t.Errorf("it took %v", took)
+	}
+	if h := held[uint32(st.Ino)]; h.pid != os.Getpid() {
+		t.Errorf("held by %+v", h)
+	}
 }
 
 func TestOlder(t *testing.T) {
