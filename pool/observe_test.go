@@ -287,3 +287,20 @@ func TestAPoolThatIsLeftExhaustedIsSaidToBe(t *testing.T) {
 		t.Errorf("%d times exhausted, %d recovered", out, back)
 	}
 }
+
+// TestANewKeyEndsAnExhaustion: at once, and people are told.
+func TestANewKeyEndsAnExhaustion(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, nil)
+	r := b.pool(t, "a")
+	b.answer(t, b.acquire(t, r), 401, "")
+	b.exhausted(t, r)
+	secret := vault.NewSecret([]byte("sk-other"))
+	if _, err := b.UpdateCredential(t.Context(), "a", pool.CredentialChange{Secret: &secret}); err != nil {
+		t.Fatal(err)
+	}
+	if n := b.count(t, pool.EventRecovered); n != 1 {
+		t.Errorf("%d times recovered", n)
+	}
+	b.acquire(t, r)
+}

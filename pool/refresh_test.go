@@ -336,6 +336,23 @@ func TestAnAccountInAnothersPlaceIsRefreshedAtOnce(t *testing.T) {
 	}
 }
 
+// TestTokensThatHaveEndedAlwaysAreAskedForInMeasure: by a clock that is far ahead of the endpoint's.
+func TestTokensThatHaveEndedAlwaysAreAskedForInMeasure(t *testing.T) {
+	t.Parallel()
+	s := newTokenServer(t)
+	b := newBench(t, func(o *pool.Options) { o.HTTP = s.Client() })
+	b.mu.Lock()
+	b.now = time.Now().Add(24 * time.Hour)
+	b.mu.Unlock()
+	b.account(t, s, "a", 0)
+	eventually(t, "it is refreshed ahead", func() bool { return s.requests() > 0 })
+	for end := time.Now().Add(500 * time.Millisecond); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+		if n := s.requests(); n > 2 {
+			t.Fatalf("%d requests to the token endpoint in half a second", n)
+		}
+	}
+}
+
 func TestTokensFromAPersonWin(t *testing.T) {
 	t.Parallel()
 	b, s, r := accounts(t, time.Hour)

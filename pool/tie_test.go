@@ -117,6 +117,26 @@ func TestATiedMemberThatIsOutIsNamed(t *testing.T) {
 	}
 }
 
+// A probe is of the soonest member, which is no use to a request that another one is meant for.
+func TestATiedRequestProbesNobodyElse(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, func(o *pool.Options) { o.ProbeInterval = 15 * time.Minute })
+	r := b.pool(t, "a", "b")
+	first := b.acquire(t, r)
+	b.made(t, r, first, "resp_1")
+	b.answer(t, first, 429, "20000")
+	b.answer(t, b.acquire(t, r), 429, "5000")
+	b.pass(15 * time.Minute)
+	tie := b.tied(t, r, "resp_1")
+	var e *pool.ExhaustedError
+	if l, err := b.AcquireTied(t.Context(), r, tie); !errors.As(err, &e) || e.Soonest != "a" {
+		t.Fatalf("got a lease of %q, %v", l.Member, err)
+	}
+	if l := b.acquire(t, r); !l.Probe || l.Member != "b" {
+		t.Errorf("got %q, want a probe of b", l.Member)
+	}
+}
+
 func TestTiesOfAMemberGoWithIt(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, nil)

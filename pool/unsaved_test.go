@@ -3,6 +3,7 @@ package pool_test
 import (
 	"context"
 	"errors"
+	"strconv"
 	"testing"
 	"time"
 
@@ -136,5 +137,48 @@ func TestWhatWaitsOfAMemberThatHasLeft(t *testing.T) {
 	b.restart(t)
 	if st := b.status(t); st.Active != "c" || st.Members[0].State != pool.MemberCooldown {
 		t.Errorf("after a restart %+v", st)
+	}
+}
+
+// TestWhatWaitsFollowsTheClock: in memory, and when it is written.
+func TestWhatWaitsFollowsTheClock(t *testing.T) {
+	t.Parallel()
+	b, s := newFull(t, nil)
+	r := b.pool(t, "a", "b")
+	s.set(true)
+	b.answer(t, b.acquire(t, r), 429, "600")
+	b.pass(-time.Hour)
+	if err := b.ClockSet(t.Context(), -time.Hour, []byte("anchor")); err != nil {
+		t.Fatal(err)
+	}
+	left := func() time.Duration { return b.status(t).Members[0].Until.Sub(b.clock()) }
+	if d := left(); d != 10*time.Minute {
+		t.Errorf("out for %s, want 10m", d)
+	}
+	s.set(false)
+	b.written(t)
+	b.restart(t)
+	if d := left(); d != 10*time.Minute {
+		t.Errorf("written, it is out for %s, want 10m", d)
+	}
+}
+
+// TestWhatWaitsIsBounded: a disk that stays full fills no memory; what is known is gone by all the same.
+func TestWhatWaitsIsBounded(t *testing.T) {
+	t.Parallel()
+	const most = 10_000
+	b, s := newFull(t, nil)
+	r := b.pool(t, "a", "b")
+	l := b.acquire(t, r)
+	s.set(true)
+	last := most + 100
+	for wait := 11; wait <= last; wait++ {
+		b.answer(t, l, 429, strconv.Itoa(wait))
+	}
+	if n := b.Unsaved(); n > most {
+		t.Errorf("%d changes wait, want %d at the most", n, most)
+	}
+	if d := b.status(t).Members[0].Until.Sub(b.clock()); d != time.Duration(last)*time.Second {
+		t.Errorf("out for %s, want %ds", d, last)
 	}
 }
