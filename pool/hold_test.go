@@ -149,3 +149,30 @@ func TestHoldIsOffByDefault(t *testing.T) {
 		}
 	}
 }
+
+// An edit of the pool is no way past those who are held, and loses none of them.
+func TestHeldRequestsOutlastAnEdit(t *testing.T) {
+	t.Parallel()
+	holding(t, func(t *testing.T, b *bench, r pool.Route) {
+		refuse(t, b, r, 20)
+		var wg sync.WaitGroup
+		for range 3 {
+			wg.Go(func() {
+				if !b.Hold(context.Background(), r, pool.Tie{}) {
+					t.Error("let down by an edit")
+				}
+			})
+		}
+		time.Sleep(time.Second)
+		if err := b.SetAuthResetTarget(t.Context(), "p", "x"); err != nil {
+			t.Fatal(err)
+		}
+		if n := b.Held()["p"]; n != 3 {
+			t.Errorf("%d are held, want 3", n)
+		}
+		if b.Hold(t.Context(), r, pool.Tie{}) {
+			t.Error("more are held than may be")
+		}
+		wg.Wait()
+	})
+}

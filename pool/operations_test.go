@@ -4,6 +4,7 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/sluice-proxy/sluice/pool"
 )
@@ -59,5 +60,48 @@ func TestBadInputNamesTheField(t *testing.T) {
 	}
 	if all, err := b.Pools(t.Context()); err != nil || len(all) != 1 {
 		t.Fatalf("%d pools are left, %v", len(all), err)
+	}
+}
+
+// The pointer goes on from a member that is removed to the one behind it, around the end.
+func TestRemovingTheActiveMemberGoesOn(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, nil)
+	r := b.pool(t, "a", "b", "c")
+	b.answer(t, b.acquire(t, r), 429, "10")
+	b.pass(time.Minute) // all can serve, and b is active
+	for _, step := range []struct{ remove, active string }{{"b", "c"}, {"c", "a"}} {
+		if err := b.RemoveMember(t.Context(), "p", step.remove); err != nil {
+			t.Fatal(err)
+		}
+		if s := b.status(t); s.Active != step.active {
+			t.Errorf("without %s, %s is active, want %s", step.remove, s.Active, step.active)
+		}
+	}
+}
+
+// Of the pools that a target names, the oldest serves a host that several are bound to.
+func TestTheOldestOfThePoolsThatAreNamed(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, nil)
+	b.add(t, "a", "b", "c")
+	for _, p := range []pool.Pool{
+		{Name: "first", Members: []string{"a"}, Provider: "openai"},
+		{Name: "second", Members: []string{"b"}, Provider: "openai"},
+		{Name: "elsewhere", Members: []string{"c"}, Provider: "gemini"},
+	} {
+		if _, err := b.CreatePool(t.Context(), p); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, c := range []struct {
+		named []string
+		want  string
+	}{
+		{nil, "first"}, {[]string{"second", "first"}, "first"}, {[]string{"first", "second"}, "first"}, {[]string{"elsewhere", "second"}, "second"}, {[]string{"elsewhere", "gone"}, ""},
+	} {
+		if r, ok := b.Route("api.openai.com", 443, c.named); r.Pool != c.want || ok != (c.want != "") {
+			t.Errorf("of %v: %q, want %q", c.named, r.Pool, c.want)
+		}
 	}
 }

@@ -44,3 +44,22 @@ func TestProbesAreSpacedFromTheirAnswersOn(t *testing.T) {
 		}
 	}
 }
+
+// When the next probe may be made moves with the clock, too.
+func TestProbesFollowTheClock(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, func(o *pool.Options) { o.ProbeInterval = 15 * time.Minute })
+	r := b.pool(t, "a")
+	b.answer(t, b.acquire(t, r), 429, "20000")
+	b.pass(-time.Hour)
+	if err := b.ClockSet(t.Context(), -time.Hour, []byte("anchor")); err != nil {
+		t.Fatal(err)
+	}
+	b.restart(t)
+	b.pass(14 * time.Minute)
+	b.exhausted(t, r)
+	b.pass(time.Minute)
+	if l := b.acquire(t, r); !l.Probe {
+		t.Error("no probe")
+	}
+}

@@ -56,6 +56,8 @@ func TestResetIsRequestedOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	request(true, false)
+	b.restart(t)
+	request(true, false) // what was told before the reset counts no more
 	request(false, true) // a person may
 	if err := b.RemovePool(ctx, "p"); err != nil {
 		t.Fatal(err)

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/sluice-proxy/sluice/pool"
@@ -411,4 +412,26 @@ func TestASourceIsReadWhateverTheClockIsSetTo(t *testing.T) {
 	}
 	b.answer(t, b.acquire(t, r), 401, "")
 	eventually(t, "the source is read again", func() bool { return b.status(t).State == pool.StateHealthy && token(b.acquire(t, r)) == "sk-2" })
+}
+
+// While its secret is refused a source is read every minute: who puts a good one there need not do more.
+func TestASourceOfARefusedSecretIsReadOften(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := &shelf{t: t, dir: t.TempDir()}
+		var err error
+		if s.Sources, err = source.New(source.Options{Files: []string{s.dir}}); err != nil {
+			t.Fatal(err)
+		}
+		b := newBench(t, func(o *pool.Options) { o.Sources, o.FetchInterval, o.Now = s, time.Hour, nil })
+		b.addFrom(t, "a", s.put("a", "sk-1"))
+		r := b.poolOf(t, "a")
+		time.Sleep(time.Minute)
+		before := s.asked.Load()
+		b.answer(t, b.acquire(t, r), 401, "")
+		time.Sleep(4*time.Minute + 30*time.Second)
+		if n := s.asked.Load() - before; n != 5 {
+			t.Errorf("read %d times, want 5", n)
+		}
+	})
 }

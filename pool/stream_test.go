@@ -176,3 +176,19 @@ func TestRefusedInMessage(t *testing.T) {
 		}
 	}
 }
+
+// An answer with what was asked for is none of a refusal, though it says of a part of it that there was none.
+func TestADocumentWithDataRefusesNobody(t *testing.T) {
+	t.Parallel()
+	for body, want := range map[string]int{
+		`{"errors":[{"type":"RATE_LIMIT","message":"API rate limit exceeded"}]}`:                         429,
+		`{"data":null,"errors":[{"type":"RATE_LIMIT","message":"API rate limit exceeded"}]}`:             429,
+		`{"data":{"a":1,"b":null},"errors":[{"type":"RATE_LIMIT","message":"API rate limit exceeded"}]}`: 0,
+		`{"choices":[{"error":{"code":429,"message":"m"}}]}`:                                             429,
+		`{"errors":[{"type":"NOT_FOUND","message":"m"}]}`:                                                0,
+	} {
+		if status, _, refused := RefusedInDocument([]byte(body)); status != want || refused != (want != 0) {
+			t.Errorf("%s: %d, want %d", body, status, want)
+		}
+	}
+}
