@@ -40,13 +40,13 @@ func (cl *client) cleanBody(up *upstreamConn, l *pool.Lease, f framing) (body []
 	if !whole {
 		return nil, 0, echoUnknown
 	}
-	text := payloadOf(f, up.in.bytes()[:raw])
+	payload, behind := payloadOf(f, up.in.bytes()[:raw])
+	text := payload
 	if encoding != "" {
-		plain, ok := readable(text, encoding)
-		if !ok {
+		var ok bool
+		if text, ok = readable(payload, encoding); !ok {
 			return nil, 0, echoUnknown
 		}
-		text = plain
 	}
 	var mine []own
 	if json && len(l.Inject) > 1 {
@@ -56,10 +56,13 @@ func (cl *client) cleanBody(up *upstreamConn, l *pool.Lease, f framing) (body []
 	if echoes {
 		cl.x.echoed(l, cl.route.Host, false)
 	}
-	if !ok {
-		return nil, 0, echoClean
+	switch {
+	case ok:
+		return body, raw, echoFound
+	case l.Echo.Contains(behind), encoding != "" && l.Echo.Contains(payload): // trailers, and what no decoder takes for its own
+		return nil, 0, echoUnknown
 	}
-	return body, raw, echoFound
+	return nil, 0, echoClean
 }
 
 // readBody says whether all of a body is in the buffer, and how many bytes that is there.
@@ -94,20 +97,30 @@ func (cl *client) readBody(up *upstreamConn, f framing, wait bool) (raw int, who
 	return raw, whole
 }
 
-// payloadOf is a whole body without its framing; of one chunk, without a copy.
-func payloadOf(f framing, raw []byte) []byte {
+// payloadOf is a whole body without its framing, of one chunk without a copy, and what is
+// behind it: trailers.
+func payloadOf(f framing, raw []byte) (payload, behind []byte) {
 	if f.kind != bodyChunked {
-		return raw
+		return raw, nil
 	}
-	var payload []byte
-	f.through(raw, func(p []byte) {
-		if payload == nil {
-			payload = p[:len(p):len(p)]
+	behind = raw
+	for rest := raw; len(rest) > 0 && !f.done(); {
+		n, data, err := f.step(rest)
+		if err != nil {
+			break // whoever passes the body on says so
+		}
+		p := rest[:n:n]
+		rest = rest[n:]
+		if !data {
+			continue
+		}
+		if behind = rest; payload == nil {
+			payload = p
 		} else {
 			payload = append(payload, p...)
 		}
-	})
-	return payload
+	}
+	return payload, behind
 }
 
 // deliverInstead passes the response on with another body.
@@ -155,18 +168,10 @@ func (cl *client) guardBody(l *pool.Lease, f framing) *guard {
 }
 
 // look goes through p, the beginning of the buffer, and returns how much of that may be
-// passed on: nothing is held back at the end. ok is false if no more may be.
+// passed on: nothing is held back at the end. ok is false if no more may be. What is
+// compressed is looked at as it is, too: there are trailers, and not every body is coded
+// as its head says.
 func (g *guard) look(p []byte, last bool) (n int, ok bool) {
-	if g.packed != nil {
-		g.pieces.through(p[g.behind:], g.packed.see)
-		if g.packed.echoes(last) {
-			g.cl.x.echoed(&g.lease, g.cl.route.Host, true)
-			return 0, false
-		}
-		n = g.packed.passable(len(p), g.behind)
-		g.behind = len(p) - n
-		return n, true
-	}
 	s := &g.cl.echo
 	off := g.behind
 	for rest := p[off:]; len(rest) > 0 && !g.pieces.done(); {
@@ -174,11 +179,18 @@ func (g *guard) look(p []byte, last bool) (n int, ok bool) {
 		if err != nil {
 			break // whoever passes the body on says so
 		}
+		if data && g.packed != nil {
+			g.packed.see(rest[:n])
+		}
 		if data || g.pieces.kind == bodyChunked && g.pieces.chunks.state >= chunkTrailers {
 			s.Next(p, off, n)
 		}
 		off += n
 		rest = rest[n:]
+	}
+	if g.packed != nil && g.packed.echoes(last) {
+		g.cl.x.echoed(&g.lease, g.cl.route.Host, true)
+		return 0, false
 	}
 	if s.Found() > 0 && !g.told {
 		g.told = true
@@ -187,6 +199,9 @@ func (g *guard) look(p []byte, last bool) (n int, ok bool) {
 	n = len(p)
 	if !last {
 		n = s.Held(n)
+	}
+	if g.packed != nil {
+		n = min(n, g.packed.passable(len(p), g.behind))
 	}
 	s.Passed(n)
 	g.behind = len(p) - n

@@ -97,7 +97,10 @@ func (s *stream) cleanBody(resp *http.Response, l *pool.Lease, tee *clueTee) ech
 	if echoes {
 		s.cl.x.echoed(l, s.cl.route.Host, false)
 	}
-	if !ok {
+	switch {
+	case !ok && encoding != "" && l.Echo.Contains(raw): // what no decoder takes for its own
+		return echoUnknown
+	case !ok:
 		return echoClean
 	}
 	tee.see(raw)
@@ -148,7 +151,6 @@ func (g *h2guard) look(p []byte, n int, last bool) (out int, ok bool) {
 			g.s.cl.x.echoed(g.lease, g.s.cl.route.Host, true)
 			return 0, false
 		}
-		return g.packed.passable(len(p), len(p)-n), true
 	}
 	g.echoes.Next(p, len(p)-n, n)
 	if g.echoes.Found() > 0 && !g.told {
@@ -158,6 +160,9 @@ func (g *h2guard) look(p []byte, n int, last bool) (out int, ok bool) {
 	if out = len(p); !last {
 		out = g.echoes.Held(out)
 	}
+	if g.packed != nil {
+		out = min(out, g.packed.passable(len(p), len(p)-n))
+	}
 	g.echoes.Passed(out)
 	return out, true
 }
@@ -165,14 +170,16 @@ func (g *h2guard) look(p []byte, n int, last bool) (out int, ok bool) {
 // block is how much is read at once: there has to be room behind what is held back.
 func (g *h2guard) block() int {
 	switch {
-	case g != nil && g.packed != nil:
-		return g.packed.most + block16k
-	case g == nil || g.lease.Echo.Longest() <= block4k:
+	case g == nil:
 		return block16k
-	case g.lease.Echo.Longest() <= block64k/2:
+	case g.lease.Echo.Longest() > block64k/2:
+		return block256k
+	case g.packed != nil:
+		return g.packed.most + block16k
+	case g.lease.Echo.Longest() > block4k:
 		return block64k
 	}
-	return block256k
+	return block16k
 }
 
 func (g *h2guard) end() {

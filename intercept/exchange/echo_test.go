@@ -131,6 +131,11 @@ func TestEchoesAreReplaced(t *testing.T) {
 		"zstd events in pieces":     {reply{kind: "text/event-stream", encoding: "zstd", parts: letters(compressed("zstd", stream))}, ""},
 		"gzip events in pieces":     {reply{kind: "text/event-stream", encoding: "gzip", parts: letters(compressed("gzip", stream))}, ""},
 		"br events in pieces":       {reply{kind: "text/event-stream", encoding: "br", parts: letters(compressed("br", stream))}, ""},
+		"gzip that is none":         {reply{kind: "application/json", encoding: "gzip", parts: []string{text}, length: true}, same},
+		"br that is none, in bits":  {reply{kind: "text/html", encoding: "br", parts: letters(text)}, same},
+		"gzip events that are none": {reply{kind: "text/event-stream", encoding: "gzip", parts: strings.SplitAfter(stream, "\n\n")}, strings.Replace(stream, echoedKey, same[len(text)-len(echoedKey)-4:len(text)-4], 1)},
+		"gzip with more behind it":  {reply{kind: "application/json", encoding: "gzip", parts: []string{compressed("gzip", "{}") + text}, length: true}, compressed("gzip", "{}") + same},
+		"zstd with more behind it":  {reply{kind: "text/event-stream", encoding: "zstd", parts: []string{compressed("zstd", "data: x\n\n"), text}}, compressed("zstd", "data: x\n\n") + same},
 		"deflated noise":            {reply{kind: "text/html", encoding: "deflate", parts: []string{compressed("deflate", string(noise(300<<10))+echoedKey+stream)}}, ""},
 		"gzip of something endless": {reply{kind: "application/json", encoding: "gzip", parts: []string{compressed("gzip", strings.Repeat(" ", 9<<20)+text)}}, ""},
 	} {
@@ -149,8 +154,8 @@ func TestEchoesAreReplaced(t *testing.T) {
 				body, err := io.ReadAll(resp.Body)
 				_ = resp.Body.Close()
 				plain := decode(body, resp.Header.Get("Content-Encoding"), 64<<20)
-				if strings.Contains(string(plain), echoedKey) {
-					t.Errorf("the agent sees it: %.200s", plain)
+				if strings.Contains(string(plain)+string(body), echoedKey) {
+					t.Errorf("the agent sees it: %.200s %.200s", plain, body)
 				}
 				switch {
 				case c.want == "" && err == nil && resp.StatusCode != 502:
@@ -313,6 +318,61 @@ func TestEchoesInFieldsAreReplaced(t *testing.T) {
 			t.Errorf("trailer %q", got)
 		}
 	})
+}
+
+// TestEchoesInTrailersAreReplaced, whatever the body before them is and however much of the
+// answer comes with one read.
+func TestEchoesInTrailersAreReplaced(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct{ kind, encoding, body string }{
+		"a document":          {"application/json", "", "{}"},
+		"text":                {"text/plain", "", "hello"},
+		"nothing":             {"text/plain", "", ""},
+		"events":              {"text/event-stream", "", "data: x\n\n"},
+		"what is long":        {"text/plain", "", strings.Repeat("x", 300<<10)},
+		"a packed document":   {"application/json", "gzip", compressed("gzip", "{}")},
+		"packed events":       {"text/event-stream", "zstd", compressed("zstd", "data: x\n\n")},
+		"an unknown coding":   {"application/json", "unheard-of", "{}"},
+		"a document with one": {"application/json", "", `{"key":"` + echoedKey + `"}`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			for _, later := range []int{0, 1, 20} { // of its last bytes
+				var mu sync.Mutex
+				var seen []Echoed
+				b := newBench(t, setup{change: parrot(&seen, &mu), raw: func(_ int, conn net.Conn) {
+					defer conn.Close()
+					if _, err := readRequest(bufio.NewReader(conn)); err != nil {
+						return
+					}
+					answer := "HTTP/1.1 200 OK\r\nContent-Type: " + c.kind + "\r\nTransfer-Encoding: chunked\r\nTrailer: X-Key\r\n"
+					if c.encoding != "" {
+						answer += "Content-Encoding: " + c.encoding + "\r\n"
+					}
+					answer += "\r\n"
+					if c.body != "" {
+						answer += fmt.Sprintf("%x\r\n%s\r\n", len(c.body), c.body)
+					}
+					answer += "0\r\nX-Key: " + echoedKey + "\r\n\r\n"
+					_, _ = io.WriteString(conn, answer[:len(answer)-later])
+					if later > 0 {
+						time.Sleep(50 * time.Millisecond)
+						_, _ = io.WriteString(conn, answer[len(answer)-later:])
+					}
+					_, _ = io.Copy(io.Discard, conn)
+				}})
+				resp, body := ask(t, b.client(false), newRequest("GET", nil))
+				if got := resp.Trailer.Get("X-Key"); strings.Contains(got+body, echoedKey) || got != "" && !strings.HasPrefix(got, echoStub) {
+					t.Errorf("%d bytes later: trailer %q behind %.100q", later, got, body)
+				}
+				mu.Lock()
+				if len(seen) != 1 {
+					t.Errorf("%d bytes later: told %+v", later, seen)
+				}
+				mu.Unlock()
+			}
+		})
+	}
 }
 
 // TestAnAgentFindsItsOwnAccount: a document that names the member's account names the
