@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"strings"
+	"time"
 
 	"golang.org/x/net/http/httpguts"
 )
@@ -36,6 +37,18 @@ func claimsOf(token []byte) map[string]json.RawMessage {
 		return nil
 	}
 	return claims
+}
+
+// maxInstant is the last second that JSON's times can say: the year 9999.
+const maxInstant = 253402300799
+
+// EndOf is when a token ends, if it is a JWT that says so (RFC 7519 section 4.1.4).
+func EndOf(token []byte) (at time.Time, ok bool) {
+	var seconds float64
+	if json.Unmarshal(claimsOf(token)["exp"], &seconds) != nil || seconds <= 0 || seconds > maxInstant {
+		return time.Time{}, false
+	}
+	return time.Unix(int64(seconds), 0).UTC(), true
 }
 
 // of is the account that a token is for, "" if it does not say.

@@ -1,10 +1,14 @@
 package pool
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
+	"net/url"
 	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/oauth2"
@@ -30,7 +34,9 @@ func (k *Keeper) redeem(ctx context.Context, name, why string) error {
 		// Guessing the style would spend the refresh token on the guess.
 		Endpoint: oauth2.Endpoint{TokenURL: endpoint, AuthStyle: oauth2.AuthStyleInParams},
 	}
-	rctx, cancel := context.WithTimeout(context.WithValue(ctx, oauth2.HTTPClient, k.opts.HTTP), refreshTimeout)
+	client := *k.opts.HTTP
+	client.Transport = tolerant{cmp.Or(client.Transport, http.DefaultTransport)}
+	rctx, cancel := context.WithTimeout(context.WithValue(ctx, oauth2.HTTPClient, &client), refreshTimeout)
 	defer cancel()
 	token, err := cfg.TokenSource(rctx, &oauth2.Token{RefreshToken: string(m.Refresh)}).Token()
 	if err != nil {
@@ -38,6 +44,9 @@ func (k *Keeper) redeem(ctx context.Context, name, why string) error {
 	}
 	tokens := &OAuthTokens{
 		AccessToken: vault.NewSecret([]byte(token.AccessToken)), RefreshToken: vault.NewSecret([]byte(token.RefreshToken)), ExpiresAt: token.Expiry,
+	}
+	if ends, ok := EndOf(tokens.AccessToken.Bytes()); ok && tokens.ExpiresAt.IsZero() && ends.After(k.opts.Now()) {
+		tokens.ExpiresAt = ends
 	}
 	if err := tokens.validate(); err != nil {
 		return fmt.Errorf("the token endpoint's answer: %w", err)
@@ -58,21 +67,32 @@ func (k *Keeper) closing() bool {
 	return k.refresh.closed
 }
 
-// explainRefusal leaves out of the library's error what the endpoint's body said: it
-// may repeat a token.
+// explainRefusal leaves out of the library's error what the endpoint said: it may repeat
+// a token.
 func explainRefusal(name string, err error) error {
 	said, ok := errors.AsType[*oauth2.RetrieveError](err)
+	if failed, is := errors.AsType[*url.Error](err); is {
+		err = failed.Err // without the URL, which is what a redirection asked for
+	}
 	if !ok {
 		return fmt.Errorf("ask the token endpoint: %w", err)
 	}
 	if code := rejection(said); code != "" {
 		return &RejectedError{Credential: name, Code: code}
 	}
-	status := 0
-	if said.Response != nil {
-		status = said.Response.StatusCode
+	what := "the token endpoint's answer gives no token"
+	if r := said.Response; r != nil {
+		what = fmt.Sprintf("the token endpoint answered %d", r.StatusCode)
 	}
-	return fmt.Errorf("the token endpoint answered %d %q", status, said.ErrorCode)
+	if isCode(said.ErrorCode) {
+		what += " " + said.ErrorCode
+	}
+	return errors.New(what)
+}
+
+// isCode says whether a text is like an error's name: some endpoints have a sentence there.
+func isCode(s string) bool {
+	return len(s) > 0 && len(s) <= 40 && !strings.ContainsFunc(s, func(r rune) bool { return r != '_' && (r < 'a' || r > 'z') })
 }
 
 // rejection is the code with which an endpoint refuses a refresh token for good, "" if it

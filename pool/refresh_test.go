@@ -29,6 +29,8 @@ type tokenServer struct {
 	body     string        // of the failing ones, if it is another
 	life     time.Duration // of access tokens
 	before   func()        // is called when a token was spent and before that is answered
+
+	respond func(w http.ResponseWriter, access, refresh string) // in its place, if it does not fail
 }
 
 func newTokenServer(t testing.TB) *tokenServer {
@@ -60,6 +62,10 @@ func (s *tokenServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.previous, s.good = asked, fmt.Sprintf("rt-%d", s.n)
 	if s.before != nil {
 		s.before()
+	}
+	if s.respond != nil {
+		s.respond(w, fmt.Sprintf("at-%d", s.n), s.good)
+		return
 	}
 	_ = json.NewEncoder(w).Encode(map[string]any{
 		"access_token": fmt.Sprintf("at-%d", s.n), "refresh_token": s.good, "token_type": "Bearer", "expires_in": int(s.life.Seconds()),

@@ -2,11 +2,9 @@ package main
 
 import (
 	"cmp"
-	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math"
 	"slices"
 	"strings"
 	"time"
@@ -190,21 +188,13 @@ func (e *hermesEntry) ends(now time.Time) (time.Time, error) {
 // maxInstant is the last second that JSON's times can say: the year 9999.
 const maxInstant = 253402300800
 
-// endOf is the exp claim of a token (RFC 7519 section 4.1.4). If it does not say, it is
-// now: the token is refreshed before it is used.
+// endOf is when a token says that it ends. If it does not say, it is now: the token is
+// refreshed before it is used.
 func endOf(token string, now time.Time) time.Time {
-	parts := strings.Split(token, ".")
-	if len(parts) != 3 {
-		return now
+	if at, ok := pool.EndOf([]byte(token)); ok {
+		return at
 	}
-	text, err := base64.RawURLEncoding.DecodeString(strings.TrimRight(parts[1], "="))
-	var claims struct {
-		Exp float64 `json:"exp"`
-	}
-	if err != nil || json.Unmarshal(text, &claims) != nil || claims.Exp <= 0 || claims.Exp >= maxInstant || math.IsNaN(claims.Exp) {
-		return now
-	}
-	return time.Unix(int64(claims.Exp), 0).UTC()
+	return now
 }
 
 // authJSON decodes a file. Its errors do not quote it: it holds secrets.
