@@ -18,11 +18,10 @@ import (
 
 // redeem asks the token endpoint and stores what it gives.
 func (k *Keeper) redeem(ctx context.Context, name, why string) error {
-	record, m, err := k.account(ctx, name)
+	c, m, err := k.spendable(ctx, name)
 	if err != nil {
 		return err
 	}
-	c := record.Credential
 	endpoint := k.view.Load().tokenURL(c)
 	if endpoint == "" || len(m.Refresh) == 0 {
 		return errNotRefreshable
@@ -112,6 +111,21 @@ func rejection(said *oauth2.RetrieveError) string {
 		}
 	}
 	return ""
+}
+
+// spendable reads what is stored of an account, and whether anything can be stored for it: a
+// refresh token is spent for one that can be kept.
+func (k *Keeper) spendable(ctx context.Context, name string) (Credential, *material, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	r, m, err := k.account(ctx, name)
+	if err != nil {
+		return Credential{}, nil, err
+	}
+	if err := k.opts.Store.UpdateCredential(ctx, r); err != nil {
+		return Credential{}, nil, fmt.Errorf("nothing can be stored, so the refresh token is not spent: %w", err)
+	}
+	return r.Credential, m, nil
 }
 
 // account reads what is stored of a credential.
