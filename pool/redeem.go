@@ -39,7 +39,7 @@ func (k *Keeper) redeem(ctx context.Context, name, why string) error {
 	defer cancel()
 	token, err := cfg.TokenSource(rctx, &oauth2.Token{RefreshToken: string(m.Refresh)}).Token()
 	if err != nil {
-		return explainRefusal(name, err)
+		return k.explainRefusal(name, asked, err)
 	}
 	tokens := &OAuthTokens{
 		AccessToken: vault.NewSecret([]byte(token.AccessToken)), RefreshToken: vault.NewSecret([]byte(token.RefreshToken)), ExpiresAt: token.Expiry,
@@ -68,7 +68,7 @@ func (k *Keeper) closing() bool {
 
 // explainRefusal leaves out of the library's error what the endpoint said: it may repeat
 // a token.
-func explainRefusal(name string, err error) error {
+func (k *Keeper) explainRefusal(name string, asked vault.Secret, err error) error {
 	said, ok := errors.AsType[*oauth2.RetrieveError](err)
 	if failed, is := errors.AsType[*url.Error](err); is {
 		err = failed.Err // without the URL, which is what a redirection asked for
@@ -77,7 +77,7 @@ func explainRefusal(name string, err error) error {
 		return fmt.Errorf("ask the token endpoint: %w", err)
 	}
 	if code := rejection(said); code != "" {
-		return &RejectedError{Credential: name, Code: code}
+		return &RejectedError{Credential: name, Code: code, of: k.digestOf(string(asked.Bytes()))}
 	}
 	what := "the token endpoint's answer gives no token"
 	if r := said.Response; r != nil {
@@ -199,11 +199,14 @@ func (k *Keeper) revive(ctx context.Context, c Credential) error {
 }
 
 // rejected cools the member whose account cannot be refreshed, if it is of no use any
-// more, and says so once.
+// more, and says so once. Error: [errReplaced], if it is another account by now.
 func (k *Keeper) rejected(ctx context.Context, e *RejectedError, refused bool, wait time.Duration) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	r, _, err := k.account(ctx, e.Credential)
+	r, m, err := k.account(ctx, e.Credential)
+	if err == nil && k.digestOf(string(m.Refresh)) != e.of {
+		err = errReplaced
+	}
 	if err != nil {
 		return err
 	}

@@ -7,7 +7,44 @@ import (
 	"time"
 
 	"github.com/sluice-proxy/sluice/pool"
+	"github.com/sluice-proxy/sluice/pool/vault"
 )
+
+// A rejection of the tokens that there were says nothing of those that a person has given since.
+func TestTokensFromAPersonAreNotRejectedForTheLast(t *testing.T) {
+	t.Parallel()
+	b, s, r := accounts(t, time.Hour)
+	asked, given := make(chan struct{}), make(chan struct{})
+	s.set(func(s *tokenServer) {
+		s.good, s.refusing = "rt-mine", func() { close(asked); <-given; s.refusing = nil }
+	})
+	l := b.acquire(t, r)
+	done := make(chan pool.Lease)
+	go func() {
+		next, _ := b.Refresh(t.Context(), r, l)
+		done <- next
+	}()
+	<-asked
+	ends := b.clock().Add(2 * time.Hour).UTC()
+	if _, err := b.UpdateCredential(t.Context(), "a", pool.CredentialChange{OAuth: &pool.OAuthTokens{
+		AccessToken: vault.NewSecret([]byte("at-mine")), RefreshToken: vault.NewSecret([]byte("rt-mine")), ExpiresAt: ends,
+	}}); err != nil {
+		t.Fatal(err)
+	}
+	close(given)
+	if next := shown(<-done); next != "[{authorization Bearer at-mine}]" {
+		t.Errorf("the request does not go on with the new token: %s", next)
+	}
+	if c := b.credential(t, "a"); !c.RefreshFailed.IsZero() || !c.ExpiresAt.Equal(ends) || b.count(t, pool.EventRefreshFailed) != 0 {
+		t.Errorf("the new tokens are held for rejected: %+v", c)
+	}
+	if st := b.status(t); st.State != pool.StateHealthy || st.Active != "a" {
+		t.Errorf("status %+v", st)
+	}
+	if next, ok := b.Refresh(t.Context(), r, b.acquire(t, r)); !ok || token(next) == "at-mine" {
+		t.Error("the new tokens are left alone as the last ones would be")
+	}
+}
 
 // TestNothingIsSpentThatCannotBeReplaced: a store that takes nothing is found out before the
 // refresh token is of no use any more.

@@ -70,6 +70,8 @@ type flight struct {
 type RejectedError struct {
 	Credential string
 	Code       string // RFC 6749 section 5.2: "invalid_grant", or a provider's own
+
+	of tokenDigest // of the refresh token
 }
 
 func (e *RejectedError) Error() string {
@@ -298,8 +300,14 @@ func (k *Keeper) fly(f *flight, name, why string, refused bool, needed func() bo
 	r.mu.Unlock()
 	switch {
 	case isRejected:
+		err := k.rejected(ctx, rejected, refused, wait)
+		if errors.Is(err, errReplaced) { // by whoever signed in again meanwhile
+			r.forget(name)
+			f.err = nil
+			break
+		}
 		k.opts.Log.Error("account not refreshed", "credential", name, "error", rejected)
-		if err := k.rejected(ctx, rejected, refused, wait); err != nil {
+		if err != nil {
 			k.opts.Log.Error("not recorded that an account is not refreshed", "credential", name, "error", err)
 		}
 	case f.err != nil:

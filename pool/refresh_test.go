@@ -29,6 +29,7 @@ type tokenServer struct {
 	body     string        // of the failing ones, if it is another
 	life     time.Duration // of access tokens
 	before   func()        // is called when a token was spent and before that is answered
+	refusing func()        // is called before it fails
 
 	respond func(w http.ResponseWriter, access, refresh string) // in its place, if it does not fail
 }
@@ -50,6 +51,9 @@ func (s *tokenServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		status, code := s.fail, s.code
 		if status == 0 {
 			status, code = 400, "invalid_grant"
+		}
+		if s.refusing != nil {
+			s.refusing()
 		}
 		w.WriteHeader(status)
 		if s.body != "" {
