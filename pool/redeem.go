@@ -79,14 +79,15 @@ func (k *Keeper) explainRefusal(name string, asked vault.Secret, err error) erro
 	if code := rejection(said); code != "" {
 		return &RejectedError{Credential: name, Code: code, of: k.digestOf(string(asked.Bytes()))}
 	}
-	what := "the token endpoint's answer gives no token"
+	e := &endpointError{said: "the token endpoint's answer gives no token"}
 	if r := said.Response; r != nil {
-		what = fmt.Sprintf("the token endpoint answered %d", r.StatusCode)
+		e.said = fmt.Sprintf("the token endpoint answered %d", r.StatusCode)
+		e.wait, _ = parseRetryAfter(r.Header.Get("Retry-After"), k.opts.Now())
 	}
 	if isCode(said.ErrorCode) {
-		what += " " + said.ErrorCode
+		e.said += " " + said.ErrorCode
 	}
-	return errors.New(what)
+	return e
 }
 
 // isCode says whether a text is like an error's name: some endpoints have a sentence there.

@@ -84,3 +84,28 @@ func (s frozenCredentials) UpdateCredential(ctx context.Context, r pool.Credenti
 	}
 	return s.Store.UpdateCredential(ctx, r)
 }
+
+// An endpoint that says how long it wants to be left alone is.
+func TestAnEndpointIsLeftAloneAsLongAsItSays(t *testing.T) {
+	t.Parallel()
+	b, s, r := accounts(t, time.Hour)
+	l := b.acquire(t, r)
+	refused := func(want int) {
+		t.Helper()
+		if _, ok := b.Refresh(t.Context(), r, l); ok || s.requests() != want {
+			t.Fatalf("refreshed %t, %d requests, want %d", ok, s.requests(), want)
+		}
+	}
+	s.set(func(s *tokenServer) { s.fail, s.code = 503, "temporarily_unavailable" })
+	refused(1)
+	b.pass(6 * time.Second)
+	s.set(func(s *tokenServer) { s.fail, s.later = 429, "120" })
+	refused(2)
+	b.pass(time.Minute)
+	refused(2)
+	b.pass(time.Minute)
+	s.set(func(s *tokenServer) { s.fail = 0 })
+	if _, ok := b.Refresh(t.Context(), r, l); !ok {
+		t.Error("not asked again")
+	}
+}

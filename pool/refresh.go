@@ -293,7 +293,11 @@ func (k *Keeper) fly(f *flight, name, why string, refused bool, needed func() bo
 		r.wait[name], r.after[name] = wait, k.opts.Now().Add(wait-MinCooldown)
 	default:
 		wait = min(max(minRefreshRetry, 2*r.wait[name]), maxRefreshRetry)
-		r.wait[name], r.after[name] = wait, k.opts.Now().Add(wait)
+		r.wait[name] = wait
+		if e, is := errors.AsType[*endpointError](f.err); is {
+			wait = max(wait, min(e.wait, maxUnhinted))
+		}
+		r.after[name] = k.opts.Now().Add(wait)
 	}
 	delete(r.flights, name)
 	r.landed[name] = k.opts.Now()

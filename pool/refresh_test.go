@@ -26,6 +26,7 @@ type tokenServer struct {
 	n        int
 	fail     int           // status of the answers; 0: none fails
 	code     string        // "error" of the failing ones
+	later    string        // Retry-After of the failing ones
 	body     string        // of the failing ones, if it is another
 	life     time.Duration // of access tokens
 	before   func()        // is called when a token was spent and before that is answered
@@ -54,6 +55,9 @@ func (s *tokenServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		if s.refusing != nil {
 			s.refusing()
+		}
+		if s.later != "" {
+			w.Header().Set("Retry-After", s.later)
 		}
 		w.WriteHeader(status)
 		if s.body != "" {

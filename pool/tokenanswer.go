@@ -8,6 +8,7 @@ import (
 	"math"
 	"net/http"
 	"net/url"
+	"time"
 )
 
 // maxTokenAnswer is how much of a token endpoint's answer is read, in bytes.
@@ -66,3 +67,11 @@ func plainTokens(body []byte) []byte {
 	}
 	return plain
 }
+
+// endpointError is an answer of a token endpoint's that says nothing of the account.
+type endpointError struct {
+	said string
+	wait time.Duration // for which it wants to be left alone, 0 if it does not say
+}
+
+func (e *endpointError) Error() string { return e.said }
