@@ -20,9 +20,14 @@ func (k *Keeper) digestOf(token string) tokenDigest {
 // first are kept, which an agent's own file may hold, and the last.
 const maxFormer = 32
 
+// spent says whether a refresh token was given up for another.
+func (m *material) spent(digest tokenDigest) bool {
+	return slices.ContainsFunc(m.Former, func(d []byte) bool { return string(d) == string(digest[:]) })
+}
+
 // spend notes that the refresh token at hand is given up for another.
 func (m *material) spend(digest tokenDigest) {
-	if slices.ContainsFunc(m.Former, func(d []byte) bool { return string(d) == string(digest[:]) }) {
+	if m.spent(digest) {
 		return
 	}
 	m.Former = append(m.Former, digest[:])

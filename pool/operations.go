@@ -233,8 +233,40 @@ func (k *Keeper) AddCredential(ctx context.Context, s CredentialSpec) (Credentia
 		e.Detail += ", from " + c.Source
 	}
 	return c, k.configure(ctx, e, func(ctx context.Context) error {
+		if err := k.onlyHolder(ctx, c, &m); err != nil {
+			return err
+		}
 		return k.opts.Store.AddCredential(ctx, CredentialRecord{Credential: c, Sealed: sealed})
 	})
+}
+
+// onlyHolder refuses an account whose refresh token another one has or had: the one that is
+// refreshed first spends it for both, and some providers end a login of which a spent token
+// is shown to them.
+func (k *Keeper) onlyHolder(ctx context.Context, c Credential, m *material) error {
+	if c.Type != OAuth {
+		return nil
+	}
+	cfg, err := k.opts.Store.Config(ctx)
+	if err != nil {
+		return err
+	}
+	digest := k.digestOf(string(m.Refresh))
+	for i := range cfg.Credentials {
+		r := &cfg.Credentials[i]
+		if r.Credential.Type != OAuth || r.Credential.Name == c.Name {
+			continue
+		}
+		other, err := k.open(r)
+		if err != nil {
+			return err
+		}
+		if k.digestOf(string(other.Refresh)) == digest || other.spent(digest) {
+			return Conflict("oauth.refresh_token: is that of %q, now or before, and good for one of them only: sign in once more for another account",
+				r.Credential.Name)
+		}
+	}
+	return nil
 }
 
 func (m *material) setExtra(c *Credential, extra []ExtraHeader) {
@@ -279,6 +311,11 @@ func (k *Keeper) UpdateCredential(ctx context.Context, name string, ch Credentia
 			return Credential{}, err
 		}
 		k.fetches.read(name, k.opts.Now(), k.opts.FetchInterval)
+	}
+	if another {
+		if err := k.onlyHolder(ctx, r.Credential, m); err != nil {
+			return Credential{}, err
+		}
 	}
 	if r.Sealed, err = k.seal(m); err != nil {
 		return Credential{}, err

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/x509"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -14,6 +15,7 @@ import (
 	"time"
 
 	"github.com/sluice-proxy/sluice/pool"
+	"github.com/sluice-proxy/sluice/pool/vault"
 )
 
 // TestNoAccountIsLostToAnOddAnswer: the refresh token is spent with whatever answer gives a
@@ -144,5 +146,45 @@ func TestWhatAnEndpointRepeatsIsNotLogged(t *testing.T) {
 				t.Errorf("want %q: %s", c.says, got)
 			}
 		})
+	}
+}
+
+// TestOneLoginIsOneAccount: of two that share a refresh token the first to be refreshed spends
+// it for both.
+func TestOneLoginIsOneAccount(t *testing.T) {
+	t.Parallel()
+	b, _, r := accounts(t, time.Hour)
+	tokens := func(refresh string) *pool.OAuthTokens {
+		return &pool.OAuthTokens{AccessToken: vault.NewSecret([]byte("at")), RefreshToken: vault.NewSecret([]byte(refresh)), ExpiresAt: b.clock().Add(time.Hour)}
+	}
+	add := func(name, refresh string) error {
+		_, err := b.AddCredential(t.Context(), pool.CredentialSpec{Name: name, Type: pool.OAuth, OAuth: tokens(refresh)})
+		return err
+	}
+	update := func(name, refresh string) error {
+		_, err := b.UpdateCredential(t.Context(), name, pool.CredentialChange{OAuth: tokens(refresh)})
+		return err
+	}
+	refused := func(what string, err error) {
+		t.Helper()
+		if known, ok := errors.AsType[*pool.Error](err); !ok || known.Code != pool.CodeConflict || !strings.Contains(err.Error(), `"a"`) || strings.Contains(err.Error(), "rt-") {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	refused("the same once more", add("twin", "rt-0"))
+	if err := add("other", "rt-other"); err != nil {
+		t.Fatal(err)
+	}
+	refused("the same for another", update("other", "rt-0"))
+	if _, ok := b.Refresh(t.Context(), r, b.acquire(t, r)); !ok {
+		t.Fatal("not refreshed")
+	}
+	refused("one that is spent", add("twin", "rt-0"))
+	refused("the one that took its place", add("twin", "rt-1"))
+	if err := update("a", "rt-1"); err != nil {
+		t.Errorf("its own: %v", err)
+	}
+	if all, err := b.Credentials(t.Context()); err != nil || len(all) != 3 {
+		t.Errorf("%d credentials, want 3: %v", len(all), err)
 	}
 }

@@ -99,6 +99,7 @@ func hermesCredentials(raw []byte, o importOptions, now time.Time) (imported, er
 	}
 	slices.Sort(providers)
 	var found imported
+	logins := make(map[string]string) // where a refresh token stands first
 	for _, provider := range providers {
 		entries := make([]int, len(f.Pool[provider]))
 		for i := range entries {
@@ -116,6 +117,13 @@ func hermesCredentials(raw []byte, o importOptions, now time.Time) (imported, er
 			spec, err := e.spec(provider, at, o, now)
 			if err != nil {
 				return imported{}, err
+			}
+			if spec.Oauth != nil {
+				if first, again := logins[spec.Oauth.RefreshToken]; again {
+					found.notes = append(found.notes, fmt.Sprintf("%s is the same login as %s", at, first))
+					continue
+				}
+				logins[spec.Oauth.RefreshToken] = at
 			}
 			found.specs = append(found.specs, spec)
 		}

@@ -111,9 +111,15 @@ func TestAuthFiles(t *testing.T) {
 		{
 			name: "ends as text, seconds and milliseconds", agent: "hermes", file: `{"credential_pool":{"x":[
 				{"id":"a","auth_type":"oauth","access_token":"t","refresh_token":"r","expires_at":"2027-01-02T03:04:05.5+00:00","client_id":"own"},
-				{"id":"b","auth_type":"oauth","access_token":"t","refresh_token":"r","expires_at":1900000000},
-				{"id":"c","auth_type":"oauth","access_token":"t","refresh_token":"r","expires_at_ms":1900000000000}]}}`,
-			want: "x-a oauth t r 2027-01-02T03:04:05Z own\nx-b oauth t r " + jwtEnds + "\nx-c oauth t r " + jwtEnds,
+				{"id":"b","auth_type":"oauth","access_token":"t","refresh_token":"r2","expires_at":1900000000},
+				{"id":"c","auth_type":"oauth","access_token":"t","refresh_token":"r3","expires_at_ms":1900000000000}]}}`,
+			want: "x-a oauth t r 2027-01-02T03:04:05Z own\nx-b oauth t r2 " + jwtEnds + "\nx-c oauth t r3 " + jwtEnds,
+		},
+		{
+			name: "one login twice", agent: "hermes", file: `{"credential_pool":{"x":[
+				{"label":"l","auth_type":"oauth","access_token":"t","refresh_token":"r","expires_at":1900000000},
+				{"label":"m","auth_type":"oauth","access_token":"t","refresh_token":"r","expires_at":1900000000}]}}`,
+			want: "x-l oauth t r " + jwtEnds, note: "credential_pool.x[1] is the same login as credential_pool.x[0]",
 		},
 		{
 			name: "a secret that is elsewhere", agent: "hermes",
