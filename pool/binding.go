@@ -91,11 +91,12 @@ type template struct {
 	before, after string
 }
 
-// parseTemplate reads `Name: value with {token}`.
+// parseTemplate reads `Name: value with {token}`. Its errors do not quote the value, where
+// people put the secret itself.
 func parseTemplate(s string) (template, error) {
 	name, value, ok := strings.Cut(s, ":")
 	if !ok {
-		return template{}, invalid("header: %q must have the form 'Name: value with %s'", s, tokenMark)
+		return template{}, invalid("header: must have the form 'Name: value with %s'", tokenMark)
 	}
 	if err := validFieldName("header", name); err != nil {
 		return template{}, err
@@ -106,10 +107,10 @@ func parseTemplate(s string) (template, error) {
 	}
 	switch strings.Count(value, tokenMark) {
 	case 0:
-		return template{}, invalid("header: %q has no %s: the place where the credential goes", s, tokenMark)
+		return template{}, invalid("header: the value of %s has no %s: the place where the credential goes", name, tokenMark)
 	case 1:
 	default:
-		return template{}, invalid("header: %q has %s more than once", s, tokenMark)
+		return template{}, invalid("header: the value of %s has %s more than once", name, tokenMark)
 	}
 	before, after, _ := strings.Cut(value, tokenMark)
 	return template{name: strings.ToLower(name), before: before, after: after}, nil

@@ -144,7 +144,7 @@ func validAccount(tokenURL string, extra []ExtraHeader) error {
 	if tokenURL != "" {
 		u, err := url.Parse(tokenURL)
 		if err != nil || u.Scheme != "https" || u.Host == "" || u.User != nil {
-			return invalid("token_url: %q is not an https URL", tokenURL)
+			return invalid("token_url: is not an https URL")
 		}
 	}
 	seen := make(map[string]bool)
