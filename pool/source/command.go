@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"maps"
 	"os"
@@ -156,13 +155,9 @@ func (c Command) environment() ([]string, error) {
 	env := map[string]string{"PATH": commandPath, "HOME": "/", "LANG": "C.UTF-8"}
 	maps.Copy(env, c.Environment)
 	for name, path := range c.EnvironmentFiles {
-		file, err := os.Open(path)
+		text, err := read(os.OpenFile(path, openFlags, 0))
 		if err != nil {
-			return nil, fmt.Errorf("the file for %s: %w", name, err)
-		}
-		text, err := io.ReadAll(io.LimitReader(file, MaxSecret))
-		if err = errors.Join(err, file.Close()); err != nil {
-			return nil, fmt.Errorf("the file for %s: %w", name, err)
+			return nil, fmt.Errorf("the file for %s, %s: %w", name, path, explainFile(err))
 		}
 		env[name] = string(bytes.TrimRight(text, "\r\n"))
 		clear(text)

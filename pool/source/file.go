@@ -43,15 +43,25 @@ func readBelow(dir, name string) ([]byte, error) {
 		return nil, explainFile(err)
 	}
 	defer func() { _ = root.Close() }()
-	// Without O_NONBLOCK, a named pipe in its place would be waited for.
-	file, err := root.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	text, err := read(root.OpenFile(name, openFlags, 0))
 	if err != nil {
 		return nil, explainFile(err)
+	}
+	return text, nil
+}
+
+// openFlags are those with which a named pipe in a file's place is not waited for.
+const openFlags = os.O_RDONLY | unix.O_NONBLOCK
+
+// read takes a regular file that was opened, at most a byte more than [MaxSecret].
+func read(file *os.File, err error) ([]byte, error) {
+	if err != nil {
+		return nil, err
 	}
 	defer func() { _ = file.Close() }()
 	info, err := file.Stat()
 	if err != nil {
-		return nil, explainFile(err)
+		return nil, err
 	}
 	if !info.Mode().IsRegular() {
 		return nil, refused("is not a regular file")
@@ -61,13 +71,16 @@ func readBelow(dir, name string) ([]byte, error) {
 	n, err := io.ReadFull(file, text)
 	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
 		clear(text)
-		return nil, explainFile(err)
+		return nil, err
 	}
 	return text[:n], nil
 }
 
 // explainFile leaves out the path, which is said already.
 func explainFile(err error) error {
+	if _, is := errors.AsType[*refusal](err); is {
+		return err
+	}
 	what := err
 	if path, ok := errors.AsType[*fs.PathError](err); ok {
 		what = path.Err

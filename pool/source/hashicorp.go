@@ -27,8 +27,6 @@ const (
 	hashiCorpTimeout = 20 * time.Second
 	// maxHashiCorpAnswer is the longest answer that is read, in bytes.
 	maxHashiCorpAnswer = 1 << 20
-	// maxHashiCorpToken is the longest token that is read, in bytes.
-	maxHashiCorpToken = 16 << 10
 )
 
 // HashiCorp is where HashiCorp Vault (or OpenBao, which speaks the same) is, and what may
@@ -190,14 +188,9 @@ func (h *hashiCorp) session() (*api.Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the client for Vault cannot be made: %w", err)
 	}
-	file, err := os.Open(h.o.TokenFile)
+	token, err := read(os.OpenFile(h.o.TokenFile, openFlags, 0))
 	if err != nil {
-		return nil, fmt.Errorf("the token for Vault: %w: secrets.vault.token_file in the configuration has to name it", err)
-	}
-	defer func() { _ = file.Close() }()
-	token, err := io.ReadAll(io.LimitReader(file, maxHashiCorpToken))
-	if err != nil {
-		return nil, fmt.Errorf("the token for Vault: %w", err)
+		return nil, fmt.Errorf("the token for Vault, %s: %w: secrets.vault.token_file in the configuration has to name it", h.o.TokenFile, explainFile(err))
 	}
 	text := strings.TrimSpace(string(token))
 	clear(token)

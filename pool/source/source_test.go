@@ -202,6 +202,22 @@ func TestCommands(t *testing.T) {
 	refuses(t, s, "command:nofile:x", pool.CodeUnavailable, "TOKEN", "no such file")
 }
 
+// A pipe that nobody writes to is not waited for: who waits for a source has the daemon wait
+// with its end.
+func TestFilesOfTheConfigurationThatArePipes(t *testing.T) {
+	t.Parallel()
+	pipe := filepath.Join(t.TempDir(), "pipe")
+	if err := unix.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s := newSources(t, Options{
+		HashiCorp: HashiCorp{Address: "http://127.0.0.1:1", TokenFile: pipe},
+		Commands:  map[string]Command{"op": {Argv: []string{"true", "{ref}"}, Refs: []string{"*"}, EnvironmentFiles: map[string]string{"TOKEN": pipe}}},
+	})
+	refuses(t, s, "vault:secret/x#y", pool.CodeInvalid, pipe, "not a regular file", "token_file")
+	refuses(t, s, "command:op:x", pool.CodeInvalid, pipe, "not a regular file", "TOKEN")
+}
+
 // A command that hangs is killed when its time is up, with all that it has started: what
 // is in a session of its own, too, and what holds its output open.
 func TestACommandThatHangsLeavesNothing(t *testing.T) {
