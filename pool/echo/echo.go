@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"runtime"
 	"slices"
 )
 
@@ -66,7 +67,7 @@ func (*Matcher) Format(s fmt.State, _ rune) { _, _ = io.WriteString(s, "REDACTED
 
 // New makes a matcher, nil if there is nothing to look for.
 func New(secrets []Secret) *Matcher {
-	m := &Matcher{window: maxWindow, grams: make(map[uint64][]place), starts: make(map[uint16][]uint16)}
+	m := &Matcher{window: maxWindow, starts: make(map[uint16][]uint16)}
 	for _, s := range secrets {
 		if len(s.Value) < MinSecret {
 			continue
@@ -87,6 +88,8 @@ func New(secrets []Secret) *Matcher {
 	}
 	m.stride = m.window - gram + 1
 	m.sieve = newSieve(m.forms, m.stride)
+	m.grams = make(map[uint64][]place, len(m.forms)*m.stride) // one that grew would leave copies behind
+	runtime.SetFinalizer(m, (*Matcher).forget)
 	for i, f := range m.forms {
 		for _, c := range f.text {
 			m.bytes[c] |= isChar | isInner
@@ -106,10 +109,19 @@ func New(secrets []Secret) *Matcher {
 	return m
 }
 
+// forget overwrites what was made of the secrets, once nobody has the matcher.
+func (m *Matcher) forget() {
+	for i := range m.forms {
+		m.forms[i].forget()
+	}
+	clear(m.grams)
+}
+
 func hash(g uint64) uint16 { return uint16(g * 0x9e3779b97f4a7c15 >> (64 - seenBits)) }
 
 func (m *Matcher) add(f form) {
 	if len(f.text) < gram || slices.ContainsFunc(m.forms, func(g form) bool { return bytes.Equal(f.text, g.text) }) {
+		f.forget()
 		return
 	}
 	m.forms = append(m.forms, f)

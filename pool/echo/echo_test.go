@@ -7,11 +7,14 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/url"
+	"os"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+	"unsafe"
 )
 
 const (
@@ -139,6 +142,46 @@ func TestALongerSecretThatBeginsLikeAShorter(t *testing.T) {
 	m := New([]Secret{{[]byte("secret-one"), []byte("A")}, {[]byte("secret-one-and-more"), []byte("B")}})
 	if got := m.Replace([]byte("secret-one-and-more secret-one-and")); string(got) != "B A-and" {
 		t.Errorf("%s", got)
+	}
+}
+
+// TestAMatcherLeavesNothingOfASecret: what it has made of one is overwritten when nobody has
+// it any more, and the secret itself is not, which is somebody else's.
+func TestAMatcherLeavesNothingOfASecret(t *testing.T) {
+	t.Parallel()
+	secret := []byte(key)
+	m := New([]Secret{{secret, []byte(stub)}})
+	at := make(map[uintptr]string)
+	for _, f := range m.forms[1:] {
+		at[uintptr(unsafe.Pointer(&f.text[0]))] = string(f.text)
+	}
+	runtime.GC()
+	if !m.Contains([]byte(key)) {
+		t.Fatal("overwritten in use")
+	}
+	m = nil
+	memory, err := os.Open("/proc/self/mem")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer memory.Close()
+	for end := time.Now().Add(20 * time.Second); len(at) > 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("%d forms are still there", len(at))
+		}
+		runtime.GC()
+		for p, text := range at {
+			now := make([]byte, len(text))
+			if _, err := memory.ReadAt(now, int64(p)); err != nil {
+				t.Fatal(err)
+			}
+			if string(now) != text {
+				delete(at, p)
+			}
+		}
+	}
+	if string(secret) != key {
+		t.Error("the secret itself was overwritten")
 	}
 }
 

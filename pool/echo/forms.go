@@ -13,6 +13,14 @@ type form struct {
 	// stub goes in its place; if it is nil the text is inside of base64, nothing may move,
 	// and same, which is as long as text, goes there.
 	stub, same []byte
+	// made says that text is not the secret's own memory.
+	made bool
+}
+
+func (f *form) forget() {
+	if f.made {
+		clear(f.text)
+	}
 }
 
 var alphabets = []*base64.Encoding{base64.RawStdEncoding, base64.RawURLEncoding}
@@ -21,17 +29,17 @@ var alphabets = []*base64.Encoding{base64.RawStdEncoding, base64.RawURLEncoding}
 func formsOf(s Secret) []form {
 	all := []form{{text: s.Value, stub: s.Placeholder}}
 	if bytes.IndexByte(s.Value, ' ') >= 0 { // in a query
-		all = append(all, form{text: bytes.ReplaceAll(s.Value, []byte(" "), []byte("+")), stub: s.Placeholder})
+		all = append(all, form{text: bytes.ReplaceAll(s.Value, []byte(" "), []byte("+")), stub: s.Placeholder, made: true})
 	}
 	if bytes.ContainsFunc(s.Value, func(r rune) bool { return r >= utf8.RuneSelf }) {
 		for _, digits := range []string{`\u%04x`, `\u%04X`} {
-			all = append(all, form{text: ascii(s.Value, digits), stub: s.Placeholder})
+			all = append(all, form{text: ascii(s.Value, digits), stub: s.Placeholder, made: true})
 		}
 	}
 	filler := fill(s.Placeholder, len(s.Value))
 	for _, alphabet := range alphabets {
 		for shift := range 3 {
-			all = append(all, form{text: inside(alphabet, s.Value, shift), same: inside(alphabet, filler, shift)})
+			all = append(all, form{text: inside(alphabet, s.Value, shift), same: inside(alphabet, filler, shift), made: true})
 		}
 	}
 	return all
@@ -58,11 +66,14 @@ func ascii(text []byte, digits string) []byte {
 // first and last characters some bits are its neighbours' (RFC 4648 section 4).
 func inside(alphabet *base64.Encoding, text []byte, shift int) []byte {
 	before := [3]int{0, 2, 3}[shift] // characters that hold bits of what is before
-	coded := alphabet.EncodeToString(append(make([]byte, shift), text...))
-	if (shift+len(text))%3 != 0 {
+	plain := append(make([]byte, shift, shift+len(text)), text...)
+	defer clear(plain)
+	coded := make([]byte, alphabet.EncodedLen(len(plain)))
+	alphabet.Encode(coded, plain)
+	if len(plain)%3 != 0 {
 		coded = coded[:len(coded)-1]
 	}
-	return []byte(coded[before:])
+	return coded[before:]
 }
 
 // fill makes a text of n bytes out of a placeholder: cut, or filled up.
