@@ -152,9 +152,11 @@ func endsIn(p []byte, c byte, size int) bool {
 	return n == size && d == c
 }
 
+// each is a byte eight times.
+const each = 0x0101010101010101
+
 // has says whether a character is among eight.
 func has(w uint64, c byte) bool {
-	const each = 0x0101010101010101
 	w ^= each * uint64(c)
 	return (w-each)&^w&(each<<7) != 0
 }

@@ -13,10 +13,14 @@ const reach = 2
 // more: what is none passes it by chance, some in a hundred times, but not twice.
 const again = 2
 
-// sieve tells from five bytes whether a sample may be in an occurrence, whatever of that is
-// escaped. The three from the sample on are looked up. Of those that are the end of an
-// escape and what follows it there would be too many: there the two before tell.
+// sieve tells whether a sample may be in an occurrence, whatever of that is escaped. With
+// white space, a quotation mark or what is no ASCII among its eight bytes it is in none,
+// which most are found out by and no table is asked for. Of the others five bytes tell: the
+// three from the sample on are looked up. Of those that are the end of an escape and what
+// follows it there would be too many: there the two before tell.
 type sieve struct {
+	low           uint64                      // the least byte that an occurrence may have, eight times
+	outside       uint64                      // the bits that are set in a byte of none; 0 if any may be in one
 	threes        [1 << sieveBits / 64]uint64 // a bit for each hash of three bytes
 	before, after [256]ending                 // of the two, each by itself
 }
@@ -34,7 +38,15 @@ const (
 // newSieve makes one for samples of which the first character is one of the first n of a
 // form, behind which it goes on for gram-1 more.
 func newSieve(forms []form, n int) *sieve {
-	s := new(sieve)
+	s := &sieve{low: each * '%', outside: each << 7}
+	for _, f := range forms {
+		for _, c := range f.text {
+			s.low = min(s.low, each*uint64(c))
+			if c > 0x7f {
+				s.outside = 0
+			}
+		}
+	}
 	s.add('\\', 'u', '0')
 	s.add('u', '0', '0')
 	s.before['0'], s.after['0'] = zeroAndDigit, zeroAndDigit
@@ -105,8 +117,12 @@ func sieveHash(three uint32) uint32 { return three << 8 * 0x9e3779b1 >> (32 - si
 func (s *sieve) pass(p []byte, q, stride int) int {
 	// Tables and condition are so that the compiler sees that nothing else has to be checked.
 	threes, before, after := &s.threes, &s.before, &s.after
+	low, outside := s.low, s.outside
 	i := q - reach
 	for ; 0 <= i && i < len(p)-(reach+gram-1); i += stride {
+		if g := binary.LittleEndian.Uint64(p[i+reach:]); ((g-low)|g)&outside != 0 {
+			continue
+		}
 		w := binary.LittleEndian.Uint64(p[i:])
 		h := sieveHash(uint32(w >> (8 * reach)))
 		if (threes[h/64]&(1<<(h%64)) != 0 || before[byte(w)]&after[byte(w>>8)] != 0) && s.may(p[i+again:]) {
