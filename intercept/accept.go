@@ -88,6 +88,24 @@ func (in *Interceptor) lateSlot() bool {
 	}
 }
 
+// lastSlots are left to targets that have few connections, so that none keeps all others out by having many.
+const lastSlots = 64
+
+// crowds reports whether a target with that many connections, the new one among them, has to do without it.
+func (in *Interceptor) crowds(t *target, open int64) bool {
+	last := min(lastSlots, cap(in.slots)/8)
+	if open <= max(int64(last/4), 1) || cap(in.slots)-len(in.slots) >= last {
+		return false
+	}
+	in.count.crowded.Add(1)
+	said, now := in.refusedAt.Load(), time.Now().UnixNano()
+	if now-said > int64(starvingSilence) && in.refusedAt.CompareAndSwap(said, now) {
+		in.opts.Log.Warn("connections are refused: their target has most of those that can be served at a time",
+			"target", t.ID, "connections", open-1, "served", cap(in.slots))
+	}
+	return true
+}
+
 // starving says once that connections are not accepted, for all listeners together, and
 // once that they are again.
 type starving struct {

@@ -19,8 +19,8 @@ import (
 // Exchange serves the connections whose host is bound. exchange.Exchanger is one.
 type Exchange interface {
 	// Serve ends the client's TLS, of which nothing is consumed yet, and returns when
-	// the connection is over or ctx is done. It closes c.
-	Serve(ctx context.Context, c *net.TCPConn, h sniff.Hello, u exchange.Upstream, r pool.Route)
+	// the connection is over or ctx is done. What it keeps to send again counts as s's. It closes c.
+	Serve(ctx context.Context, c *net.TCPConn, h sniff.Hello, u exchange.Upstream, r pool.Route, s *exchange.Share)
 	// CloseNetNS drops the idle upstream connections of a namespace that is gone.
 	CloseNetNS(cookie uint64)
 	// Drain has each connection end after the exchange that it is in, or with its next one. It does not wait.
@@ -33,6 +33,7 @@ type Exchange interface {
 type conn struct {
 	in       *Interceptor
 	home     *home
+	owner    *target
 	client   *net.TCPConn
 	raw      syscall.RawConn // of client
 	flow     bpf.Flow
@@ -58,15 +59,18 @@ func (in *Interceptor) serve(client *net.TCPConn, h *home) {
 		in.count.foreign.Add(1)
 		return
 	}
-	t.open.Add(1)
 	defer t.open.Add(-1)
-	c := &conn{in: in, home: h, client: client, flow: flow}
+	if in.crowds(t, t.open.Add(1)) {
+		_ = client.SetLinger(0)
+		return
+	}
+	c := &conn{in: in, home: h, owner: t, client: client, flow: flow}
 	if c.raw, err = client.SyscallConn(); err != nil {
 		in.count.lost.Add(1)
 		return
 	}
 	defer c.closeUpstream()
-	c.run(t.conn, t.Pools)
+	c.run(t.conn)
 }
 
 func addrPort(a net.Addr) netip.AddrPort {
@@ -78,7 +82,7 @@ func addrPort(a net.Addr) netip.AddrPort {
 	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
 }
 
-func (c *conn) run(ctx context.Context, pools []string) {
+func (c *conn) run(ctx context.Context) {
 	count := &c.in.count
 	hello, begin := c.sniff(ctx)
 	switch begin {
@@ -109,13 +113,13 @@ func (c *conn) run(ctx context.Context, pools []string) {
 		return
 	}
 	port := c.flow.Dst.Port()
-	what, route := decide(c.in.opts.Routes, hello, port, pools)
+	what, route := decide(c.in.opts.Routes, hello, port, c.owner.Pools)
 	switch what {
 	case verdictTerminate:
 		c.closeUpstream() // the exchange dials, and verifies, its own
 		count.terminated.Add(1)
 		u := exchange.Upstream{NetNS: c.home.ns.Cookie(), Addr: c.flow.Dst, Host: route.Host, Port: port}
-		c.in.opts.Exchange.Serve(ctx, c.client, hello, u, route)
+		c.in.opts.Exchange.Serve(ctx, c.client, hello, u, route, &c.owner.share)
 	case verdictRefuse:
 		count.plaintext.Add(1)
 		c.refuse(ctx, hello, route)

@@ -422,26 +422,6 @@ func TestConnectionOfNoTargetIsClosed(t *testing.T) {
 	}
 }
 
-func TestConnectionsAreBounded(t *testing.T) {
-	s := newStreet(t, func(_ *bench, o *Options) { o.MaxConns = 1 }, echoBack)
-	first := s.connect(s.origin443())
-	_, err := first.Write([]byte("one"))
-	must(t, err)
-	_, err = io.ReadFull(first, make([]byte, 3))
-	must(t, err)
-	second := s.connect(s.origin443())
-	_, err = second.Write([]byte("two"))
-	must(t, err)
-	eventually(t, "the second has to wait", func() bool { return s.Counters().Full == 1 })
-	first.Close()
-	got := make([]byte, 3)
-	_, err = io.ReadFull(second, got)
-	must(t, err)
-	if string(got) != "two" {
-		t.Errorf("the second got %q", got)
-	}
-}
-
 func TestStopDrainsThenCuts(t *testing.T) {
 	s := newStreet(t, nil, echoBack)
 	c := s.connect(s.origin443())

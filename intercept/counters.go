@@ -7,7 +7,7 @@ type counters struct {
 	accepted, terminated, spliced                                     atomic.Uint64
 	unsolicited, foreign, silent, slow, cutShort, overLong, malformed atomic.Uint64
 	plaintext, unreachable, lost                                      atomic.Uint64
-	acceptErrors, full, adopted, notAdopted                           atomic.Uint64
+	acceptErrors, full, crowded, adopted, notAdopted                  atomic.Uint64
 }
 
 // Counters is a snapshot of what happened since the start.
@@ -29,6 +29,7 @@ type Counters struct {
 
 	AcceptErrors uint64 `json:"accept_errors"` // accept failed, for want of descriptors or memory
 	Full         uint64 `json:"full"`          // accepts that had to wait for a connection to end
+	Crowded      uint64 `json:"crowded"`       // reset: of a target that has most of those that can be served at a time
 	Adopted      uint64 `json:"adopted"`       // namespaces that got listeners
 	NotAdopted   uint64 `json:"not_adopted"`   // namespaces that could not get them
 }
@@ -40,6 +41,6 @@ func (c *counters) snapshot() Counters {
 		Slow: c.slow.Load(), CutShort: c.cutShort.Load(), OverLong: c.overLong.Load(),
 		Malformed: c.malformed.Load(), Plaintext: c.plaintext.Load(), Unreachable: c.unreachable.Load(),
 		Lost: c.lost.Load(), AcceptErrors: c.acceptErrors.Load(), Full: c.full.Load(),
-		Adopted: c.adopted.Load(), NotAdopted: c.notAdopted.Load(),
+		Crowded: c.crowded.Load(), Adopted: c.adopted.Load(), NotAdopted: c.notAdopted.Load(),
 	}
 }

@@ -347,7 +347,7 @@ type desk struct {
 	closed []uint64
 }
 
-func (d *desk) Serve(_ context.Context, c *net.TCPConn, _ sniff.Hello, u exchange.Upstream, _ pool.Route) {
+func (d *desk) Serve(_ context.Context, c *net.TCPConn, _ sniff.Hello, u exchange.Upstream, _ pool.Route, _ *exchange.Share) {
 	d.mu.Lock()
 	d.served = append(d.served, u)
 	d.mu.Unlock()

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/sluice-proxy/sluice/bpf"
@@ -116,7 +117,7 @@ type Options struct {
 	// Look is how often the kernel is asked whether the targets' programs are in force. 0: 5 s.
 	Look time.Duration
 	// MaxConns is how many connections are served at a time; further ones wait in the
-	// listeners' backlogs. 0: as many as RLIMIT_NOFILE has descriptors for.
+	// listeners' backlogs. The last 64 (an eighth, if that is less) are for targets that have few: others' are reset. 0: as many as RLIMIT_NOFILE has descriptors for.
 	MaxConns int
 	// MaxNamespaces is in how many network namespaces a target has listeners at a time; connects in further ones are
 	// refused. 0: 512, of the 4,096 that all targets together may have.
@@ -133,15 +134,16 @@ const (
 
 // Interceptor owns the targets, the listeners and the connections.
 type Interceptor struct {
-	opts     Options
-	count    counters
-	starving starving
-	buffers  sync.Pool     // *[]byte of firstPeek bytes
-	slots    chan struct{} // one for each connection served
-	pipes    *splice.Pipes
-	ready    chan struct{}
-	links    *guard.Guard  // nil: links are not guarded
-	moved    chan struct{} // links of a namespace came or went
+	opts      Options
+	count     counters
+	starving  starving
+	refusedAt atomic.Int64  // when it was last logged that a target has too many connections, in nanoseconds of Unix time
+	buffers   sync.Pool     // *[]byte of firstPeek bytes
+	slots     chan struct{} // one for each connection served
+	pipes     *splice.Pipes
+	ready     chan struct{}
+	links     *guard.Guard  // nil: links are not guarded
+	moved     chan struct{} // links of a namespace came or went
 
 	live context.Context // ends when Run's context does: no new work
 	halt context.CancelFunc

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/sluice-proxy/sluice/bpf"
+	"github.com/sluice-proxy/sluice/intercept/exchange"
 	"github.com/sluice-proxy/sluice/intercept/guard"
 )
 
@@ -142,6 +143,7 @@ type target struct {
 	cut      context.CancelFunc // closes its connections
 	conn     context.Context    // its connections' context
 	open     atomic.Int64       // connections
+	share    exchange.Share     // of what is kept to be sent again
 	unmended string             // why it could not be put back in force, as the log has it; under ops
 	crowded  bool               // it has as many namespaces as it may have; under ops
 	unended  chan error         // of what has not ended in time, once it has; under ops

@@ -18,6 +18,7 @@ type upload struct {
 	whole   bool   // nothing may be lost: none of it is sent yet
 	over    []byte // read behind the body's end: the next request
 
+	share  *Share     // of whose target it is
 	mu     sync.Mutex // of these three: letGo changes them while the pump is at work
 	blocks [][]byte   // each full to its length
 	kept   int64      // bytes in blocks, counted against the budget
@@ -114,7 +115,7 @@ func (b *upload) room(x *Exchanger) ([]byte, error) {
 		if b.framing.kind == bodyLength && b.framing.left <= block16k {
 			size = block16k
 		}
-		if !b.lost.Load() && (b.kept+int64(size) > x.opts.MaxReplayBody || !x.reserve(int64(size))) {
+		if !b.lost.Load() && (b.kept+int64(size) > x.opts.MaxReplayBody || !x.reserve(b.share, int64(size))) {
 			if b.whole {
 				return nil, errKeepFull
 			}
@@ -142,13 +143,23 @@ func (b *upload) room(x *Exchanger) ([]byte, error) {
 	return room, nil
 }
 
-// reserve takes n bytes out of the budget for replay.
-func (x *Exchanger) reserve(n int64) bool {
-	if x.budget.Add(n) > x.opts.ReplayBudget {
-		x.budget.Add(-n)
+// Share is what the requests of one target keep for replay. Its zero value is ready.
+type Share struct{ kept atomic.Int64 }
+
+// reserve takes n bytes out of the budget for replay. The last quarter of it is for targets that have no
+// more than a sixteenth: one that sends much, and does not end it, leaves the others room for theirs.
+func (x *Exchanger) reserve(s *Share, n int64) bool {
+	all, own, budget := x.budget.Add(n), s.kept.Add(n), x.opts.ReplayBudget
+	if all > budget || all > budget-budget/4 && own > budget/16 {
+		x.release(s, n)
 		return false
 	}
 	return true
+}
+
+func (x *Exchanger) release(s *Share, n int64) {
+	s.kept.Add(-n)
+	x.budget.Add(-n)
 }
 
 // forgetBut gives the blocks back, but for the last keep of them, which count no
@@ -161,7 +172,7 @@ func (b *upload) forgetBut(x *Exchanger, keep int) {
 	m := copy(b.blocks, b.blocks[n:])
 	clear(b.blocks[m:])
 	b.blocks = b.blocks[:m]
-	x.budget.Add(-b.kept)
+	x.release(b.share, b.kept)
 	b.kept = 0
 }
 

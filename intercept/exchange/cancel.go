@@ -51,11 +51,12 @@ type client struct {
 	attached *upstreamConn // that the client's exchange waits for
 }
 
-func newClient(ctx context.Context, x *Exchanger, c *net.TCPConn, u Upstream, r pool.Route) *client {
+func newClient(ctx context.Context, x *Exchanger, c *net.TCPConn, u Upstream, r pool.Route, s *Share) *client {
 	ctx, cancel := context.WithCancel(ctx)
 	u.pool = r.Pool
 	cl := &client{x: x, ctx: ctx, cancel: cancel, raw: c, upstream: u, route: r}
 	cl.in.pool = &x.blocks
+	cl.body.share = s
 	return cl
 }
 

@@ -21,7 +21,7 @@ func TestAnAbortOutlastsDeadlines(t *testing.T) {
 		},
 	} {
 		near, _ := wires(t)
-		cl := newClient(t.Context(), b.x, near.TCPConn, Upstream{}, pool.Route{})
+		cl := newClient(t.Context(), b.x, near.TCPConn, Upstream{}, pool.Route{}, new(Share))
 		cl.abort()
 		wait(cl)
 		ended := make(chan error, 1)

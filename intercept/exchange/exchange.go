@@ -185,10 +185,10 @@ func New(o Options) (*Exchanger, error) {
 }
 
 // Serve terminates the TLS of c, of which nothing has been read yet, and carries
-// its requests until either side ends it. It closes c. Canceling ctx aborts what
-// is under way.
-func (x *Exchanger) Serve(ctx context.Context, c *net.TCPConn, hello sniff.Hello, u Upstream, r pool.Route) {
-	cl, ok := x.admit(ctx, c, u, r)
+// its requests until either side ends it. What they keep for replay counts as s's, which is that of all
+// connections of its target. It closes c. Canceling ctx aborts what is under way.
+func (x *Exchanger) Serve(ctx context.Context, c *net.TCPConn, hello sniff.Hello, u Upstream, r pool.Route, s *Share) {
+	cl, ok := x.admit(ctx, c, u, r, s)
 	if !ok {
 		c.Close()
 		return
@@ -215,13 +215,13 @@ func (x *Exchanger) Serve(ctx context.Context, c *net.TCPConn, hello sniff.Hello
 }
 
 // admit registers a client, unless the Exchanger has been shut down.
-func (x *Exchanger) admit(ctx context.Context, c *net.TCPConn, u Upstream, r pool.Route) (*client, bool) {
+func (x *Exchanger) admit(ctx context.Context, c *net.TCPConn, u Upstream, r pool.Route, s *Share) (*client, bool) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if x.closed {
 		return nil, false
 	}
-	cl := newClient(ctx, x, c, u, r)
+	cl := newClient(ctx, x, c, u, r, s)
 	x.clients[cl] = struct{}{}
 	x.serving.Add(1)
 	return cl, true

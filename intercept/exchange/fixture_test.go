@@ -196,6 +196,7 @@ type bench struct {
 	addr   string // where clients connect
 	origin netip.AddrPort
 	host   string
+	share  Share
 
 	mu     sync.Mutex
 	denied []Denial
@@ -284,7 +285,7 @@ func newBench(t testing.TB, s setup) *bench {
 				return
 			}
 			served.Go(func() {
-				b.x.Serve(context.Background(), c.(*net.TCPConn), sniff.Hello{Kind: sniff.KindTLS, ServerName: testHost}, u, r)
+				b.x.Serve(context.Background(), c.(*net.TCPConn), sniff.Hello{Kind: sniff.KindTLS, ServerName: testHost}, u, r, &b.share)
 			})
 		}
 	})

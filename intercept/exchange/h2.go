@@ -159,7 +159,7 @@ func (cl *client) serveStream(w http.ResponseWriter, r *http.Request) {
 		cl.writeLocal(w, x.failure(cl.route.Host, err))
 		return
 	}
-	s := &stream{cl: cl, w: w, r: r, body: newKept(x, r)}
+	s := &stream{cl: cl, w: w, r: r, body: newKept(x, cl.body.share, r)}
 	defer s.refused.Wait()
 	defer s.body.release(r.Body)
 	s.run()

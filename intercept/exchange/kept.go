@@ -10,8 +10,9 @@ import (
 // sent again. Each attempt reads it through a reader of its own; the library
 // reads from a goroutine of its own, and an abandoned attempt may still be at it.
 type kept struct {
-	x   *Exchanger
-	src io.Reader
+	x     *Exchanger
+	share *Share // of whose target it is
+	src   io.Reader
 
 	reading sync.Mutex // held while src is read, before mu
 
@@ -27,7 +28,9 @@ type kept struct {
 	current *keptReader // the last attempt's
 }
 
-func newKept(x *Exchanger, r *http.Request) *kept { return &kept{x: x, src: r.Body} }
+func newKept(x *Exchanger, s *Share, r *http.Request) *kept {
+	return &kept{x: x, share: s, src: r.Body}
+}
 
 func (k *kept) replayable() bool {
 	k.mu.Lock()
@@ -89,7 +92,7 @@ func (k *kept) forget() {
 		k.x.blocks.put(b)
 	}
 	k.blocks = nil
-	k.x.budget.Add(-k.held)
+	k.x.release(k.share, k.held)
 	k.held = 0
 }
 
@@ -175,7 +178,7 @@ func (k *kept) keep(p []byte) {
 			if last < 0 && len(p) <= block4k {
 				size = block4k
 			}
-			if k.size-k.gone > k.x.opts.MaxReplayBody || !k.x.reserve(int64(size)) {
+			if k.size-k.gone > k.x.opts.MaxReplayBody || !k.x.reserve(k.share, int64(size)) {
 				k.lost = true
 				k.forget()
 				return
@@ -200,7 +203,7 @@ func (k *kept) readAhead(w io.Writer) error {
 	for k.err == nil {
 		last := len(k.blocks) - 1
 		if last < 0 || len(k.blocks[last]) == cap(k.blocks[last]) {
-			if k.size+block64k > k.x.opts.MaxReplayBody || !k.x.reserve(block64k) {
+			if k.size+block64k > k.x.opts.MaxReplayBody || !k.x.reserve(k.share, block64k) {
 				return nil
 			}
 			k.held += block64k

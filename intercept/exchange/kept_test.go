@@ -70,6 +70,40 @@ func TestOpenStreamsHoldNoBudget(t *testing.T) {
 	})
 }
 
+// TestOneTargetLeavesRoomForOthers: a target that keeps whatever it is let keep does not make another one's requests
+// such as cannot be sent again.
+func TestOneTargetLeavesRoomForOthers(t *testing.T) {
+	t.Parallel()
+	const budget = 4 << 20
+	eachProto(t, func(t *testing.T, h2 bool, protos []string) {
+		b := newBench(t, setup{
+			protos: protos, change: func(o *Options) { o.ReplayBudget = budget },
+			handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				_, _ = io.Copy(io.Discard, r.Body)
+				if member(r) == "a" {
+					refuse(w)
+				}
+			}),
+		})
+		var greedy Share
+		took := int64(0)
+		for b.x.reserve(&greedy, block64k) {
+			took += block64k
+		}
+		if took < budget/2 {
+			t.Errorf("a target alone may keep %d bytes of %d", took, budget)
+		}
+		if resp, body := ask(t, b.client(h2), newRequest("POST", bytes.NewReader(make([]byte, budget/20)))); resp.StatusCode != 200 {
+			t.Errorf("beside it another one's request was answered %d %q: %+v", resp.StatusCode, body, b.x.Snapshot())
+		}
+		eventually(t, "what was kept is given back", func() bool { return b.x.Snapshot().ReplayBytes == took && b.share.kept.Load() == 0 })
+		b.x.release(&greedy, took)
+		if b.x.Snapshot().ReplayBytes != 0 || greedy.kept.Load() != 0 {
+			t.Error("it adds up wrongly")
+		}
+	})
+}
+
 // TestTwoWayStreamsHoldNoBudget: the answer begins while the body still comes, pauses
 // and goes on, in both directions; with another member refused before.
 func TestTwoWayStreamsHoldNoBudget(t *testing.T) {
