@@ -42,6 +42,7 @@ type Operations struct {
 	o       Options
 	started time.Time
 	busy    claims
+	looks   looks
 }
 
 // New makes the operations.

@@ -24,7 +24,8 @@ type Targets interface {
 
 // Trust tells who does not trust the CA.
 type Trust interface {
-	// Untrusting looks at the processes that a target has now.
+	// Untrusting looks at the processes that a target has now. It may be called for several targets at a time, and does
+	// not come back where a file system does not answer.
 	Untrusting(t intercept.Target) []intercept.Untrusting
 }
 
@@ -52,17 +53,8 @@ type TargetSpec struct {
 // ListTargets lists the targets, oldest first, and who in them does not trust the CA.
 func (o *Operations) ListTargets() []intercept.Target {
 	all := o.o.Targets.Targets()
-	for i := range all {
-		all[i].Untrusting = o.untrusting(all[i])
-	}
+	o.untrusting(all)
 	return all
-}
-
-func (o *Operations) untrusting(t intercept.Target) []intercept.Untrusting {
-	if o.o.Trust == nil || t.State != intercept.StateAttached {
-		return nil
-	}
-	return o.o.Trust.Untrusting(t)
 }
 
 // Attach attaches a cgroup and says which placeholders its processes may hold.
@@ -84,8 +76,9 @@ func (o *Operations) Attach(ctx context.Context, by Actor, s TargetSpec) (interc
 	if err != nil {
 		return intercept.Target{}, nil, err
 	}
-	target.Untrusting = o.untrusting(target)
-	return target, o.o.Placeholders.Placeholders(s.Pools), nil
+	made := []intercept.Target{target}
+	o.untrusting(made)
+	return made[0], o.o.Placeholders.Placeholders(s.Pools), nil
 }
 
 func (s TargetSpec) request() (intercept.Request, error) {

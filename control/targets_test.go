@@ -2,7 +2,10 @@ package control
 
 import (
 	"fmt"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/sluice-proxy/sluice/intercept"
 	"github.com/sluice-proxy/sluice/pool"
@@ -22,4 +25,67 @@ func TestWhyNothingIsAttachedIsTold(t *testing.T) {
 			t.Errorf("%v is told as %d %s, want %d and its own words", err, got.Code, got.Message, want)
 		}
 	}
+}
+
+// hungTrust does not come back from the look at one target, until it may.
+type hungTrust struct {
+	id    string
+	may   chan struct{}
+	looks atomic.Int32 // at that target
+}
+
+func (h *hungTrust) Untrusting(t intercept.Target) []intercept.Untrusting {
+	if t.ID == h.id {
+		h.looks.Add(1)
+		<-h.may
+	}
+	return []intercept.Untrusting{{Process: "of " + t.ID}}
+}
+
+// attachedTargets are attached.
+type attachedTargets struct {
+	otherTargets
+	ids []string
+}
+
+type otherTargets = Targets
+
+func (a attachedTargets) Targets() []intercept.Target {
+	var all []intercept.Target
+	for _, id := range a.ids {
+		all = append(all, intercept.Target{ID: id, State: intercept.StateAttached})
+	}
+	return all
+}
+
+// Files that do not answer keep nobody from knowing of the others, and are waited for once.
+func TestTargetsWhoseFilesDoNotAnswer(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		trust := &hungTrust{id: "b", may: make(chan struct{})}
+		o := New(Options{Targets: attachedTargets{ids: []string{"a", "b", "c"}}, Trust: trust})
+		hear := func(want string, limit time.Duration) {
+			t.Helper()
+			began, got := time.Now(), ""
+			for _, target := range o.ListTargets() {
+				for _, u := range target.Untrusting {
+					got += u.Process + ", "
+				}
+				if target.Reason != "" {
+					got += target.ID + " hangs, "
+				}
+			}
+			if took := time.Since(began); got != want || took != limit {
+				t.Errorf("%q after %s, want %q after %s", got, took, want, limit)
+			}
+		}
+		hear("of a, b hangs, of c, ", lookLimit)
+		hear("of a, b hangs, of c, ", 0)
+		if n := trust.looks.Load(); n != 1 {
+			t.Errorf("what hangs was begun %d times", n)
+		}
+		close(trust.may)
+		synctest.Wait()
+		hear("of a, of b, of c, ", 0)
+	})
 }

@@ -90,7 +90,7 @@ type Target struct {
 	KeepConnections bool `json:"keep_connections,omitempty"`
 
 	State       State    `json:"state"`
-	Reason      string   `json:"reason,omitempty"` // why it waits or failed
+	Reason      string   `json:"reason,omitempty"` // why it waits or failed, or what is not known of it
 	Connections int      `json:"connections"`      // open now
 	Namespaces  []uint64 `json:"namespaces"`       // cookies of the namespaces its processes are in
 	Destroyed   int      `json:"destroyed"`        // connections older than the attach that it closed

@@ -58,6 +58,9 @@ are named with the way out; 'sluice targets' and 'sluice doctor' name them later
 			}
 			return c.print(target, func() {
 				fmt.Fprintln(c.stdout, target.Id)
+				if target.Reason != "" {
+					fmt.Fprintf(c.stderr, "target %s: %s: %s\n", target.Id, target.State, target.Reason)
+				}
 				c.reportOlder(target)
 				c.warnUntrusting(target.Id, target.Untrusting)
 			})

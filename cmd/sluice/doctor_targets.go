@@ -1,16 +1,15 @@
 package main
 
 import (
-	"errors"
+	"context"
 	"fmt"
-	"io/fs"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/sluice-proxy/sluice/bpf"
 	"github.com/sluice-proxy/sluice/control/api"
-	"github.com/sluice-proxy/sluice/intercept/cgroup"
 	"github.com/sluice-proxy/sluice/intercept/powers"
 )
 
@@ -65,27 +64,38 @@ func checkPins(pinDir string) []finding {
 }
 
 // checkPowers says what the targets' processes could do to get past the redirect.
-func checkPowers(targets []api.Target, h powers.Host) []finding {
+func checkPowers(ctx context.Context, targets []api.Target, h powers.Host) []finding {
 	const check = "agents"
-	if os.Geteuid() != 0 {
+	asked := powersAsked{Host: h}
+	for _, t := range targets {
+		if t.Cgroup != "" && (t.State == api.TargetStateAttached || t.State == api.TargetStateNotInForce) {
+			asked.Cgroups = append(asked.Cgroups, t.Cgroup)
+		}
+	}
+	if os.Geteuid() != 0 || len(asked.Cgroups) == 0 {
 		return nil
+	}
+	all, err := lookApart(ctx, asked)
+	if err != nil {
+		return []finding{warn(check, "run 'sudo sluice doctor' on the host", "the targets' processes cannot be looked at: %s", err)}
 	}
 	var findings []finding
 	looked := 0
 	for _, t := range targets {
-		if t.Cgroup == "" || (t.State != api.TargetStateAttached && t.State != api.TargetStateNotInForce) {
+		if !slices.Contains(asked.Cgroups, t.Cgroup) {
 			continue
 		}
-		found, err := powersOf(t.Cgroup, h)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue // it has ended
+		found, in := all[t.Cgroup]
+		switch {
+		case !in:
+			findings = append(findings, warn(check, "see which of its file systems (FUSE, NFS) hangs, and mend or unmount it",
+				"%s: its files do not answer, and what its processes could do is not known", called(t)))
+		case found.Error != "":
+			findings = append(findings, warn(check, "run 'sudo sluice doctor' on the host", "%s: its processes cannot be looked at: %s", called(t), found.Error))
+		case !found.Gone:
+			looked++
 		}
-		if err != nil {
-			findings = append(findings, warn(check, "run 'sudo sluice doctor' on the host", "%s: its processes cannot be looked at: %s", called(t), err))
-			continue
-		}
-		looked++
-		for _, p := range found {
+		for _, p := range found.Powers {
 			findings = append(findings, warn(check, p.WayOut, "%s: %s (%s): %s", called(t), p.Name, processes(p.PIDs), p.Means))
 		}
 	}
@@ -93,17 +103,6 @@ func checkPowers(targets []api.Target, h powers.Host) []finding {
 		findings = append(findings, ok(check, "of %d targets none has a power that would get it past the redirect", looked))
 	}
 	return findings
-}
-
-func powersOf(path string, h powers.Host) ([]powers.Power, error) {
-	pids, err := cgroup.Processes(path)
-	if err != nil {
-		return nil, err
-	}
-	if h.Mount, err = cgroup.Mount(); err != nil {
-		return nil, err
-	}
-	return h.Of(path, pids)
 }
 
 // processes names a few.

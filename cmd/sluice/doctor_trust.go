@@ -10,6 +10,9 @@ func checkTrust(targets []api.Target) []finding {
 	for _, t := range targets {
 		if t.State == api.TargetStateAttached {
 			attached++
+			if t.Reason != "" {
+				findings = append(findings, warn(check, "mend or unmount that file system, or end what uses it", "%s: %s", called(t), t.Reason))
+			}
 		}
 		for _, u := range t.Untrusting {
 			findings = append(findings, warn(check, u.WayOut, "in %s, %s: its requests to bound hosts fail", called(t), untrusting(u)))

@@ -18,6 +18,7 @@ var noJSON = map[string]string{
 	"serve":      "it prints nothing, and logs on standard error",
 	"run":        "what it prints is its command's",
 	"__exec":     "so is what this prints",
+	"__powers":   "it is for doctor, which reads it",
 	"__man":      "pages are what was asked for",
 	"completion": "a script for a shell is what was asked for",
 }

@@ -78,7 +78,7 @@ configured, and holds no real secret.
 	},
 		c.serveCommand(), c.runCommand(), c.attachCommand(), c.detachCommand(), c.targetsCommand(),
 		c.credCommand(), c.poolCommand(), c.statusCommand(), c.eventsCommand(), c.auditCommand(), c.doctorCommand(),
-		c.vaultCommand(), c.backupCommand(), c.restoreCommand(), c.caCommand(), c.tokenCommand(), c.versionCommand(), c.completionCommand(), c.manCommand(), c.execCommand(),
+		c.vaultCommand(), c.backupCommand(), c.restoreCommand(), c.caCommand(), c.tokenCommand(), c.versionCommand(), c.completionCommand(), c.manCommand(), c.execCommand(), c.powersCommand(),
 	)
 	root.SilenceErrors, root.SilenceUsage = true, true
 	root.CompletionOptions.DisableDefaultCmd = true

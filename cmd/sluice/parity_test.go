@@ -58,6 +58,7 @@ var local = map[string]string{
 	"command serve":        "it is the daemon",
 	"command run":          "starts a command as a child, with its terminal: attach in a cgroup of its own",
 	"command __exec":       "the part of run inside the cgroup",
+	"command __powers":     "the part of doctor that looks at the agents' processes",
 	"command __man":        "pages for who packages sluice",
 	"command doctor":       "looks at the host, also when no daemon can run",
 	"command audit verify": "must not ask the daemon whether the daemon's log holds",

@@ -25,9 +25,9 @@ var asking = map[string][]string{
 	"pool set-auth-reset": {"p", "t"}, "pool reset-agent": {"p"},
 }
 
-// quiet are those that ask none; run asks as attach does, and doctor has a limit of its own.
+// quiet are those that ask none; run asks as attach does, and doctor has a test of its own.
 var quiet = []string{
-	"serve", "run", "doctor", "vault rekey", "backup", "restore", "audit verify", "token", "version", "completion", "help", manName, execName,
+	"serve", "run", "doctor", "vault rekey", "backup", "restore", "audit verify", "token", "version", "completion", "help", manName, execName, powersName,
 }
 
 // TestCommandsOfADaemonThatDoesNotAnswer: each ends, and says what to do.
