@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -77,8 +78,8 @@ func cgroupOf(c container.Container) (string, error) {
 	return path, nil
 }
 
-// attachSelector remembers a selector; what it matches is attached as the list of
-// containers comes, which is at once.
+// attachSelector remembers a selector, and waits for the list of containers, by which what it matches is attached, or for
+// the word that there is none to be had.
 func (in *Interceptor) attachSelector(ctx context.Context, r Request, v Target) (Target, error) {
 	if in.opts.Containers == nil {
 		return Target{}, errNoContainers
@@ -88,31 +89,50 @@ func (in *Interceptor) attachSelector(ctx context.Context, r Request, v Target) 
 		return Target{}, err
 	}
 	v.Ref, v.Selector, v.Namespace = s.String(), s.String(), r.Namespace
-	in.ops.Lock()
-	defer in.ops.Unlock()
-	if in.stopped {
-		return Target{}, ErrStopped
-	}
-	t, err := in.add(ctx, v, 0)
+	t, heard, err := in.addSelector(ctx, v)
 	if err != nil {
 		return Target{}, err
 	}
-	in.lookOut(true)
-	return t, nil
+	select {
+	case <-heard:
+	case <-ctx.Done():
+	}
+	for _, now := range in.allTargets() {
+		if now.ID == t.ID {
+			return in.present(now), nil
+		}
+	}
+	return t, nil // somebody has just detached it
+}
+
+func (in *Interceptor) addSelector(ctx context.Context, v Target) (Target, <-chan struct{}, error) {
+	in.ops.Lock()
+	defer in.ops.Unlock()
+	if in.stopped {
+		return Target{}, nil, ErrStopped
+	}
+	t, err := in.add(ctx, v, 0)
+	if err != nil {
+		return Target{}, nil, err
+	}
+	return t, in.lookOut(true), nil
 }
 
 // lookOut begins to follow containers, with a list; anew if it is wanted although they are
-// followed already. The caller holds ops.
-func (in *Interceptor) lookOut(anew bool) {
+// followed already. heard is closed when the list was acted on, or it is known that there is none. The caller holds ops.
+func (in *Interceptor) lookOut(anew bool) (heard <-chan struct{}) {
 	if in.opts.Containers == nil || in.unlook != nil && !anew {
-		return
+		return nil
 	}
 	if in.unlook != nil {
 		in.unlook()
 	}
 	var ctx context.Context
 	ctx, in.unlook = context.WithCancel(in.live)
+	first := make(chan struct{})
+	hear := sync.OnceFunc(func() { close(first) })
 	in.tasks.Go(func() {
+		defer hear()
 		for e := range in.opts.Containers.Watch(ctx) {
 			in.ops.Lock()
 			if !in.stopped && ctx.Err() == nil {
@@ -122,14 +142,33 @@ func (in *Interceptor) lookOut(anew bool) {
 			if e.Handled != nil {
 				e.Handled()
 			}
+			if e.Change == container.Listed || e.Change == container.Away {
+				hear()
+			}
 		}
 	})
+	return first
+}
+
+// notWatched is what is said of a selector while there is no containerd to ask.
+const notWatched = "%s: no container is attached by this until it does; [containers] in the configuration says where it is"
+
+// setSelectors says of each selector why nothing is attached by it; "": something may be.
+func (in *Interceptor) setSelectors(reason string) {
+	for _, t := range in.allTargets() {
+		if t.Kind == KindSelector {
+			in.setState(t, StateWatching, reason)
+		}
+	}
 }
 
 // learn acts on what has become of containers. The caller holds ops.
 func (in *Interceptor) learn(ctx context.Context, e container.Event) {
 	switch e.Change {
+	case container.Away:
+		in.setSelectors(fmt.Sprintf(notWatched, e.Why))
 	case container.Listed:
+		in.setSelectors("")
 		there := make(map[string]bool)
 		for _, c := range e.All {
 			there[c.Namespace+" "+c.ID] = true

@@ -239,6 +239,28 @@ func TestContainerMadeAnewUnderItsName(t *testing.T) {
 	d.nothing()
 }
 
+// A selector without a containerd is remembered, and says that it finds nothing; it finds what there is when containerd comes.
+func TestSelectorWithoutContainerd(t *testing.T) {
+	box := containerbox.New(t, containerbox.Options{})
+	socket := filepath.Join(t.TempDir(), "containerd.sock")
+	finder := container.New(container.Options{Containerd: socket, Docker: filepath.Join(t.TempDir(), "d.sock")})
+	defer finder.Close()
+	b := newBench(t, func(b *bench, o *Options) { o.Containers = finder })
+	defer b.stop()
+	selector, err := b.Attach(t.Context(), Request{Kind: KindSelector, Selector: "app=agent"})
+	must(t, err)
+	for _, now := range []Target{selector, b.Targets()[0]} {
+		if now.State != StateWatching || !strings.Contains(now.Reason, socket) || !strings.Contains(now.Reason, "[containers]") {
+			t.Errorf("%s, %q", now.State, now.Reason)
+		}
+	}
+	must(t, os.Symlink(box.Socket, socket))
+	eventually(t, "it is watched", func() bool { return b.Targets()[0].Reason == "" })
+	box.KillDaemon()
+	eventually(t, "it is not watched any more", func() bool { return b.Targets()[0].Reason != "" })
+	must(t, b.Detach(t.Context(), selector.ID))
+}
+
 func TestSelector(t *testing.T) {
 	d := newDock(t)
 	wanted := containerbox.ContainerOptions{Labels: map[string]string{"app": "agent"}}

@@ -27,6 +27,10 @@ func checkTargets(targets []api.Target, err error) []finding {
 		case api.TargetStateNotInForce:
 			findings = append(findings, failed(check, "find out who did that ('bpftool link' and 'bpftool cgroup show "+t.Cgroup+" effective' show what is there); the daemon puts "+
 				"it back by itself, 'sluice attach --cgroup "+t.Cgroup+"' at once", "%s is not in force: %s", called(t), t.Reason))
+		case api.TargetStateWatching:
+			if t.Reason != "" {
+				findings = append(findings, warn(check, "start containerd, or say where it is", "%s: %s", called(t), t.Reason))
+			}
 		case api.TargetStateWaiting:
 			findings = append(findings, warn(check, "start it, or 'sluice detach "+t.Id+"'", "%s is not there: %s", called(t), t.Reason))
 		}

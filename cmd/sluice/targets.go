@@ -26,7 +26,7 @@ func (c *cli) targetsCommand() *cobra.Command {
 				rows := make([][]any, 0, len(targets))
 				for _, t := range targets {
 					state := c.state(string(t.State))
-					if t.Reason != "" {
+					if t.Reason != "" && !remarkable(t.State) {
 						state += " (" + t.Reason + ")"
 					}
 					rows = append(rows, []any{t.Id, state, about(t), dash(t.Cgroup), numbers(t.Namespaces), list(t.Pools), t.Connections})
@@ -34,11 +34,19 @@ func (c *cli) targetsCommand() *cobra.Command {
 				c.table("nothing is attached: 'sluice run' and 'sluice attach' do that",
 					[]any{"id", "state", "what", "cgroup", "namespaces", "pools", "connections"}, rows)
 				for _, t := range targets {
+					if t.Reason != "" && remarkable(t.State) {
+						fmt.Fprintf(c.stderr, "target %s: %s\n", t.Id, t.Reason)
+					}
 					c.warnUntrusting(t.Id, t.Untrusting)
 				}
 			})
 		},
 	}
+}
+
+// remarkable are the states that are well: a reason is a remark, then, and no cause.
+func remarkable(s api.TargetState) bool {
+	return s == api.TargetStateAttached || s == api.TargetStateWatching
 }
 
 // mostUntrusting is how many of a target's processes are named to people; programs get all.

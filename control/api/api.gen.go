@@ -410,7 +410,7 @@ type AttachedTarget struct {
 	// Pools Empty stands for every pool.
 	Pools []string `json:"pools"`
 
-	// Reason Why it waits, failed or is not in force.
+	// Reason Why it waits, failed or is not in force; of a selector, why it finds no container; of one that is attached, why it is not known who in it does not trust the CA.
 	Reason string `json:"reason"`
 
 	// Ref What it was named: a path, a process id or a name.
@@ -823,7 +823,7 @@ type Target struct {
 	// Pools Empty stands for every pool.
 	Pools []string `json:"pools"`
 
-	// Reason Why it waits, failed or is not in force.
+	// Reason Why it waits, failed or is not in force; of a selector, why it finds no container; of one that is attached, why it is not known who in it does not trust the CA.
 	Reason string `json:"reason"`
 
 	// Ref What it was named: a path, a process id or a name.

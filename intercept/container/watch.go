@@ -26,6 +26,8 @@ const (
 	Ended
 	// Removed: the container is gone. Only ID and Namespace are known.
 	Removed
+	// Away: containerd does not answer, and is asked again and again; Event.Why is for people. A Listed comes when it does.
+	Away
 )
 
 // Event is a change.
@@ -33,6 +35,7 @@ type Event struct {
 	Change    Change
 	Container Container
 	All       []Container
+	Why       string
 	// Handled has to be called when the event has been acted on, if it is not nil: the container's
 	// command is held until then, for five seconds at the most.
 	Handled func()
@@ -51,8 +54,8 @@ func filters() []string {
 
 // Watch tells of changes until ctx is done; then the channel is closed. First comes a
 // Listed, and another one each time that containerd was away: nothing is missed, as the
-// events are subscribed to before the list is asked for. Starts are held until they are
-// handled, where the kernel and Options.Runtimes allow it.
+// events are subscribed to before the list is asked for. Where there is none to be had, an Away comes
+// first. Starts are held until they are handled, where the kernel and Options.Runtimes allow it.
 func (f *Finder) Watch(ctx context.Context) <-chan Event {
 	out := make(chan Event)
 	go func() {
@@ -60,12 +63,16 @@ func (f *Finder) Watch(ctx context.Context) <-chan Event {
 		var holding sync.WaitGroup
 		defer holding.Wait()
 		holding.Go(func() { f.hold(ctx, out) })
-		pause, away := firstPause, false
+		pause, away, told := firstPause, false, false
 		for ctx.Err() == nil {
 			began := time.Now()
-			err := f.follow(ctx, out)
+			listed, err := f.follow(ctx, out)
 			if ctx.Err() != nil {
 				return
+			}
+			if listed || !told {
+				told = true
+				send(ctx, out, Event{Change: Away, Why: f.away(err)})
 			}
 			if time.Since(began) > mostPause {
 				pause, away = firstPause, false
@@ -126,26 +133,36 @@ func (f *Finder) hold(ctx context.Context, out chan<- Event) {
 	}
 }
 
-// follow subscribes, lists and passes events on until the subscription ends.
-func (f *Finder) follow(ctx context.Context, out chan<- Event) error {
+// away is why nothing is known of containers.
+func (f *Finder) away(err error) string {
+	var path *fs.PathError
+	if errors.As(err, &path) {
+		err = path.Err
+	}
+	return fmt.Sprintf("containerd at %s does not answer (%v)", f.opts.Containerd, err)
+}
+
+func send(ctx context.Context, out chan<- Event, e Event) {
+	select {
+	case out <- e:
+	case <-ctx.Done():
+	}
+}
+
+// follow subscribes, lists and passes events on until the subscription ends. listed says whether it came to the list.
+func (f *Finder) follow(ctx context.Context, out chan<- Event) (listed bool, err error) {
 	c, err := f.connect()
 	if err != nil {
-		return err
+		return false, err
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	envelopes, errs := c.Subscribe(ctx, filters()...)
 	all, err := f.everything(ctx)
 	if err != nil {
-		return err
+		return false, err
 	}
-	send := func(e Event) {
-		select {
-		case out <- e:
-		case <-ctx.Done():
-		}
-	}
-	send(Event{Change: Listed, All: all})
+	send(ctx, out, Event{Change: Listed, All: all})
 	f.opts.Log.Debug("containerd's events are followed", "socket", f.opts.Containerd)
 	for {
 		select {
@@ -154,17 +171,17 @@ func (f *Finder) follow(ctx context.Context, out chan<- Event) error {
 			switch {
 			case errors.Is(err, ErrNotFound):
 			case err != nil:
-				return err // begin anew with a list: an event was missed
+				return true, err // begin anew with a list: an event was missed
 			case e.Change != 0:
-				send(e)
+				send(ctx, out, e)
 			}
 		case err := <-errs:
 			if err == nil {
 				err = errors.New("the stream has ended")
 			}
-			return err
+			return true, err
 		case <-ctx.Done():
-			return ctx.Err()
+			return true, ctx.Err()
 		}
 	}
 }
