@@ -79,7 +79,7 @@ func TestAttachRefusals(t *testing.T) {
 		want error
 		says string
 	}{
-		"absent":       {Request{Cgroup: dir + "-absent"}, fs.ErrNotExist, "does not exist"},
+		"absent":       {Request{Cgroup: dir + "-absent"}, fs.ErrNotExist, "no such file"},
 		"the root":     {Request{Cgroup: mount}, cgroup.ErrOwn, "sluice itself"},
 		"no cgroup":    {Request{Cgroup: t.TempDir()}, cgroup.ErrNotCgroup, mount},
 		"nothing":      {Request{}, nil, "no cgroup given"},

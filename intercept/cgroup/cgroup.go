@@ -156,7 +156,7 @@ func validate(path, mount, own string) (string, error) {
 	}
 	clean, err := filepath.EvalSymlinks(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return "", fmt.Errorf("there is no cgroup %s: %w", path, fs.ErrNotExist)
+		return "", fmt.Errorf("cgroup %s: %w; cgroups are below %s", path, unix.ENOENT, mount)
 	}
 	if err != nil {
 		return "", fmt.Errorf("cgroup %s: %w", path, err)

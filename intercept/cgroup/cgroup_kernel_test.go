@@ -149,7 +149,7 @@ func TestValidate(t *testing.T) {
 	}{
 		"good":              {dir, mount, nil, ""},
 		"a symbolic link":   {link, mount, nil, ""},
-		"absent":            {dir + "-absent", mount, fs.ErrNotExist, "does not exist"},
+		"absent":            {dir + "-absent", mount, fs.ErrNotExist, "no such file"},
 		"relative":          {"agent", mount, nil, "absolute path"},
 		"no cgroup":         {t.TempDir(), mount, ErrNotCgroup, "below " + mount},
 		"a file of one":     {filepath.Join(dir, "cgroup.procs"), mount, ErrNotCgroup, "give its folder"},

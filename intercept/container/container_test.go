@@ -2,6 +2,8 @@ package container
 
 import (
 	"errors"
+	"net"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -119,5 +121,38 @@ func TestMergeDocker(t *testing.T) {
 	}
 	if all[1].Name != "elsewhere" || all[1].Runtime != Docker || !all[1].Created.Equal(time.Unix(900, 0)) {
 		t.Errorf("only Docker's: %+v", all)
+	}
+}
+
+// Why no daemon answers is said without what Go puts before it.
+func TestUnavailable(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	deaf := filepath.Join(dir, "deaf.sock") // nobody accepts
+	l, err := net.Listen("unix", deaf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	stale := filepath.Join(dir, "stale.sock")
+	gone, err := net.Listen("unix", stale)
+	if err != nil {
+		t.Fatal(err)
+	}
+	gone.(*net.UnixListener).SetUnlinkOnClose(false)
+	gone.Close()
+	none := filepath.Join(dir, "none.sock")
+	for _, tc := range []struct{ containerd, docker, want string }{
+		{none, none, "containerd at " + none + ": no such file or directory; Docker at " + none + ": no such file or directory"},
+		{none, stale, "Docker at " + stale + ": connection refused"},
+		{none, deaf, "Docker at " + deaf + ": no answer within 300ms"},
+		{deaf, none, "containerd at " + deaf + ": no answer within 300ms"},
+	} {
+		f := New(Options{Containerd: tc.containerd, Docker: tc.docker, Timeout: 300 * time.Millisecond})
+		_, err := f.Find(t.Context(), Query{Name: "x"})
+		f.Close()
+		if !errors.Is(err, ErrUnavailable) || !strings.Contains(err.Error(), tc.want) {
+			t.Errorf("%v, want %q", err, tc.want)
+		}
 	}
 }

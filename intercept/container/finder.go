@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	tasksapi "github.com/containerd/containerd/api/services/tasks/v1"
@@ -21,6 +22,8 @@ import (
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/typeurl/v2"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 )
 
 // Options say where the daemons are.
@@ -148,7 +151,7 @@ func (f *Finder) list(ctx context.Context, namespace string) (l listing, err err
 		case err == nil:
 			l.looked = append(l.looked, place)
 		case !errors.Is(err, fs.ErrNotExist):
-			l.silent = append(l.silent, fmt.Sprintf("%s: %v", silent, err))
+			l.silent = append(l.silent, fmt.Sprintf("%s: %v", silent, f.plain(err)))
 		}
 	}
 	note(missing, fmt.Sprintf("containerd (%s, namespaces %s)", f.opts.Containerd, orNone(names)), "containerd at "+f.opts.Containerd)
@@ -161,7 +164,7 @@ func (f *Finder) list(ctx context.Context, namespace string) (l listing, err err
 		note(docker, fmt.Sprintf("Docker (%s)", f.opts.Docker), "Docker at "+f.opts.Docker)
 	}
 	if len(l.looked) == 0 {
-		return listing{}, unavailable(f.opts, missing, docker)
+		return listing{}, f.unavailable(missing, docker)
 	}
 	return l, nil
 }
@@ -173,12 +176,31 @@ func orNone(words []string) string {
 	return strings.Join(words, ", ")
 }
 
-func unavailable(o Options, missing, docker error) error {
-	text := fmt.Sprintf("containerd at %s: %v", o.Containerd, missing)
+func (f *Finder) unavailable(missing, docker error) error {
+	text := fmt.Sprintf("containerd at %s: %v", f.opts.Containerd, f.plain(missing))
 	if docker != nil {
-		text += fmt.Sprintf("; Docker at %s: %v", o.Docker, docker)
+		text += fmt.Sprintf("; Docker at %s: %v", f.opts.Docker, f.plain(docker))
 	}
 	return fmt.Errorf("%w (%s); the sockets are set by [containers] in the configuration", ErrUnavailable, text)
+}
+
+// plain is why a daemon does not answer, without what Go and gRPC put before it, which names the socket again.
+func (f *Finder) plain(err error) error {
+	var number syscall.Errno
+	if errors.As(err, &number) {
+		return number
+	}
+	said, is := errors.AsType[interface {
+		error
+		GRPCStatus() *status.Status
+	}](err)
+	switch {
+	case errors.Is(err, context.DeadlineExceeded), is && said.GRPCStatus().Code() == codes.DeadlineExceeded:
+		return fmt.Errorf("no answer within %s", f.opts.Timeout)
+	case is:
+		return errors.New(said.GRPCStatus().Message())
+	}
+	return err
 }
 
 // ofContainerd lists what containerd has, in one namespace or in all.

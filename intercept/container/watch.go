@@ -135,11 +135,7 @@ func (f *Finder) hold(ctx context.Context, out chan<- Event) {
 
 // away is why nothing is known of containers.
 func (f *Finder) away(err error) string {
-	var path *fs.PathError
-	if errors.As(err, &path) {
-		err = path.Err
-	}
-	return fmt.Sprintf("containerd at %s does not answer (%v)", f.opts.Containerd, err)
+	return fmt.Sprintf("containerd at %s does not answer (%v)", f.opts.Containerd, f.plain(err))
 }
 
 func send(ctx context.Context, out chan<- Event, e Event) {
