@@ -5,11 +5,11 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
-	"strconv"
 
 	"github.com/spf13/cobra"
 
 	"github.com/sluice-proxy/sluice/monitor/audit"
+	"github.com/sluice-proxy/sluice/monitor/notice"
 )
 
 func (c *cli) auditCommand() *cobra.Command {
@@ -113,23 +113,15 @@ func auditLine(r audit.Report) string {
 	if r.Lines == 1 {
 		verb = "holds"
 	}
-	line := count(r.Lines, "line") + " in " + count(r.Files, "file") + " " + verb
+	line := notice.Count(r.Lines, "line") + " in " + notice.Count(r.Files, "file") + " " + verb
 	if r.Lines > 0 {
 		const second = "2006-01-02T15:04:05Z"
 		line += ": " + r.FirstTime.UTC().Format(second) + " to " + r.LastTime.UTC().Format(second)
 	}
 	if r.Unfinished > 0 {
-		line += "; " + count(int(r.Unfinished), "byte") + " of a line that is not finished follow"
+		line += "; " + notice.Count(int(r.Unfinished), "byte") + " of a line that is not finished follow"
 	}
 	return line
-}
-
-// count is a number of things.
-func count(n int, thing string) string {
-	if n == 1 {
-		return "1 " + thing
-	}
-	return strconv.Itoa(n) + " " + thing + "s"
 }
 
 func auditDir(stateDir string) string { return filepath.Join(stateDir, "audit") }

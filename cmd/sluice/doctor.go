@@ -18,6 +18,7 @@ import (
 	"github.com/sluice-proxy/sluice/intercept/cgroup"
 	"github.com/sluice-proxy/sluice/intercept/guard"
 	"github.com/sluice-proxy/sluice/intercept/powers"
+	"github.com/sluice-proxy/sluice/monitor/notice"
 )
 
 // finding is what doctor says about one thing.
@@ -286,7 +287,7 @@ func (c *cli) checkDaemon(ctx context.Context, cfg config) []finding {
 	default:
 		return []finding{failed(check, restart, "%s", err)}
 	}
-	findings := []finding{ok(check, "answers on %s, %d pools, %d targets", cfg.Socket, status.Pools.Total, status.Targets)}
+	findings := []finding{ok(check, "answers on %s, %s, %s", cfg.Socket, notice.Count(status.Pools.Total, "pool"), notice.Count(status.Targets, "target"))}
 	if own := build().Version; own != status.Build.Version {
 		findings = append(findings, warn(check, "restart it: 'sudo systemctl restart sluice'",
 			"it is release %s, this command is %s", status.Build.Version, own))

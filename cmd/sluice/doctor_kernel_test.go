@@ -71,7 +71,7 @@ func TestDoctorTellsTheTruth(t *testing.T) {
 	if said(all, "agents", "strong", "CAP_") || said(all, "agents", "strong", "namespace:") {
 		t.Errorf("of the strong container: %+v", all)
 	}
-	if !said(all, "targets", "OK", "2, all in force") || !said(all, "pins", "OK", "2 cgroups") {
+	if !said(all, "targets", "OK", "2, all in force") || !said(all, "pins", "OK", "2 cgroups closed") {
 		t.Errorf("of what is attached: %+v", all)
 	}
 	// With the daemon stopped nothing mends it, and what was detached is detached.
@@ -107,7 +107,7 @@ func TestDoctorTellsTheTruth(t *testing.T) {
 		}
 	}
 	w.start() // sweeps the one, and mends the other
-	w.until("only the live one is pinned", func() bool { return said(w.doctor(), "pins", "OK", "1 cgroups") })
+	w.until("only the live one is pinned", func() bool { return said(w.doctor(), "pins", "OK", "1 cgroup closed") })
 	if !said(w.doctor(), "targets", "WARN", "strong", "is not there") {
 		t.Errorf("of the stopped container: %+v", w.doctor())
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/sluice-proxy/sluice/bpf"
 	"github.com/sluice-proxy/sluice/control/api"
 	"github.com/sluice-proxy/sluice/intercept/powers"
+	"github.com/sluice-proxy/sluice/monitor/notice"
 )
 
 func checkTargets(targets []api.Target, err error) []finding {
@@ -62,7 +63,7 @@ func checkPins(pinDir string) []finding {
 			"those of cgroup %d are of no use any more: the kernel has taken the programs off, because the cgroup is gone or somebody detached them", a.CgroupID))
 	}
 	if len(findings) == 0 && live > 0 {
-		findings = append(findings, ok(check, "%d cgroups stay closed when no daemon runs", live))
+		findings = append(findings, ok(check, "%s closed when no daemon runs", notice.Count(live, "cgroup")))
 	}
 	return findings
 }
@@ -104,7 +105,7 @@ func checkPowers(ctx context.Context, targets []api.Target, h powers.Host) []fin
 		}
 	}
 	if len(findings) == 0 && looked > 0 {
-		findings = append(findings, ok(check, "of %d targets none has a power that would get it past the redirect", looked))
+		findings = append(findings, ok(check, "no process in %s has a power that would get it past the redirect", notice.Count(looked, "target")))
 	}
 	return findings
 }

@@ -1,6 +1,9 @@
 package main
 
-import "github.com/sluice-proxy/sluice/control/api"
+import (
+	"github.com/sluice-proxy/sluice/control/api"
+	"github.com/sluice-proxy/sluice/monitor/notice"
+)
 
 // checkTrust names the processes that do not trust sluice's CA, with the way out.
 func checkTrust(targets []api.Target) []finding {
@@ -19,7 +22,7 @@ func checkTrust(targets []api.Target) []finding {
 		}
 	}
 	if len(findings) == 0 && attached > 0 {
-		findings = append(findings, ok(check, "no process in %d targets is known not to trust the CA", attached))
+		findings = append(findings, ok(check, "no process in %s is known not to trust the CA", notice.Count(attached, "target")))
 	}
 	return findings
 }

@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/sluice-proxy/sluice/control/api"
+	"github.com/sluice-proxy/sluice/monitor/notice"
 	"github.com/sluice-proxy/sluice/reset"
 )
 
@@ -170,7 +171,7 @@ func resetError(report api.ResetReport) error {
 	case failed == 0:
 		return nil
 	case report.DryRun:
-		return fmt.Errorf("reset-agent: %d of %d agents of pool %q cannot be reset", failed, len(report.Agents), report.Pool)
+		return fmt.Errorf("reset-agent: %d of %s of pool %q cannot be reset", failed, notice.Count(len(report.Agents), "agent"), report.Pool)
 	}
-	return fmt.Errorf("reset-agent: %d of %d agents of pool %q were not reset", failed, len(report.Agents), report.Pool)
+	return fmt.Errorf("reset-agent: %d of %s of pool %q could not be reset", failed, notice.Count(len(report.Agents), "agent"), report.Pool)
 }

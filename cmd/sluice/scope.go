@@ -83,7 +83,7 @@ func (s *scope) empty(report io.Writer) error {
 			return nil
 		}
 		if time.Now().After(deadline) {
-			return fmt.Errorf("run: %d processes in %s outlive SIGKILL: %w", len(left), s.path, err)
+			return errors.Join(fmt.Errorf("run: outlived SIGKILL in %s: %d", s.path, len(left)), err)
 		}
 		time.Sleep(5 * time.Millisecond)
 	}

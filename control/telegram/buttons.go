@@ -12,6 +12,7 @@ import (
 	"github.com/go-telegram/bot/models"
 
 	"github.com/sluice-proxy/sluice/control"
+	"github.com/sluice-proxy/sluice/monitor/notice"
 	"github.com/sluice-proxy/sluice/pool"
 )
 
@@ -143,7 +144,7 @@ func (b *Bot) press(ctx context.Context, by control.Actor, data string) (reply, 
 		return reply{text: "Left as it is."}, nil
 	case verbDetachAll:
 		targets, err := c.DetachAll(ctx, by)
-		return reply{text: fmt.Sprintf("Detached %d targets.", len(targets))}, err
+		return reply{text: fmt.Sprintf("Detached %s.", notice.Count(len(targets), "target"))}, err
 	case verbDetach:
 		return c.pressDetach(ctx, named)
 	case verbRemoveCredential:

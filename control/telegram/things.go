@@ -22,9 +22,9 @@ func daemonStatus(ctx context.Context, c call) (reply, error) {
 	if err != nil {
 		return reply{}, err
 	}
-	return reply{text: fmt.Sprintf("sluice %s, up for %s\n%d healthy, %d degraded, %d exhausted pools\n%d targets, %d connections",
+	return reply{text: fmt.Sprintf("sluice %s, up for %s\npools: %d healthy, %d degraded, %d exhausted\n%s, %s",
 		s.Build.Version, notice.Span(s.Uptime), s.Pools[pool.StateHealthy], s.Pools[pool.StateDegraded], s.Pools[pool.StateExhausted],
-		s.Targets, s.Connections)}, nil
+		notice.Count(s.Targets, "target"), notice.Count(s.Connections, "connection"))}, nil
 }
 
 func listEvents(ctx context.Context, c call) (reply, error) {
@@ -133,7 +133,7 @@ func askRemoveCredential(ctx context.Context, c call) (reply, error) {
 func listTargets(_ context.Context, c call) (reply, error) {
 	var lines []string
 	for _, t := range c.ListTargets() {
-		line := fmt.Sprintf("%s: %s, %d connections, %s", t.ID, t.State, t.Connections, t.Ref)
+		line := fmt.Sprintf("%s: %s, %s, %s", t.ID, t.State, notice.Count(t.Connections, "connection"), t.Ref)
 		if t.Reason != "" {
 			line += " (" + t.Reason + ")"
 		}
@@ -188,7 +188,7 @@ func askDetach(_ context.Context, c call) (reply, error) {
 }
 
 func askDetachAll(_ context.Context, c call) (reply, error) {
-	return confirm(fmt.Sprintf("Detach all %d targets?", len(c.ListTargets())), mark(verbDetachAll, "")), nil
+	return confirm(fmt.Sprintf("Detach everything, %s?", notice.Count(len(c.ListTargets()), "target")), mark(verbDetachAll, "")), nil
 }
 
 func showCA(_ context.Context, c call) (reply, error) {

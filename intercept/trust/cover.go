@@ -164,7 +164,7 @@ func read(spots []spot, ca []byte) (good []spot, odd []error) {
 		good = append(good, s)
 	}
 	if over > 0 {
-		odd = append(odd, fmt.Errorf("%d bundles are not covered: with those that are they have more than %d MiB", over, maxAll>>20))
+		odd = append(odd, fmt.Errorf("bundles that are not covered, as with those that are they have more than %d MiB: %d", maxAll>>20, over))
 	}
 	const most = 10 // are said
 	if more := len(odd) - most; more > 0 {

@@ -133,7 +133,7 @@ func missing(h head, lines int) string {
 	if lines >= h.Lines {
 		return "this is not the end that the head knows"
 	}
-	return fmt.Sprintf("it is missing: the head knows %d lines of this file", h.Lines)
+	return fmt.Sprintf("it is missing: lines of this file that the head knows: %d", h.Lines)
 }
 
 func (l *Log) lookCurrent(f *found) error {

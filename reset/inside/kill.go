@@ -127,7 +127,7 @@ func killAll(cgroup string, is func(pid int) bool) error {
 			return nil
 		}
 		if time.Now().After(deadline) {
-			return fmt.Errorf("%d processes in %s outlive SIGKILL", alive, cgroup)
+			return fmt.Errorf("outlived SIGKILL in %s: %d", cgroup, alive)
 		}
 	}
 }
