@@ -11,6 +11,9 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/sluice-proxy/sluice/bpf/kerneltest"
+	"github.com/sluice-proxy/sluice/pool/store"
 )
 
 // stateOnSmallDisk moves the daemon's state to a disk of a few MiB of its own, and
@@ -118,4 +121,22 @@ func TestAFullDisk(t *testing.T) {
 	ask(429)
 	h.seen(before, 0)
 	h.sluice("", "audit", "verify", "--state-dir", filepath.Join(h.dir, "state"))
+}
+
+// TestStartOnAFullDisk: whoever starts a daemon there, or restores a backup, is told that it is the disk.
+func TestStartOnAFullDisk(t *testing.T) {
+	t.Parallel()
+	kerneltest.Require(t)
+	dir := t.TempDir()
+	if err := unix.Mount("sluice-small", dir, "tmpfs", 0, "size=8k,mode=0700"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	if _, err := store.Open(t.Context(), dir); err == nil || !strings.Contains(err.Error(), "is full, and nothing can be stored: make room") {
+		t.Errorf("%v", err)
+	}
 }

@@ -22,7 +22,7 @@ func Copy(ctx context.Context, dir, to string) (err error) {
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
 	if _, err := db.ExecContext(ctx, `VACUUM INTO ?`, to); err != nil {
-		return fmt.Errorf("copy the database: %w", err)
+		return fmt.Errorf("copy the database: %w", (&DB{path: filepath.Join(dir, FileName)}).explain(err))
 	}
 	return nil
 }

@@ -161,7 +161,7 @@ func (db *DB) explain(err error) error {
 		}
 	}
 	if !damaged {
-		return err
+		return db.sayFull(err)
 	}
 	why := strings.TrimPrefix(err.Error(), ErrDamaged.Error()+": ")
 	return fmt.Errorf("%s: %w (SQLite: %s): it was left as it is; restore it from a backup, or move it away to begin with an empty one", db.path, ErrDamaged, why)
@@ -178,7 +178,7 @@ func (db *DB) exec(ctx context.Context, statement string, args ...any) (sql.Resu
 	return res, db.sayFull(err)
 }
 
-// sayFull says of a full disk what is to be done, to whoever asked for a change.
+// sayFull says of a full disk what is to be done.
 func (db *DB) sayFull(err error) error {
 	if e, ok := errors.AsType[*sqlite.Error](err); ok && e.Code()&0xff == sqlite3.SQLITE_FULL {
 		return pool.Unavailable("the disk that holds %s is full, and nothing can be stored: make room and try again", db.path)

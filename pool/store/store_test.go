@@ -214,6 +214,9 @@ func TestDamagedFileIsLeftAlone(t *testing.T) {
 			if !errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), path) || strings.Count(err.Error(), ErrDamaged.Error()) != 1 {
 				t.Fatalf("got %v, want ErrDamaged naming %s", err, path)
 			}
+			if err := Copy(t.Context(), dir, filepath.Join(t.TempDir(), "copy")); err != nil && (!errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), path)) {
+				t.Errorf("its copy: %v", err)
+			}
 			after, err := os.ReadFile(path)
 			if err != nil || !slices.Equal(data, after) {
 				t.Fatalf("the damaged file was changed (%v)", err)
