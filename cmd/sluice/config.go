@@ -236,9 +236,25 @@ func tomlError(err error) error {
 	}
 	row, _ := malformed.Position()
 	if key := strings.Join(malformed.Key(), "."); key != "" {
-		return fmt.Errorf("line %d: %s: a value of another kind belongs here", row, key)
+		return fmt.Errorf("line %d: %s: %s belongs here", row, key, missingKind(malformed))
 	}
 	return fmt.Errorf("line %d: %s", row, strings.TrimPrefix(malformed.Error(), "toml: "))
+}
+
+// missingKind is what a value should have been: the library names the Go type, and nothing else does.
+func missingKind(err *toml.DecodeError) string {
+	text := err.Error()
+	switch text[strings.LastIndexAny(text, " *")+1:] {
+	case "string":
+		return "text in quotation marks"
+	case "int64":
+		return "a whole number"
+	case "bool":
+		return "true or false"
+	case "[]string":
+		return "a list of texts in quotation marks"
+	}
+	return "a value of another kind"
 }
 
 func absolute(key string, value, into *string) error {
@@ -282,7 +298,7 @@ func duration(key string, value *string, into *time.Duration, least, most time.D
 	}
 	d, err := time.ParseDuration(*value)
 	if err != nil || d < least || d > most {
-		return fmt.Errorf("%s: %q is not a duration from %s to %s, such as \"90s\"", key, *value, least, most)
+		return fmt.Errorf("%s: %q is not a duration from %s to %s, such as \"90s\"", key, *value, span(least), span(most))
 	}
 	*into = d
 	return nil

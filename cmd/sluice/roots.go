@@ -16,7 +16,7 @@ func upstreamRoots(further []byte) (*x509.CertPool, error) {
 		return nil, fmt.Errorf("the system's certificates: %w", err)
 	}
 	if !roots.AppendCertsFromPEM(further) {
-		return nil, errors.New("upstream_roots: there is no PEM certificate in the file")
+		return nil, errors.New("upstream_roots: there is no PEM certificate in the file that it names")
 	}
 	return roots, nil
 }

@@ -30,7 +30,7 @@ type Service struct {
 func NewService(name, target string) (*Service, error) {
 	r, err := shoutrrr.NewSender(log.New(io.Discard, "", 0), target)
 	if err != nil {
-		return nil, redact(err, target)
+		return nil, redact(innermost(err), target)
 	}
 	r.Timeout = serviceLimit
 	return &Service{name: "service:" + name, url: target, router: r}, nil
@@ -46,6 +46,17 @@ func (s *Service) Send(ctx context.Context, n Notice) error {
 		return err
 	}
 	return redact(errors.Join(s.router.Send(n.Text, nil)...), s.url)
+}
+
+// innermost is what is wrong, without what the library was about.
+func innermost(err error) error {
+	for {
+		within := errors.Unwrap(err)
+		if within == nil {
+			return err
+		}
+		err = within
+	}
 }
 
 // redact takes every part of the URL that may be a secret out of an error.
