@@ -160,7 +160,7 @@ func targetError(err error) error {
 		code = pool.CodeConflict
 	case errors.Is(err, intercept.ErrStopped), errors.Is(err, container.ErrUnavailable), errors.Is(err, intercept.ErrUnsupported):
 		code = pool.CodeUnavailable
-	case errors.Is(err, container.ErrAmbiguous), errors.Is(err, cgroup.ErrManyUnits):
+	case errors.Is(err, container.ErrAmbiguous), errors.Is(err, cgroup.ErrManyUnits), errors.Is(err, cgroup.ErrUnitName):
 		code = pool.CodeInvalid
 	case errors.Is(err, container.ErrNotFound), errors.Is(err, cgroup.ErrNoUnit):
 		code = pool.CodeNotFound

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/sluice-proxy/sluice/intercept"
+	"github.com/sluice-proxy/sluice/intercept/cgroup"
 	"github.com/sluice-proxy/sluice/pool"
 )
 
@@ -19,6 +20,7 @@ func TestWhyNothingIsAttachedIsTold(t *testing.T) {
 		intercept.ErrStopped:     pool.CodeUnavailable,
 		intercept.ErrExclusive:   pool.CodeConflict,
 		intercept.ErrNotFound:    pool.CodeNotFound,
+		cgroup.ErrUnitName:       pool.CodeInvalid,
 	} {
 		wrapped := fmt.Errorf("unit x: %w", err)
 		if got := Explain(targetError(wrapped)); got.Code != want || got.Message != wrapped.Error() {

@@ -134,6 +134,13 @@ func (in *Interceptor) add(ctx context.Context, v Target, pid int) (Target, erro
 	return in.present(t), nil
 }
 
+// noProcess is the id of a process that there is none of. It matches fs.ErrNotExist.
+type noProcess int
+
+func (p noProcess) Error() string { return fmt.Sprintf("there is no process %d", int(p)) }
+
+func (noProcess) Is(other error) bool { return other == fs.ErrNotExist }
+
 // locate finds the cgroup that a request means, and checks that it may be attached.
 func locate(ctx context.Context, r Request) (path, ref string, err error) {
 	path, ref = r.Cgroup, r.Cgroup
@@ -146,7 +153,7 @@ func locate(ctx context.Context, r Request) (path, ref string, err error) {
 		ref = strconv.Itoa(r.PID)
 		path, err = cgroup.OfPID(r.PID)
 		if errors.Is(err, fs.ErrNotExist) {
-			return "", "", fmt.Errorf("there is no process %d: %w", r.PID, fs.ErrNotExist)
+			return "", "", noProcess(r.PID)
 		}
 		if err != nil {
 			return "", "", err

@@ -17,6 +17,8 @@ import (
 var (
 	// ErrNoUnit says that there is no cgroup of a unit's.
 	ErrNoUnit = errors.New("it has no cgroup")
+	// ErrUnitName says that no unit can have a name.
+	ErrUnitName = errors.New("it is not the name of a unit of systemd's")
 	// ErrManyUnits says that several cgroups have a unit's name.
 	ErrManyUnits = errors.New("several cgroups have its name")
 )
@@ -31,7 +33,7 @@ func unitKinds() map[string]string {
 
 // OfUnit returns the absolute path of the cgroup of a running unit of systemd's, and the
 // unit's whole name: without a suffix it is a service. systemd is asked if it runs; what it
-// does not know, a user's unit for instance, is looked for in the tree. The error matches ErrNoUnit or ErrManyUnits.
+// does not know, a user's unit for instance, is looked for in the tree. The error matches ErrNoUnit, ErrUnitName or ErrManyUnits.
 func OfUnit(ctx context.Context, name string) (path, unit string, err error) {
 	mount, err := Mount()
 	if err != nil {
@@ -60,7 +62,7 @@ func unitName(name string) (string, error) {
 		name += ".service"
 	}
 	if len(name) > 255 || strings.ContainsAny(name, "/ \t\n\x00") || name[0] == '.' {
-		return "", fmt.Errorf("unit %q: not the name of a unit of systemd's", name)
+		return "", fmt.Errorf("unit %q: %w", name, ErrUnitName)
 	}
 	return name, nil
 }
