@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync/atomic"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -50,6 +51,9 @@ it and has to be backed up apart. 'sluice restore' puts a backup in place.`,
 				return err
 			}
 			made, err := c.backup(cmd.Context(), dir, args[0])
+			if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EROFS) {
+				return fmt.Errorf("backup: %w: it needs room for a copy in %s, beside the state, and for the file", err, filepath.Dir(dir))
+			}
 			if errors.Is(err, fs.ErrPermission) {
 				return fmt.Errorf("backup: %w; run it as root: sudo sluice backup %s", err, args[0])
 			}
@@ -104,7 +108,9 @@ func (c *cli) caution(b backedUp, identity string) {
 // backup stages a copy beside the state, checks it, and packs it. The copy has every secret in it: nothing that ends
 // a backup leaves it there, nor a part of the file.
 func (c *cli) backup(ctx context.Context, stateDir, file string) (made backedUp, err error) {
-	if _, err := os.Stat(filepath.Join(stateDir, databaseFile)); err != nil {
+	if _, err := os.Stat(filepath.Join(stateDir, databaseFile)); errors.Is(err, fs.ErrPermission) {
+		return backedUp{}, err
+	} else if err != nil {
 		return backedUp{}, fmt.Errorf("there is no state: %w; --state-dir says where the daemon keeps it", err)
 	}
 	staged, err := os.MkdirTemp(filepath.Dir(stateDir), ".sluice-backup-") // 0700

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"fmt"
+
 	"github.com/spf13/cobra"
 )
 
@@ -21,6 +23,9 @@ bound to: for any other host a client refuses what they sign.`,
 			pem, err := client.CA(cmd.Context())
 			if err != nil {
 				return err
+			}
+			if len(pem) == 0 {
+				fmt.Fprintln(c.stderr, "there is no certificate: 'sluice pool create' makes the first one, for the hosts of its pool")
 			}
 			if c.format == formatJSON {
 				return c.print(map[string]string{"pem": string(pem)}, nil)

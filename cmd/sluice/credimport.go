@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
@@ -75,7 +74,7 @@ agent has to go on through sluice.`,
 			}
 			found, err := read(raw, o, time.Now().UTC())
 			if err != nil {
-				return fmt.Errorf("%s: %w; nothing was stored", filepath.Base(args[1]), err)
+				return fmt.Errorf("cred import: %s: %w; nothing was stored", args[1], err)
 			}
 			return c.importAll(cmd.Context(), found)
 		},

@@ -198,12 +198,13 @@ func checkKernel(features []bpf.Feature) []finding {
 		case !f.Missing(): // it could not be asked for
 			mend = "ask again; if it stays, the journal of the kernel (dmesg) may say more"
 		}
+		why := strings.TrimRight(fmt.Sprint(f.Err), ": ") // what the verifier did not say
 		switch {
 		case f.Err == nil:
 		case f.Optional:
-			lacking = append(lacking, warn(check, mend, "it works, but without %s: %s", f.Name, f.Err))
+			lacking = append(lacking, warn(check, mend, "it works, but without %s: %s", f.Name, why))
 		default:
-			lacking = append(lacking, failed(check, mend, "no %s: %s", f.Name, f.Err))
+			lacking = append(lacking, failed(check, mend, "no %s: %s", f.Name, why))
 		}
 	}
 	if len(lacking) > 0 {

@@ -38,6 +38,9 @@ on with each further one until Ctrl-C, and across restarts of the daemon; -o jso
 				return err
 			}
 			return c.print(events, func() {
+				if len(events) == 0 {
+					fmt.Fprintln(c.stderr, "nothing has happened yet")
+				}
 				for _, event := range events {
 					fmt.Fprintln(c.stdout, c.eventLine(event))
 				}

@@ -106,6 +106,8 @@ func notRun(name string, err error) error {
 		why = "not an executable format: a script needs a first line such as #!/bin/sh"
 	case errors.Is(err, fs.ErrPermission):
 		why = "permission denied"
+	case errors.Is(err, unix.EISDIR):
+		why = "is a directory"
 	default:
 		why = err.Error()
 	}

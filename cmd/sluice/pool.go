@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -53,6 +54,9 @@ within that time: for agents that take one 429 for the end.`,
 			if len(members) == 0 {
 				return usageError{"sluice pool create needs --members: the names of one or more credentials"}
 			}
+			if slices.Contains(members, "") {
+				return usageError{fmt.Sprintf("--members %s: a name between the commas is empty", strings.Join(members, ","))}
+			}
 			if provider == "" && (len(hosts) == 0 || header == "") {
 				return usageError{"sluice pool create needs --provider, or both --host and --header"}
 			}
@@ -63,8 +67,8 @@ within that time: for agents that take one 429 for the end.`,
 			}
 			spec.Bindings = bindings
 			agent.into(&spec)
-			if hold%time.Second != 0 || hold < 0 {
-				return usageError{fmt.Sprintf("--hold %s: whole seconds are needed, such as 30s or 2m", hold)}
+			if hold%time.Second != 0 || hold < 0 || hold > pool.MaxHold {
+				return usageError{fmt.Sprintf("--hold %s: whole seconds are needed, such as 30s or 2m, and at most %s", hold, span(pool.MaxHold))}
 			}
 			if seconds := int64(hold / time.Second); seconds > 0 {
 				spec.HoldSeconds = &seconds

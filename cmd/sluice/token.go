@@ -62,6 +62,9 @@ func (c *cli) dial() (*api.Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("SLUICE_TOKEN_FILE: %w", err)
 	}
+	if len(strings.Fields(string(token))) != 1 {
+		return nil, fmt.Errorf("SLUICE_TOKEN_FILE: %s holds no token, or more than one: 'sluice token' prints what belongs there", file)
+	}
 	var roots *x509.CertPool
 	if file := c.getenv("SLUICE_CA_FILE"); file != "" {
 		text, err := os.ReadFile(file)

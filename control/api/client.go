@@ -51,6 +51,8 @@ func (e *UnreachableError) Error() string {
 		return fmt.Sprintf("no daemon answers on %s: start one with 'sudo sluice serve' or 'sudo systemctl start sluice'", e.Socket)
 	case errors.Is(e.Err, fs.ErrPermission) && !e.Remote:
 		return fmt.Sprintf("no permission to use %s: use sudo, or join the group sluice", e.Socket)
+	case errors.Is(e.Err, syscall.EINVAL) && !e.Remote: // connect(2)
+		return fmt.Sprintf("%s is too long for the path of a socket (unix(7)): choose another", e.Socket)
 	case errors.Is(e.Err, context.DeadlineExceeded) && e.Remote:
 		return fmt.Sprintf("the daemon on %s does not answer: it was stopped, hangs, or cannot be reached from here%s: see that this is its address, and look at its log", e.Socket, pending)
 	case errors.Is(e.Err, context.DeadlineExceeded), errors.Is(e.Err, syscall.EAGAIN): // nor does it take connections any more

@@ -217,3 +217,15 @@ func TestActor(t *testing.T) {
 		t.Errorf("the log has no %q: %s", want, log.String())
 	}
 }
+
+// What is too long for a socket's path is told as that.
+func TestSocketPathThatIsTooLong(t *testing.T) {
+	t.Parallel()
+	client, err := Dial(filepath.Join(t.TempDir(), strings.Repeat("x", 108)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := client.Status(t.Context()); err == nil || !strings.Contains(err.Error(), "too long for the path of a socket") {
+		t.Errorf("%v", err)
+	}
+}

@@ -159,7 +159,10 @@ func parseTokens(text []byte) ([]knownToken, error) {
 		}
 		all = append(all, knownToken{name, [sha256.Size]byte(sum)})
 	}
-	return all, lines.Err()
+	if lines.Err() != nil {
+		return nil, errors.New("a line is too long for a token's hash: is this the right file?")
+	}
+	return all, nil
 }
 
 // name is whose token it is; "" if it is nobody's. The time it takes does not tell
