@@ -104,7 +104,9 @@ type way struct {
 	err   error
 }
 
-// most is as much as one splice(2) may move: what a pipe holds. The scheduler waits for it, some 50 us.
+// most is as much as one splice(2) may move: what a pipe holds. The scheduler waits for it. Measured on loopback, on two processors
+// that were busy otherwise, with 200 KiB and more at a time: into a socket 24 to 61 us in the median and less than 0.7 ms in 99 of 100
+// cases, out of one 5 to 7 us and less than 0.9 ms.
 const most = 1 << 18
 
 // fill moves what the socket has into a pipe. It is false when there is nothing: then no
