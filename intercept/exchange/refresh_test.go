@@ -130,3 +130,46 @@ func TestAKeyThatIsReplacedUnderARequest(t *testing.T) {
 		}
 	})
 }
+
+// TestEachMemberIsRefreshed: a login that is dead takes nothing from the next member, whose access token has ended as well.
+func TestEachMemberIsRefreshed(t *testing.T) {
+	t.Parallel()
+	eachProto(t, func(t *testing.T, h2 bool, protos []string) {
+		endpoint := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Type", "application/json")
+			if r.PostFormValue("refresh_token") != "rt-b" {
+				w.WriteHeader(400)
+				_, _ = io.WriteString(w, `{"error":"invalid_grant"}`)
+				return
+			}
+			_, _ = io.WriteString(w, `{"access_token":"real-b-1","refresh_token":"rt-b-1","expires_in":3600}`)
+		}))
+		defer endpoint.Close()
+		account := func(name string) pool.CredentialSpec {
+			return pool.CredentialSpec{
+				Name: name, Type: pool.OAuth, TokenURL: endpoint.URL,
+				OAuth: &pool.OAuthTokens{
+					AccessToken: vault.NewSecret([]byte("real-" + name + "-0")), RefreshToken: vault.NewSecret([]byte("rt-" + name)),
+					ExpiresAt: time.Now().Add(time.Hour),
+				},
+			}
+		}
+		k, route := newKeeper(t, account("a"), account("b"))
+		b := newBench(t, setup{
+			protos: protos, route: &route, change: func(o *Options) { o.Pools = k },
+			handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if strings.HasSuffix(member(r), "-0") {
+					w.WriteHeader(401)
+				}
+				_, _ = io.WriteString(w, member(r))
+			}),
+		})
+		if resp, body := ask(t, b.client(h2), newRequest("POST", strings.NewReader("{}"))); resp.StatusCode != 200 || body != "b-1" {
+			t.Errorf("the agent got %d by %q, want 200 by b-1", resp.StatusCode, body)
+		}
+		s, err := k.PoolStatus(t.Context(), "p")
+		if err != nil || s.State != pool.StateDegraded || s.Active != "b" {
+			t.Errorf("the pool is %s with %s, %v", s.State, s.Active, err)
+		}
+	})
+}

@@ -20,7 +20,7 @@ type attempts struct {
 	bare   bool     // no member is asked: the request goes out as it came
 	tokens bool     // to a token endpoint
 	held   bool     // waited for a member already: once is enough
-	fresh  bool     // was given another access token already: once is enough, too
+	fresh  bool     // its member was given another access token already: once is enough, too
 	judged bool     // the last answer has put its member out
 }
 
@@ -145,7 +145,7 @@ func (a *attempts) next(ctx context.Context) (verdict, *pool.ExhaustedError) {
 	if err != nil || slices.Contains(a.tried, lease.Member) {
 		return a.passRefusal(), nil
 	}
-	a.lease = lease
+	a.lease, a.fresh = lease, false
 	a.x.counts.replays.Add(1)
 	return verdictAgain, nil
 }
