@@ -281,3 +281,64 @@ func TestACursorThatCannotBeWrittenRepeats(t *testing.T) {
 		}
 	})
 }
+
+// TestAChannelThatWasDownBeforeIsTriedSoon: each outage begins with short pauses.
+func TestAChannelThatWasDownBeforeIsTriedSoon(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		w := open(t, dir)
+		defer w.close(t)
+		chat := &inbox{name: "chat", down: true}
+		stop := w.watch(t, chat)
+		w.record(t, 1)
+		time.Sleep(time.Hour)
+		chat.set(false)
+		time.Sleep(8 * time.Minute)
+		chat.set(true)
+		before := chat.tried()
+		w.record(t, 1)
+		time.Sleep(20 * time.Second)
+		if n := chat.tried() - before; n < 3 {
+			t.Errorf("tried %d times in 20 s", n)
+		}
+		stop()
+	})
+}
+
+// unwritable are pools whose edges cannot be written at first.
+type unwritable struct {
+	Pools
+	left, asked int
+}
+
+func (u *unwritable) Recover(ctx context.Context) (time.Time, error) {
+	if u.asked++; u.asked <= u.left {
+		return time.Time{}, errors.New("disk full")
+	}
+	return u.Pools.Recover(ctx)
+}
+
+// TestAnEdgeThatCannotBeWrittenIsTriedAgain soon, for nothing else may happen.
+func TestAnEdgeThatCannotBeWrittenIsTriedAgain(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		w := open(t, dir)
+		defer w.close(t)
+		pools := &unwritable{Pools: w, left: 3}
+		m, err := New(t.Context(), Options{Pools: pools, Events: w, Cursors: w.db})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(context.Background())
+		done := make(chan error, 1)
+		go func() { done <- m.run(ctx, bubbleAlarm{}, steadyClock) }()
+		time.Sleep(10 * time.Second)
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		if pools.asked != 4 {
+			t.Errorf("tried %d times, want 4", pools.asked)
+		}
+	})
+}

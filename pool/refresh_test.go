@@ -2,13 +2,16 @@ package pool_test
 
 import (
 	"context"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -149,6 +152,9 @@ func TestAnAccountIsRefreshedOn401Once(t *testing.T) {
 		t.Errorf("%d requests to the token endpoint, want 1", n)
 	}
 	b.restart(t)
+	if _, known := b.StandIn([]string{"rt-0"}); !known { // an agent may have it still
+		t.Error("the refresh token that was spent is not known any more")
+	}
 	if got := token(b.acquire(t, r)); got != "at-1" {
 		t.Errorf("after a restart requests carry %s", got)
 	}
@@ -434,5 +440,25 @@ func TestClocksThatDiffer(t *testing.T) {
 	b.pass(10 * time.Minute)
 	if got := token(b.acquire(t, r)); got == "at-0" {
 		t.Error("not refreshed once the endpoint is back")
+	}
+}
+
+// TestARefreshTokenIsSentNowhereElse, wherever the endpoint says that it is now.
+func TestARefreshTokenIsSentNowhereElse(t *testing.T) {
+	t.Parallel()
+	var stolen atomic.Int64
+	thief := httptest.NewTLSServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { stolen.Add(1) }))
+	defer thief.Close()
+	endpoint := httptest.NewTLSServer(http.RedirectHandler(thief.URL, http.StatusTemporaryRedirect))
+	defer endpoint.Close()
+	roots := x509.NewCertPool()
+	roots.AddCert(endpoint.Certificate())
+	roots.AddCert(thief.Certificate())
+	resp, err := pool.TokenClient(roots).PostForm(endpoint.URL, url.Values{"refresh_token": {"rt-0"}})
+	if err == nil {
+		_ = resp.Body.Close()
+	}
+	if err == nil || stolen.Load() != 0 {
+		t.Errorf("%v, and %d requests went elsewhere", err, stolen.Load())
 	}
 }

@@ -7,6 +7,8 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -235,4 +237,56 @@ func TestChannelThatIsDownDelaysAReset(t *testing.T) {
 		r.end()
 		r.end = func() {}
 	})
+}
+
+// flaky fails at the next look at what is due, if it is told to.
+type flaky struct {
+	reset.Ledger
+	fail atomic.Bool
+}
+
+func (f *flaky) DueResets(ctx context.Context) ([]pool.DueReset, error) {
+	if f.fail.Swap(false) {
+		return nil, errors.New("the disk fails")
+	}
+	return f.Ledger.DueResets(ctx)
+}
+
+// TestWhatCannotBeReadIsReadAgain: nothing else would have the reset begin.
+func TestWhatCannotBeReadIsReadAgain(t *testing.T) {
+	t.Parallel()
+	var ledger *flaky
+	r := newRig(t, func(o *reset.Options) {
+		ledger = &flaky{Ledger: o.Ledger}
+		o.Ledger = ledger
+	})
+	if _, err := r.reset.Reset(t.Context(), "p"); err != nil { // it runs
+		t.Fatal(err)
+	}
+	ledger.fail.Store(true)
+	r.keep.Told("p")
+	r.recover("p")
+	r.events(2)
+}
+
+// TestNobodyWaitsInVain: of many who ask one after the other, each gets an answer.
+func TestNobodyWaitsInVain(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	r.stage.began = make(chan struct{}, 1000)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	var wait sync.WaitGroup
+	for range 4 {
+		wait.Go(func() {
+			for range 50 {
+				var known *pool.Error
+				if _, err := r.reset.Reset(ctx, "p"); err != nil && (!errors.As(err, &known) || known.Code != pool.CodeConflict) {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	wait.Wait()
 }

@@ -1,6 +1,7 @@
 package exchange
 
 import (
+	"context"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -97,6 +98,24 @@ func TestA401AsideIsRefreshed(t *testing.T) {
 		r.URL.Path = "/backend-api/wham/accounts/check"
 		if resp, body := ask(t, b.client(h2), r); resp.StatusCode != 200 || body != "a-1" {
 			t.Errorf("the agent got %d by %s, want 200 by a-1", resp.StatusCode, body)
+		}
+	})
+}
+
+// What nobody was judged by is nothing to be held for: whoever is back then has refused it already.
+func TestWhatIsAskedAsideIsNotHeld(t *testing.T) {
+	t.Parallel()
+	eachProto(t, func(t *testing.T, h2 bool, protos []string) {
+		pools := newMembers("a", "b")
+		pools.hold = func(context.Context) bool { return true }
+		b := newBench(t, setup{
+			pools: pools, protos: protos, route: &pool.Route{Pool: "p", Host: testHost, Port: 443, Provider: "anthropic"},
+			handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusUnauthorized) }),
+		})
+		r := newRequest("GET", nil)
+		r.URL.Path = "/api/oauth/usage"
+		if resp, _ := ask(t, b.client(h2), r); resp.StatusCode != http.StatusUnauthorized || pools.holds != 0 {
+			t.Errorf("status %d after %d holds", resp.StatusCode, pools.holds)
 		}
 	})
 }

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -35,7 +36,7 @@ func TestRequestGetsTheMembersCredential(t *testing.T) {
 	r := bufio.NewReader(c)
 	for range 3 {
 		io.WriteString(c, "GET /v1?key=mine&a=b&k%65y=too HTTP/1.1\r\nhost: API.example.com.:443\r\nAUTHORIZATION: Bearer fake\r\n"+
-			"X-Api-Key: fake\r\nX-One: 1\r\nConnection: keep-alive, x-gone\r\nX-Gone: yes\r\nTE: trailers, deflate\r\nProxy-Authorization: x\r\nx-One: 2\r\n\r\n")
+			"X-Api-Key: fake\r\nX_API_KEY: fake\r\nX-One: 1\r\nConnection: keep-alive, x-gone\r\nX-Gone: yes\r\nTE: trailers, deflate\r\nProxy-Authorization: x\r\nx-One: 2\r\n\r\n")
 		want := "GET /v1?a=b HTTP/1.1\r\nhost: API.example.com.:443\r\nX-One: 1\r\nx-One: 2\r\nTE: trailers\r\nConnection: TE\r\nauthorization: Bearer real-a\r\n\r\n"
 		if got := <-heads; got != want {
 			t.Fatalf("upstream got\n%q\nwant\n%q", got, want)
@@ -246,4 +247,32 @@ func lateEvents(t *testing.T, proto string) (late, anyway int) {
 		t.Fatal(err)
 	}
 	return late, anyway
+}
+
+// What the upstream says of how long it keeps a connection is taken for a second less, and never for more than the limit.
+func TestHowLongAnUpstreamKeepsAConnection(t *testing.T) {
+	t.Parallel()
+	const limit = time.Minute
+	for field, want := range map[string]time.Duration{
+		"": limit, "timeout=30": 29 * time.Second, "max=5, Timeout=2": time.Second, "timeout=1": 0, "timeout=0": 0, "timeout=3600": limit, "timeout=x": limit,
+	} {
+		var h head
+		if err := h.parseResponse([]byte("HTTP/1.1 200 OK\r\nKeep-Alive: "+field+"\r\n\r\n"), 10); err != nil {
+			t.Fatal(err)
+		}
+		if got := h.keepAliveTimeout(limit); got != want {
+			t.Errorf("%q: %s, want %s", field, got, want)
+		}
+	}
+}
+
+func TestProtocolsOfUpstreamsAreBounded(t *testing.T) {
+	t.Parallel()
+	var p protocols
+	for i := range maxProtocols + 10 {
+		p.set(Upstream{Host: testHost, Addr: netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, byte(i >> 8), byte(i)}), 443)}, protoH2)
+	}
+	if n := len(p.chosen); n > maxProtocols {
+		t.Errorf("%d are remembered", n)
+	}
 }

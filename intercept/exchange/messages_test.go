@@ -83,10 +83,13 @@ func TestALimitThatIsToldInAWebSocket(t *testing.T) {
 				t.Errorf("%q, %v", got, err)
 			}
 			b.pools.mu.Lock()
-			judged, answers := b.pools.out["a"], b.pools.answers
+			judged, answers, told := b.pools.out["a"], b.pools.answers, b.pools.told
 			b.pools.mu.Unlock()
 			if judged != c.judged {
 				t.Errorf("the member was judged: %t", judged)
+			}
+			if want := c.judged && c.passed; (told > 0) != want {
+				t.Errorf("the agent heard of a refusal: %t", told > 0)
 			}
 			if last := answers[len(answers)-1]; c.said == refusedMessage && judged && last.Header.Get("Retry-After") != "77" {
 				t.Errorf("judged by %+v", last)

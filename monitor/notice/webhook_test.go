@@ -151,3 +151,15 @@ func TestService(t *testing.T) {
 		t.Errorf("error %v", err)
 	}
 }
+
+func TestNoPartOfAServicesURLIsRepeated(t *testing.T) {
+	t.Parallel()
+	secrets := []string{"us3rnm", "pa55wd", "relay.example", "topic77", "tk_1234", "frag-1"}
+	target := "ntfy://us3rnm:pa55wd@relay.example/topic77?auth=tk_1234#frag-1"
+	got := redact(errors.New("cannot be reached: "+strings.Join(secrets, ", ")), target).Error()
+	for _, s := range secrets {
+		if strings.Contains(got, s) {
+			t.Errorf("%q has %q", got, s)
+		}
+	}
+}
