@@ -67,6 +67,9 @@ func flagError(cmd *cobra.Command, args []string, err error) error {
 			name, _, _ = strings.Cut(word, "=")
 		}
 	}
+	if long && name == "json" { // as others call it
+		return usageError{message + "; did you mean -o json?"}
+	}
 	if near := pool.Nearest(name, flagNames(cmd)); near != "" {
 		return usageError{message + "; did you mean --" + near + "?"}
 	}
