@@ -47,8 +47,8 @@ func (r *Redirect) hooks() []hook {
 		{"connect4", ebpf.AttachCGroupInet4Connect, p.SluiceConnect4},
 		{"connect6", ebpf.AttachCGroupInet6Connect, p.SluiceConnect6},
 	}
-	if f := r.families; f != nil {
-		all = slices.Insert(all, 0, hook{"families", ebpf.AttachLSMCgroup, f})
+	if r.families != nil {
+		all = slices.Insert(all, 0, hook{"families", ebpf.AttachLSMCgroup, r.families}, hook{"options", ebpf.AttachLSMCgroup, r.options})
 	}
 	return all
 }

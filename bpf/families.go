@@ -15,7 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// loadFamilies loads the hook, which shares the counters with the redirect's, or leaves it out on a kernel without it.
+// loadFamilies loads the hooks of the security modules, which share the counters with the redirect's, or leaves them out on a kernel without them.
 func (r *Redirect) loadFamilies() error {
 	if err := haveFamilies(); errors.Is(err, ebpf.ErrNotSupported) {
 		return nil
@@ -24,18 +24,26 @@ func (r *Redirect) loadFamilies() error {
 	}
 	spec, err := loadFamilies()
 	if err != nil {
-		return fmt.Errorf("read the compiled hook of socket families: %w", err)
+		return fmt.Errorf("read the compiled hooks of security modules: %w", err)
 	}
-	code := spec.Programs[familiesProgSluiceFamilies].Instructions
-	for i := range code {
-		if code[i].IsLoadFromMap() && code[i].Reference() == familiesMapCounters {
-			if err := code[i].AssociateMap(r.objs.Counters); err != nil {
-				return fmt.Errorf("load the hook of socket families: %w", err)
+	for _, p := range []struct {
+		name, hook string
+		into       **ebpf.Program
+	}{
+		{familiesProgSluiceFamilies, "socket_create", &r.families},
+		{familiesProgSluiceOptions, "socket_setsockopt", &r.options},
+	} {
+		code := spec.Programs[p.name].Instructions
+		for i := range code {
+			if code[i].IsLoadFromMap() && code[i].Reference() == familiesMapCounters {
+				if err := code[i].AssociateMap(r.objs.Counters); err != nil {
+					return fmt.Errorf("load the hook %s: %w", p.hook, err)
+				}
 			}
 		}
-	}
-	if r.families, err = loadLSMCgroup(familiesProgSluiceFamilies, "socket_create", code); err != nil {
-		return fmt.Errorf("load the hook of socket families: %w", err)
+		if *p.into, err = loadLSMCgroup(p.name, p.hook, code); err != nil {
+			return fmt.Errorf("load the hook %s: %w", p.hook, err)
+		}
 	}
 	return nil
 }
@@ -125,4 +133,4 @@ func lackOfLSM(err error) error {
 	return err
 }
 
-func (r *Redirect) closeFamilies() error { return r.families.Close() }
+func (r *Redirect) closeFamilies() error { return errors.Join(r.families.Close(), r.options.Close()) }

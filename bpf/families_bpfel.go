@@ -18,6 +18,7 @@ import (
 const (
 	familiesMapCounters        = "counters"
 	familiesProgSluiceFamilies = "sluice_families"
+	familiesProgSluiceOptions  = "sluice_options"
 )
 
 // loadFamilies returns the embedded CollectionSpec for families.
@@ -63,6 +64,7 @@ type familiesSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type familiesProgramSpecs struct {
 	SluiceFamilies *ebpf.ProgramSpec `ebpf:"sluice_families"`
+	SluiceOptions  *ebpf.ProgramSpec `ebpf:"sluice_options"`
 }
 
 // familiesMapSpecs contains maps before they are loaded into the kernel.
@@ -118,11 +120,13 @@ type familiesVariables struct {
 // It can be passed to loadFamiliesObjects or ebpf.CollectionSpec.LoadAndAssign.
 type familiesPrograms struct {
 	SluiceFamilies *ebpf.Program `ebpf:"sluice_families"`
+	SluiceOptions  *ebpf.Program `ebpf:"sluice_options"`
 }
 
 func (p *familiesPrograms) Close() error {
 	return _FamiliesClose(
 		p.SluiceFamilies,
+		p.SluiceOptions,
 	)
 }
 

@@ -82,7 +82,7 @@ func Probe() []Feature {
 }
 
 func probeFamilies() Feature {
-	f := Feature{Name: "refusing AF_XDP and the like (LSM programs on cgroups)", MinKernel: "6.0", Optional: true, Err: haveFamilies()}
+	f := Feature{Name: "refusing AF_XDP and other ways around the guard (LSM programs on cgroups)", MinKernel: "6.0", Optional: true, Err: haveFamilies()}
 	switch {
 	case errors.Is(f.Err, errNoModule):
 		f.WayOut = "add bpf to lsm= on the kernel's command line"

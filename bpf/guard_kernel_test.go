@@ -6,7 +6,10 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
+	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -203,6 +206,22 @@ func TestGuardFrames(t *testing.T) {
 			t.Errorf("a long option: %+v", got)
 		}
 	})
+	t.Run("around_the_queues_in_32_bits", func(t *testing.T) { // whose options the hook on cgroups is not asked about
+		program := build32(t, "./testdata/bypass/go")
+		if program == "" {
+			t.Log("this kernel runs no 32-bit programs (CONFIG_IA32_EMULATION), which closes this way")
+			return
+		}
+		before := w.count(t, "refused_bypass")
+		frame := ether(unix.ETH_P_IP, ip4(unix.IPPROTO_UDP, 0, nil, udp(443, mark("32 bits"))))
+		got := w.agent.do(order{Do: "execute", Path: program, Data: fmt.Sprintf("%d %x", link, frame)})
+		w.settled(t, eye, link)
+		if len(optional) == 0 {
+			t.Logf("this kernel has no LSM programs on cgroups: doctor warns (%+v)", got)
+		} else if got.Said != unix.EPERM.Error() || eye.count("32 bits") != 0 || w.count(t, "refused_bypass") != before+1 {
+			t.Errorf("%+v, seen %d times", got, eye.count("32 bits"))
+		}
+	})
 	t.Run("of_nobody", func(t *testing.T) { // what is not of the cgroup is let be
 		other := newAgent(t, kerneltest.Cgroup(t), w.Agent)
 		if got := other.do(order{Do: "frame", Index: link, Proto: unix.ETH_P_IP, Bytes: ether(unix.ETH_P_IP, ip4(unix.IPPROTO_UDP, 0, nil, udp(444, mark("other"))))}); got.Error != "" {
@@ -214,6 +233,21 @@ func TestGuardFrames(t *testing.T) {
 		w.origin.tcp.Store(0)
 	})
 	w.untouched(t)
+}
+
+// build32 builds a Go program for the processor's mode of 32 bits, without libc; "" where the kernel does not run it.
+func build32(t testing.TB, dir string) string {
+	t.Helper()
+	out := filepath.Join(t.TempDir(), "program")
+	cmd := exec.Command("go", "build", "-o", out, dir)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOARCH="+map[string]string{"amd64": "386", "arm64": "arm"}[runtime.GOARCH])
+	if said, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v: %s", dir, err, said)
+	}
+	if exec.Command(out).Run() != nil {
+		return ""
+	}
+	return out
 }
 
 // settled waits until everything sent before has come to the other side.

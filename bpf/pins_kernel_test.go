@@ -61,7 +61,7 @@ var hooks = 13 + len(optional)
 var optional = func() (names []string) {
 	for _, f := range bpf.Probe() {
 		if strings.Contains(f.Name, "LSM programs on cgroups") && f.Err == nil {
-			names = append(names, "families")
+			names = append(names, "families", "options")
 		}
 	}
 	return names

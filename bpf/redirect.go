@@ -52,7 +52,8 @@ type Options struct {
 type Redirect struct {
 	opts     Options
 	objs     objects
-	families *ebpf.Program // nil where the kernel has no such hook
+	families *ebpf.Program // nil where the kernel has no such hook, and so is options
+	options  *ebpf.Program
 	lock     *os.File
 	adopted  bool
 
