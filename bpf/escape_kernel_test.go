@@ -11,6 +11,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 
 	"github.com/sluice-proxy/sluice/bpf"
@@ -111,8 +114,37 @@ func TestWaysOut(t *testing.T) {
 			t.Errorf("the listener's port: %+v", got)
 		}
 	})
+	t.Run("firewalls_by_cgroup", func(t *testing.T) { firewallByCgroup(t, w) })
 	t.Run("forwarders_of_others", func(t *testing.T) { forwarders(t, w, reached) })
 	eventually(t, "no flow is left", func() bool { return w.flows(t) == 0 })
+}
+
+// firewallByCgroup forbids the cgroup the origin's address, as IPAddressDeny= of a unit does: what the agent sends to the listener is let
+// through by that, and the daemon's own connection, which goes on from there, is not the cgroup's.
+func firewallByCgroup(t *testing.T, w *world) {
+	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+		Type: ebpf.CGroupSKB, AttachType: ebpf.AttachCGroupInetEgress, License: "MIT",
+		Instructions: asm.Instructions{
+			asm.Mov.Imm(asm.R2, 16), // the destination, of IPv4
+			asm.Mov.Reg(asm.R3, asm.RFP), asm.Add.Imm(asm.R3, -4),
+			asm.Mov.Imm(asm.R4, 4),
+			asm.FnSkbLoadBytes.Call(),
+			asm.LoadMem(asm.R1, asm.RFP, -4, asm.Word),
+			asm.Mov.Imm(asm.R0, 0),
+			asm.JEq.Imm(asm.R1, int32(htonl(10<<24|77<<16|1)), "end"),
+			asm.Mov.Imm(asm.R0, 1),
+			asm.Return().WithSymbol("end"),
+		},
+	})
+	must(t, err)
+	defer func() { _ = prog.Close() }()
+	l, err := link.AttachCgroup(link.CgroupOptions{Path: w.cgroup, Attach: ebpf.AttachCGroupInetEgress, Program: prog})
+	must(t, err)
+	defer func() { must(t, l.Close()) }()
+	if got := w.agent.do(order{Do: "dial", Dst: "10.77.0.1:80", Wait: 100 * time.Millisecond}); got.Error == "" {
+		t.Errorf("the firewall lets through: %+v", got)
+	}
+	w.proxied(t, order{Do: "dial", Dst: origin4})
 }
 
 // sender is a process's part of giving away a socket: the test's own is in another cgroup. An established one is connected to
