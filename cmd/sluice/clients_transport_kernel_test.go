@@ -369,6 +369,24 @@ func TestNamesThatDisagree(t *testing.T) {
 	}
 }
 
+// TestAnAgentDoesNotFillTheLog: it may have refused what it likes, as often as it likes; what else is in the log stays there.
+func TestAnAgentDoesNotFillTheLog(t *testing.T) {
+	t.Parallel()
+	needs(t, "curl")
+	h := newHouse(t, nil)
+	const asked = 5 * denialsTold
+	h.output("sh", "-c", fmt.Sprintf(`for i in $(seq %d); do curl -sS -o /dev/null --max-time 20 -H 'Host: api.anthropic.com' https://api.openai.com/ http://api.openai.com:443/; done`, asked/2))
+	refused := 0
+	h.until("all are refused", func() bool {
+		events := h.sluice("", "events", "-n", "1000")
+		refused = strings.Count(events, "denied pool=openai")
+		return refused >= denialsTold
+	})
+	if refused > 2*denialsTold { // a minute may have begun in between
+		t.Errorf("%d of %d are in the log", refused, asked)
+	}
+}
+
 // TestNothingIsLeft attaches, asks, detaches and stops.
 func TestNothingIsLeft(t *testing.T) {
 	h := newHouse(t, nil)

@@ -69,6 +69,7 @@ type sluiced struct {
 	tcp      *tcpAPI // nil: not over TCP
 	bots     []*telegram.Bot
 	notes    chan pool.Event
+	refused  denials
 	tidy     bool // nobody said with GOGC how much garbage there may be
 	again    reloads
 }
@@ -281,8 +282,16 @@ func (d *sluiced) renewAuthority(ctx context.Context) error {
 
 // denied notes a request that was refused lest a credential went astray.
 func (d *sluiced) denied(x exchange.Denial) {
-	d.log.Warn("request denied", "pool", x.Pool, "host", x.Host, "sent", x.Sent, "reason", x.Reason)
-	d.note(pool.Event{Kind: pool.EventDenied, Pool: x.Pool, Reason: x.Reason, Detail: fmt.Sprintf("%s asked for %q", x.Host, x.Sent)})
+	told, untold := d.refused.next(x.Pool, time.Now())
+	if !told {
+		return
+	}
+	detail := fmt.Sprintf("%s asked for %q", x.Host, x.Sent)
+	if untold > 0 {
+		detail += fmt.Sprintf("; %d before it were not written down", untold)
+	}
+	d.log.Warn("request denied", "pool", x.Pool, "host", x.Host, "sent", x.Sent, "reason", x.Reason, "not_told", untold)
+	d.note(pool.Event{Kind: pool.EventDenied, Pool: x.Pool, Reason: x.Reason, Detail: detail})
 }
 
 // through is what the exchange has done, for the metrics.
