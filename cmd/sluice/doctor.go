@@ -76,9 +76,9 @@ func (c *cli) report(findings []finding) error {
 	err := c.print(findings, func() {
 		for _, f := range findings {
 			// Pad first: a colour has a width of its own.
-			fmt.Fprintf(c.stdout, "%s%s %s: %s\n", c.state(f.State), strings.Repeat(" ", 4-len(f.State)), f.Check, f.Detail)
+			fmt.Fprintf(c.stdout, "%s%s %s: %s\n", c.state(f.State), strings.Repeat(" ", 4-len(f.State)), f.Check, printable(f.Detail))
 			if f.Mend != "" {
-				fmt.Fprintf(c.stdout, "     %s\n", f.Mend)
+				fmt.Fprintf(c.stdout, "     %s\n", printable(f.Mend))
 			}
 		}
 	})

@@ -77,7 +77,7 @@ func (c *cli) eventLine(e api.Event) string {
 		if part.value == "" {
 			continue
 		}
-		if strings.ContainsAny(part.value, " \t\"") {
+		if strings.ContainsAny(part.value, " \t\n\"") || part.value != printable(part.value) {
 			part.value = fmt.Sprintf("%q", part.value)
 		}
 		words = append(words, part.name+"="+part.value)

@@ -57,7 +57,7 @@ func sluice(e env, args []string) int {
 }
 
 func oneLine(err error) string {
-	return strings.Join(strings.Fields(err.Error()), " ")
+	return printable(strings.Join(strings.Fields(err.Error()), " "))
 }
 
 // newRoot makes the tree of commands.

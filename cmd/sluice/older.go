@@ -46,7 +46,7 @@ func (c *cli) reportOlder(t api.AttachedTarget) {
 func describeOlder(o api.OlderConnection) string {
 	text := fmt.Sprintf("%s %s -> %s %s", o.Protocol, o.Local, o.Remote, o.State)
 	if o.Pid != 0 {
-		text += fmt.Sprintf(", %s (pid %d)", o.Command, o.Pid)
+		text += fmt.Sprintf(", %s (pid %d)", printable(o.Command), o.Pid)
 	}
 	return text
 }

@@ -113,7 +113,7 @@ func describeProcess(pid int) string {
 	if err != nil {
 		return strconv.Itoa(pid)
 	}
-	return fmt.Sprintf("%d (%s)", pid, strings.TrimSpace(string(name)))
+	return fmt.Sprintf("%d (%s)", pid, printable(strings.TrimSpace(string(name))))
 }
 
 // remove takes the cgroup away, with the ones that the command made in it. The

@@ -27,9 +27,9 @@ func (c *cli) targetsCommand() *cobra.Command {
 				for _, t := range targets {
 					state := c.state(string(t.State))
 					if t.Reason != "" && !remarkable(t.State) {
-						state += " (" + t.Reason + ")"
+						state += " (" + printable(t.Reason) + ")"
 					}
-					rows = append(rows, []any{t.Id, state, about(t), dash(t.Cgroup), numbers(t.Namespaces), list(t.Pools), t.Connections})
+					rows = append(rows, []any{t.Id, state, printable(about(t)), dash(printable(t.Cgroup)), numbers(t.Namespaces), list(t.Pools), t.Connections})
 				}
 				c.table("nothing is attached: 'sluice run' and 'sluice attach' do that",
 					[]any{"id", "state", "what", "cgroup", "namespaces", "pools", "connections"}, rows)
