@@ -7,7 +7,11 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
+	"runtime/debug"
 	"slices"
+	"time"
+
+	"golang.org/x/sync/singleflight"
 
 	"github.com/sluice-proxy/sluice/intercept"
 	"github.com/sluice-proxy/sluice/intercept/ca"
@@ -17,8 +21,13 @@ import (
 
 // confidant has programs in containers trust the CA.
 type confidant struct {
-	ca  *ca.Authority
-	log *slog.Logger
+	ca    *ca.Authority
+	log   *slog.Logger
+	looks *singleflight.Group // at who does not trust the CA, by the targets' IDs
+}
+
+func newConfidant(a *ca.Authority, log *slog.Logger) confidant {
+	return confidant{ca: a, log: log, looks: new(singleflight.Group)}
 }
 
 // Install implements [intercept.Trust]. The processes of a target may be in several mount namespaces: sandboxes,
@@ -41,18 +50,43 @@ func (c confidant) Install(_ context.Context, t intercept.Target, pid int) error
 	return err
 }
 
-// Untrusting implements [control.Trust].
+// lookLimit is how long who asks for the targets waits for the look at one's processes. What they are made of may not answer: a file
+// system of an agent's own, or one whose server is away.
+const lookLimit = 2 * time.Second
+
+// Untrusting implements [control.Trust]. What does not end in time goes on by itself, and is not begun again before it has ended.
 func (c confidant) Untrusting(t intercept.Target) []intercept.Untrusting {
+	limit := time.NewTimer(lookLimit)
+	defer limit.Stop()
+	var err error
+	select {
+	case look := <-c.looks.DoChan(t.ID, func() (any, error) { return c.look(t) }):
+		if err = look.Err; err == nil {
+			return look.Val.([]intercept.Untrusting)
+		}
+	case <-limit.C:
+		err = errors.New("they, or their files, do not answer")
+	}
+	c.log.Warn("who of a target does not trust the CA is not known", "target", t.ID, "error", err)
+	return nil
+}
+
+// look is what Untrusting waits for. What it reads is an agent's: a fault of ours in that ends no daemon.
+func (c confidant) look(t intercept.Target) (all []intercept.Untrusting, err error) {
+	defer func() {
+		if fault := recover(); fault != nil {
+			err = fmt.Errorf("panic: %v\n%s", fault, debug.Stack())
+		}
+	}()
 	pids, err := cgroup.Processes(t.Cgroup)
 	if err != nil {
-		return nil // it has just ended
+		return nil, nil // it has just ended
 	}
 	pids = slices.DeleteFunc(pids, isSluice)
-	var all []intercept.Untrusting
 	for _, u := range trust.FindUntrusting(pids, c.ca.Bundle()) {
 		all = append(all, intercept.Untrusting{PID: u.PID, Process: u.Name, Reason: u.Reason, WayOut: u.WayOut})
 	}
-	return all
+	return all, nil
 }
 
 // isSluice tells whether a process runs this same program: 'sluice attach', by which a unit attaches itself, is in its cgroup.

@@ -248,7 +248,7 @@ func (d *sluiced) openInterceptor(context.Context) error {
 	d.in, err = intercept.New(intercept.Options{
 		Lacking: bpf.Lacking(), Hooks: d.hooks, Listeners: d.hooks, Flows: d.hooks, Events: events, Routes: d.keep, Exchange: d.exchange, Dialer: dialer,
 		Memory: newTargetMemory(d.store, d.record, scopes), Containers: d.finder, Vigils: d.hooks, Log: d.log, Drain: d.cfg.DrainTime, Denied: d.denied,
-		Trust: confidant{d.ca, d.log}, FDStore: keep,
+		Trust: newConfidant(d.ca, d.log), FDStore: keep,
 		Guard: d.hooks, GuardName: guardName(d.cfg.PinDir), GuardBackend: guardBackend(d.cfg), GuardVolatile: d.cfg.FailOpen,
 	})
 	if err != nil {
@@ -312,7 +312,7 @@ func (d *sluiced) openAPI(context.Context) error {
 	d.ops = control.New(control.Options{
 		Pools: d.keep, Members: d.keep, Credentials: d.keep, Events: d.keep, Placeholders: d.keep,
 		AuthResetTargets: d.keep, Resets: d.resets,
-		Targets: d.in, Trust: confidant{d.ca, d.log}, Kernel: counted{d.hooks, d.in}, Authority: permitting{d.ca, d.in},
+		Targets: d.in, Trust: newConfidant(d.ca, d.log), Kernel: counted{d.hooks, d.in}, Authority: permitting{d.ca, d.in},
 		Build:    control.Build{Version: b.Version, Commit: b.Commit, Date: b.Date, Go: b.Go},
 		StateDir: d.cfg.StateDir, PinDir: d.cfg.PinDir, Note: d.note, Log: d.log,
 	})
