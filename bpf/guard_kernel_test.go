@@ -6,10 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"os"
-	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -233,21 +230,6 @@ func TestGuardFrames(t *testing.T) {
 		w.origin.tcp.Store(0)
 	})
 	w.untouched(t)
-}
-
-// build32 builds a Go program for the processor's mode of 32 bits, without libc; "" where the kernel does not run it.
-func build32(t testing.TB, dir string) string {
-	t.Helper()
-	out := filepath.Join(t.TempDir(), "program")
-	cmd := exec.Command("go", "build", "-o", out, dir)
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOARCH="+map[string]string{"amd64": "386", "arm64": "arm"}[runtime.GOARCH])
-	if said, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("%s: %v: %s", dir, err, said)
-	}
-	if exec.Command(out).Run() != nil {
-		return ""
-	}
-	return out
 }
 
 // settled waits until everything sent before has come to the other side.
