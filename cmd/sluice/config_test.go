@@ -216,7 +216,7 @@ func TestParseConfig(t *testing.T) {
 		{name: "no whole number", text: "max_flows = 1.5", err: "line 1: max_flows: a whole number belongs here"},
 		{name: "no truth", text: "reset_only_if_seen = \"no\"", err: "line 1: reset_only_if_seen: true or false belongs here"},
 		{name: "too long", text: "drain_time = \"2h\"", err: `drain_time: "2h" is not a duration from 0s to 1h00m, such as "90s"`},
-		{name: "unknown service", text: "[[notify.service]]\nname = \"a\"\nurl = \"foo://x\"", err: `notify.service "a": url: foo: unknown service: "foo"`},
+		{name: "unknown service", text: "[[notify.service]]\nname = \"a\"\nurl = \"foo://x\"", err: `notify.service "a": url: foo: unknown service`},
 		{name: "relative path", text: `pin_dir = "bpf"`, err: `pin_dir: "bpf" is not an absolute path`},
 		{name: "fail mode", text: `fail_mode = "ajar"`, err: `fail_mode: "ajar" is none of closed, open`},
 		{name: "too few flows", text: "max_flows = 5", err: "max_flows: 5"},
