@@ -91,7 +91,8 @@ func (c *cli) runTarget(ctx context.Context, pools []string, as string, argv []s
 		return fmt.Errorf("run: %w", err)
 	}
 	defer func() { err = errors.Join(err, scope.remove(c.stderr)) }()
-	spec := api.TargetSpec{Cgroup: &scope.path, Transient: optional(true)}
+	// Told who fills it, the daemon listens in our network namespace before it answers: else the command could be quicker.
+	spec := api.TargetSpec{Cgroup: &scope.path, Pid: optional(os.Getpid()), Transient: optional(true)}
 	if len(pools) > 0 {
 		spec.Pools = &pools
 	}

@@ -2,9 +2,12 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,6 +19,7 @@ import (
 	"time"
 
 	"github.com/sluice-proxy/sluice/bpf/kerneltest"
+	"github.com/sluice-proxy/sluice/control/api"
 )
 
 // begun starts a command, and waits until it has said "started". It goes on when its standard input is closed.
@@ -58,6 +62,44 @@ func TestRunEndsAsItsAgentWhateverTheDaemonDoes(t *testing.T) {
 		if time.Now().After(deadline) {
 			t.Fatal("the target of an agent that ended stays")
 		}
+	}
+}
+
+// TestRunIsListenedForAheadOfItsStart: the daemon answers an attach when it listens where the command is going to be. So the
+// command's first connect, however soon, is redirected instead of refused.
+func TestRunIsListenedForAheadOfItsStart(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t, nil)
+	client, err := api.Dial(h.socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	asked := make(chan api.TargetSpec, 1)
+	front := filepath.Join(h.dir, "front.sock")
+	l, err := net.Listen("unix", front)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var spec api.TargetSpec
+		if err := json.NewDecoder(r.Body).Decode(&spec); err == nil && r.Method == http.MethodPost {
+			target, err := client.Attach(r.Context(), spec) // on its behalf, while it waits
+			if err != nil || len(target.Namespaces) != 1 {
+				t.Errorf("attached for a run: %+v, %v; want one namespace that is listened in", target, err)
+			}
+			asked <- spec
+		}
+		http.Error(w, `{"error": {"code": "unavailable", "message": "that is all"}}`, http.StatusServiceUnavailable)
+	})}
+	go func() { _ = server.Serve(l) }()
+	t.Cleanup(func() { _ = server.Close() })
+	cmd := h.agent(nil, h.path, "--socket", front, "run", "--user", "root", "--", "true")
+	if out, err := cmd.CombinedOutput(); err == nil {
+		t.Errorf("a run that was not attached: %s", out)
+	}
+	if spec := <-asked; spec.Pid == nil || *spec.Pid != cmd.Process.Pid {
+		t.Errorf("it asked for %+v, and is process %d", spec, cmd.Process.Pid)
 	}
 }
 
