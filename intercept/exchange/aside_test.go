@@ -4,14 +4,11 @@ import (
 	"context"
 	"io"
 	"net/http"
-	"net/http/httptest"
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/sluice-proxy/sluice/pool"
-	"github.com/sluice-proxy/sluice/pool/vault"
 )
 
 // A display of usage that is refused to one member is asked with the next one, once each. If it is
@@ -73,17 +70,7 @@ func TestWhatIsAskedAside(t *testing.T) {
 func TestA401AsideIsRefreshed(t *testing.T) {
 	t.Parallel()
 	eachProto(t, func(t *testing.T, h2 bool, protos []string) {
-		endpoint := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-			w.Header().Set("Content-Type", "application/json")
-			_, _ = io.WriteString(w, `{"access_token":"real-a-1","refresh_token":"rt-1","expires_in":3600}`)
-		}))
-		defer endpoint.Close()
-		k, route := newKeeper(t, pool.CredentialSpec{
-			Name: "a", Type: pool.OAuth, TokenURL: endpoint.URL,
-			OAuth: &pool.OAuthTokens{
-				AccessToken: vault.NewSecret([]byte("real-a-0")), RefreshToken: vault.NewSecret([]byte("rt-0")), ExpiresAt: time.Now().Add(time.Hour),
-			},
-		}, pool.CredentialSpec{Name: "b", Secret: vault.NewSecret([]byte(secretOf("b")))})
+		k, route := newAccountKeeper(t)
 		route.Provider = "codex"
 		b := newBench(t, setup{
 			route: &route, protos: protos, change: func(o *Options) { o.Pools = k },

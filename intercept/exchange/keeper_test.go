@@ -8,12 +8,14 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"net/http/httptest"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/sluice-proxy/sluice/pool"
 	"github.com/sluice-proxy/sluice/pool/store"
@@ -66,6 +68,22 @@ func newKeeper(t *testing.T, creds ...pool.CredentialSpec) (*pool.Keeper, pool.R
 		t.Fatal("the host is not bound")
 	}
 	return k, r
+}
+
+// newAccountKeeper is such a pool, in which a is an account whose access token "real-a-0" is replaced by "real-a-1".
+func newAccountKeeper(t *testing.T) (*pool.Keeper, pool.Route) {
+	t.Helper()
+	endpoint := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		_, _ = io.WriteString(w, `{"access_token":"real-a-1","refresh_token":"rt-1","expires_in":3600}`)
+	}))
+	t.Cleanup(endpoint.Close)
+	return newKeeper(t, pool.CredentialSpec{
+		Name: "a", Type: pool.OAuth, TokenURL: endpoint.URL,
+		OAuth: &pool.OAuthTokens{
+			AccessToken: vault.NewSecret([]byte("real-a-0")), RefreshToken: vault.NewSecret([]byte("rt-0")), ExpiresAt: time.Now().Add(time.Hour),
+		},
+	}, pool.CredentialSpec{Name: "b", Secret: vault.NewSecret([]byte(secretOf("b")))})
 }
 
 // TestWithTheRealPool: one member is refused, the next one serves; when that is

@@ -3,14 +3,11 @@ package exchange
 import (
 	"io"
 	"net/http"
-	"net/http/httptest"
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/sluice-proxy/sluice/pool"
-	"github.com/sluice-proxy/sluice/pool/vault"
 )
 
 // What an answer says of the account counts, whatever its status: the next member is asked. What it says of the request, if
@@ -76,17 +73,7 @@ func TestWhatIsSaidOfTheAccount(t *testing.T) {
 func TestARevokedTokenIsRefreshed(t *testing.T) {
 	t.Parallel()
 	eachProto(t, func(t *testing.T, h2 bool, protos []string) {
-		endpoint := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-			w.Header().Set("Content-Type", "application/json")
-			_, _ = io.WriteString(w, `{"access_token":"real-a-1","refresh_token":"rt-1","expires_in":3600}`)
-		}))
-		defer endpoint.Close()
-		k, route := newKeeper(t, pool.CredentialSpec{
-			Name: "a", Type: pool.OAuth, TokenURL: endpoint.URL,
-			OAuth: &pool.OAuthTokens{
-				AccessToken: vault.NewSecret([]byte("real-a-0")), RefreshToken: vault.NewSecret([]byte("rt-0")), ExpiresAt: time.Now().Add(time.Hour),
-			},
-		}, pool.CredentialSpec{Name: "b", Secret: vault.NewSecret([]byte(secretOf("b")))})
+		k, route := newAccountKeeper(t)
 		route.Provider = "anthropic"
 		b := newBench(t, setup{
 			route: &route, protos: protos, change: func(o *Options) { o.Pools = k },
