@@ -58,9 +58,7 @@ are named with the way out; 'sluice targets' and 'sluice doctor' name them later
 			}
 			return c.print(target, func() {
 				fmt.Fprintln(c.stdout, target.Id)
-				if target.Reason != "" && target.State != api.AttachedTargetStateWaiting {
-					fmt.Fprintf(c.stderr, "target %s: %s: %s\n", target.Id, target.State, target.Reason)
-				}
+				c.remark(target.Id, api.TargetState(target.State), target.Reason)
 				c.reportOlder(target)
 				c.warnUntrusting(target.Id, target.Untrusting)
 			})

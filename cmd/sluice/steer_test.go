@@ -21,8 +21,9 @@ func TestNothingOfAnAgentsSteersTheTerminal(t *testing.T) {
 	}
 	c.reportOlder(api.AttachedTarget{Older: []api.OlderConnection{{Fate: "closed", Command: name, Pid: 1}}})
 	out.WriteString(c.eventLine(api.Event{Time: time.Unix(0, 0), Kind: "denied", Detail: name}))
+	c.remark("0a1b2c3d", api.TargetStateAttached, name)
 	out.WriteString(oneLine(errors.New(name)))
-	if text := out.String(); strings.ContainsAny(text, "\x1b\x07\u009b") || strings.Count(text, "title") < 4 {
+	if text := out.String(); strings.ContainsAny(text, "\x1b\x07\u009b") || strings.Count(text, "title") < 5 {
 		t.Errorf("%q", text)
 	}
 }

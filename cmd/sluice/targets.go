@@ -34,13 +34,18 @@ func (c *cli) targetsCommand() *cobra.Command {
 				c.table("nothing is attached: 'sluice run' and 'sluice attach' do that",
 					[]any{"id", "state", "what", "cgroup", "namespaces", "pools", "connections"}, rows)
 				for _, t := range targets {
-					if t.Reason != "" && remarkable(t.State) {
-						fmt.Fprintf(c.stderr, "target %s: %s\n", t.Id, t.Reason)
-					}
+					c.remark(t.Id, t.State, t.Reason)
 					c.warnUntrusting(t.Id, t.Untrusting)
 				}
 			})
 		},
+	}
+}
+
+// remark says on standard error what is to be said of a target that is well.
+func (c *cli) remark(id string, state api.TargetState, reason string) {
+	if reason != "" && remarkable(state) {
+		fmt.Fprintf(c.stderr, "target %s: %s\n", id, printable(reason))
 	}
 }
 
