@@ -23,12 +23,11 @@ import (
 func TestNoAccountIsLostToAnOddAnswer(t *testing.T) {
 	t.Parallel()
 	const unknown = time.Duration(0)
-	ends := time.Now().Add(2 * time.Hour).Truncate(time.Second)
 	jwt := func(claims string) string {
 		return "e30." + base64.RawURLEncoding.EncodeToString([]byte(claims)) + ".c2ln"
 	}
 	for name, c := range map[string]struct {
-		kind, body string // %[1]s and %[2]s are the tokens
+		kind, body string // %[1]s and %[2]s are the tokens, %[3]s is an access token that says when it ends
 		life       time.Duration
 	}{
 		"usual":               {"application/json", `{"access_token":"%[1]s","refresh_token":"%[2]s","token_type":"Bearer","expires_in":3600}`, time.Hour},
@@ -50,7 +49,7 @@ func TestNoAccountIsLostToAnOddAnswer(t *testing.T) {
 		"a form":              {"application/x-www-form-urlencoded", "access_token=%[1]s&refresh_token=%[2]s&expires_in=3600\n", time.Hour},
 		"a form called JSON":  {"application/json", "access_token=%[1]s&refresh_token=%[2]s&expires_in=3600", time.Hour},
 		"cut off behind it":   {"application/json", `{"access_token":"%[1]s","refresh_token":"%[2]s","expires_in":3600}` + "\x00", time.Hour},
-		"the token says when": {"application/json", `{"access_token":"` + jwt(fmt.Sprintf(`{"exp":%d}`, ends.Unix())) + `","refresh_token":"%[2]s"}`, 2 * time.Hour},
+		"the token says when": {"application/json", `{"access_token":"%[3]s","refresh_token":"%[2]s"}`, 2 * time.Hour},
 		"the token says past": {"application/json", `{"access_token":"` + jwt(`{"exp":1000000000}`) + `","refresh_token":"%[2]s"}`, unknown},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -59,7 +58,8 @@ func TestNoAccountIsLostToAnOddAnswer(t *testing.T) {
 			s.set(func(s *tokenServer) {
 				s.respond = func(w http.ResponseWriter, access, refresh string) {
 					w.Header().Set("Content-Type", c.kind)
-					whole, cut := strings.CutSuffix(fmt.Sprintf(c.body, access, refresh), "\x00")
+					ends := jwt(fmt.Sprintf(`{"exp":%d}`, time.Now().Add(2*time.Hour).Unix()))
+					whole, cut := strings.CutSuffix(fmt.Sprintf(c.body, access, refresh, ends), "\x00")
 					_, _ = io.WriteString(w, whole)
 					if cut {
 						_ = http.NewResponseController(w).Flush()
