@@ -2,9 +2,9 @@ package echo
 
 import "encoding/binary"
 
-// sieveBits makes a table of 8 KiB, most of which stays near the processor while other work
+// sieveBits makes a table of 4 KiB, which stays near the processor while other work
 // is done between two pieces of a body.
-const sieveBits = 16
+const sieveBits = 15
 
 // reach is how many bytes before a sample the sieve looks at.
 const reach = 2
