@@ -4,13 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"time"
 )
 
 const (
 	// unsavedRetry is how often it is tried to write what the store refused.
 	unsavedRetry = 2 * time.Second
-	// maxUnsaved is how many changes wait at most; more are made in memory only.
+	// maxUnsaved is how many changes wait at most as they were made; of more, only what
+	// they come to does.
 	maxUnsaved = 10_000
 )
 
@@ -19,6 +21,7 @@ const (
 // as the store takes it. Guarded by the keeper's lock.
 type unsaved struct {
 	changes   []Change           // oldest first
+	folded    int                // how many more there were, whose events are lost
 	cooldowns map[int64]Cooldown // what they come to: the read cache may forget it
 	tried     time.Time          // monotonic: when the store refused last
 	wake      chan struct{}      // of capacity 1
@@ -79,9 +82,12 @@ func (k *Keeper) save(ctx context.Context) error {
 		u.changes = u.changes[1:]
 	}
 	if n > 0 {
-		u.changes = nil
-		clear(u.cooldowns)
 		k.opts.Log.Info("the store takes changes again: what was known in memory only is written", "changes", n)
+		if u.folded > 0 {
+			k.opts.Log.Warn("more changes waited than are kept singly: what they come to is written, and not each of their events", "changes", u.folded)
+		}
+		u.changes, u.folded = nil, 0
+		clear(u.cooldowns)
 		k.events.raise()
 	}
 	return nil
@@ -157,10 +163,46 @@ func (k *Keeper) commit(ctx context.Context, c Change) {
 	}
 	if len(u.changes) < maxUnsaved {
 		u.changes = append(u.changes, c)
+	} else {
+		u.fold(c)
 	}
 	for member, cooldown := range c.Cooldowns {
 		u.cooldowns[member] = cooldown
 	}
+}
+
+// fold keeps what a change does, and not its events, in the last change of its pool: that
+// makes one more for each pool at the most.
+func (u *unsaved) fold(c Change) {
+	u.folded++
+	c.Events = nil
+	for i := len(u.changes) - 1; i >= 0; i-- {
+		last := &u.changes[i]
+		if last.Pool != c.Pool {
+			continue
+		}
+		if len(last.Events) > 0 {
+			break // its instant is theirs
+		}
+		last.Cooldowns, last.Parked = merged(last.Cooldowns, c.Cooldowns), merged(last.Parked, c.Parked)
+		if c.Active != 0 {
+			last.Active = c.Active
+		}
+		if c.To != "" {
+			last.To, last.EdgeEvent, last.At = c.To, c.EdgeEvent, c.At
+		}
+		return
+	}
+	u.changes = append(u.changes, c)
+}
+
+// merged is what is said of members, what was said later counting.
+func merged[V any](earlier, later map[int64]V) map[int64]V {
+	if earlier == nil {
+		return later
+	}
+	maps.Copy(earlier, later)
+	return earlier
 }
 
 var errWaiting = errors.New("earlier changes wait")

@@ -163,7 +163,8 @@ func TestWhatWaitsFollowsTheClock(t *testing.T) {
 	}
 }
 
-// TestWhatWaitsIsBounded: a disk that stays full fills no memory; what is known is gone by all the same.
+// TestWhatWaitsIsBounded: a disk that stays full fills no memory; what is known is gone by all the same, and
+// is stored once there is room, though not each event of it.
 func TestWhatWaitsIsBounded(t *testing.T) {
 	t.Parallel()
 	const most = 10_000
@@ -178,7 +179,22 @@ func TestWhatWaitsIsBounded(t *testing.T) {
 	if n := b.Unsaved(); n > most {
 		t.Errorf("%d changes wait, want %d at the most", n, most)
 	}
-	if d := b.status(t).Members[0].Until.Sub(b.clock()); d != time.Duration(last)*time.Second {
-		t.Errorf("out for %s, want %ds", d, last)
+	out := func() {
+		t.Helper()
+		if d := b.status(t).Members[0].Until.Sub(b.clock()); d != time.Duration(last)*time.Second {
+			t.Errorf("out for %s, want %ds", d, last)
+		}
+	}
+	out()
+	b.answer(t, b.acquire(t, r), 429, strconv.Itoa(last+1)) // b too
+	s.set(false)
+	b.written(t)
+	b.restart(t)
+	out()
+	if st := b.status(t); st.State != pool.StateExhausted {
+		t.Errorf("the pool is %s after a restart, want exhausted", st.State)
+	}
+	if n := b.count(t, pool.EventExhausted); n != 1 {
+		t.Errorf("%d times exhausted in the log, want once", n)
 	}
 }
