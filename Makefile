@@ -59,9 +59,9 @@ install: build ## into PREFIX (default /usr) below DESTDIR; a configuration that
 	@install -D -m 755 '$(BIN)' '$(DESTDIR)$(PREFIX)/bin/sluice'
 	@for pair in $(FILES); do install -D -m 644 "$${pair%%:*}" "$(DESTDIR)$(PREFIX)/$${pair#*:}"; done
 	@[ '$(PREFIX)' = /usr ] || sed -i 's|/usr/bin/sluice|$(PREFIX)/bin/sluice|' '$(DESTDIR)$(PREFIX)/lib/systemd/system/sluice.service'
-	@set -e; for pair in $(COMPLETIONS); do to="$(DESTDIR)$(PREFIX)/$${pair#*:}"; mkdir -p "$${to%/*}"; \
+	@set -e; for pair in $(COMPLETIONS); do to="$(DESTDIR)$(PREFIX)/$${pair#*:}"; install -d -m 755 "$${to%/*}"; \
 		$(HOSTBIN) completion "$${pair%%:*}" >"$$to"; chmod 644 "$$to"; done
-	@$(HOSTBIN) __man '$(DESTDIR)$(PREFIX)/share/man/man1'
+	@umask 022; $(HOSTBIN) __man '$(DESTDIR)$(PREFIX)/share/man/man1'
 	@install -d -m 750 '$(DESTDIR)/etc/sluice'
 	@[ -e '$(DESTDIR)/etc/sluice/config.toml' ] || install -m 640 scripts/packaging/config.toml '$(DESTDIR)/etc/sluice/config.toml'
 
@@ -94,10 +94,10 @@ release: ## DIST: packages and archives for every processor, what is in them (SB
 	@GOARCH= $(GO) build -modfile=scripts/tools/go.mod -o bin/host/cyclonedx-gomod github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod
 	@mkdir -p '$(DIST)'
 	@set -e; for arch in $(ARCHES); do \
-		name=sluice_$(DEBVERSION)_linux_$$arch; stage=dist/archive/$$name; rm -rf $$stage; mkdir -p $$stage; \
+		name=sluice_$(DEBVERSION)_linux_$$arch; stage=dist/archive/$$name; rm -rf $$stage; install -d -m 755 $$stage; \
 		$(MAKE) --no-print-directory package GOARCH=$$arch; \
 		$(MAKE) --no-print-directory install GOARCH=$$arch BIN=dist/bin/$$arch/sluice DESTDIR="$(CURDIR)/$$stage/root" PREFIX=/usr/local; \
-		cp scripts/install.sh README.md LICENSE $$stage/; \
+		install -m 755 scripts/install.sh $$stage/; install -m 644 README.md LICENSE $$stage/; \
 		tar -C dist/archive --sort=name --owner=0 --group=0 --numeric-owner --mtime='$(DATE)' -c $$name | gzip -9n >"$(DIST)/$$name.tar.gz"; \
 		bin/host/cyclonedx-gomod bin -json -noserial -notimestamp -version '$(VERSION)' -output "$(DIST)/$$name.cdx.json" dist/bin/$$arch/sluice 2>/dev/null; \
 	done

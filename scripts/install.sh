@@ -5,6 +5,8 @@
 #   install.sh --uninstall [--purge]  take it away; with --purge configuration, credentials and state too
 # DESTDIR=DIR works below DIR, and starts nothing. A release is made for PREFIX=/usr/local, which is the default.
 set -eu
+# What is installed is for everybody, whatever umask root has.
+umask 022
 here=$(cd "$(dirname "$0")" && pwd)
 DESTDIR=${DESTDIR:-}
 PREFIX=${PREFIX:-/usr/local}

@@ -26,7 +26,13 @@ func checkout(t *testing.T, to string) {
 // makeTarget runs a target of the Makefile in a directory, and returns what it printed.
 func makeTarget(t *testing.T, dir string, args ...string) string {
 	t.Helper()
-	cmd := exec.Command("make", append([]string{"--no-print-directory"}, args...)...)
+	return makeUnder(t, "022", dir, args...)
+}
+
+// makeUnder is makeTarget for somebody with that umask.
+func makeUnder(t *testing.T, umask, dir string, args ...string) string {
+	t.Helper()
+	cmd := exec.Command("sh", append([]string{"-c", `umask "$0" && exec make --no-print-directory "$@"`, umask}, args...)...)
 	cmd.Dir = dir
 	// A make around the test must not hand its own flags down.
 	cmd.Env = append(os.Environ(), "MAKEFLAGS=", "MAKELEVEL=", "MFLAGS=")

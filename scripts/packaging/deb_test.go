@@ -163,7 +163,8 @@ func TestInstallAndUninstall(t *testing.T) {
 	checkout(t, source)
 	arguments := []string{"DESTDIR=" + to, "PREFIX=/usr/local", "VERSION=v1", "COMMIT=c", "DATE=2026-01-02T03:04:05Z"}
 	for range 2 { // a second time changes nothing
-		makeTarget(t, source, append([]string{"install"}, arguments...)...)
+		makeUnder(t, "077", source, append([]string{"install"}, arguments...)...)
+		everybodyReads(t, filepath.Join(to, "usr"))
 		if err := os.WriteFile(filepath.Join(to, "etc/sluice/config.toml"), []byte("# mine\n"), 0o600); err != nil {
 			t.Fatal(err)
 		}

@@ -18,9 +18,9 @@ func TestRelease(t *testing.T) {
 	checkout(t, source)
 	var sums [2]string
 	var out string
-	for i := range sums {
+	for i, umask := range []string{"002", "077"} { // Ubuntu's, and that of a careful root
 		out = t.TempDir()
-		makeTarget(t, source, "release", "DIST="+out, "ARCHES=amd64", "VERSION=v1.2.3", "COMMIT=abc", "DATE=2026-01-02T03:04:05Z")
+		makeUnder(t, umask, source, "release", "DIST="+out, "ARCHES=amd64", "VERSION=v1.2.3", "COMMIT=abc", "DATE=2026-01-02T03:04:05Z")
 		text, err := os.ReadFile(filepath.Join(out, "SHA256SUMS"))
 		if err != nil {
 			t.Fatal(err)
@@ -64,7 +64,8 @@ func TestRelease(t *testing.T) {
 	below := []string{"DESTDIR=" + to}
 	config := filepath.Join(to, "etc/sluice/config.toml")
 	for range 2 {
-		run(t, unpacked, below, script)
+		run(t, unpacked, below, "sh", "-c", `umask 077 && exec "$0"`, script)
+		everybodyReads(t, filepath.Join(to, "usr"))
 		if said := run(t, to, nil, filepath.Join(to, "usr/local/bin/sluice"), "version"); !strings.HasPrefix(said, "sluice v1.2.3 ") {
 			t.Errorf("installed is %s", said)
 		}
@@ -107,4 +108,21 @@ func filesBelow(t *testing.T, dir string) []string {
 		t.Fatal(err)
 	}
 	return files
+}
+
+// everybodyReads looks at the permissions of a directory and of all that is below it.
+func everybodyReads(t *testing.T, dir string) {
+	t.Helper()
+	if err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := entry.Info()
+		if want := fs.FileMode(0o444); err == nil && info.Mode()&want != want || entry.IsDir() && info.Mode()&0o111 != 0o111 {
+			t.Errorf("%s is %v", path, info.Mode())
+		}
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
 }
