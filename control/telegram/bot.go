@@ -63,7 +63,7 @@ func NewBot(o BotOptions) (*Bot, error) {
 		o.Poll = defaultPoll
 	}
 	b := &Bot{o: o}
-	client := &patient{client: &http.Client{Timeout: o.Poll + sendLimit}}
+	client := &patient{client: &http.Client{Timeout: o.Poll + sendLimit}, log: o.Log}
 	options := []bot.Option{
 		bot.WithSkipGetMe(), bot.WithHTTPClient(o.Poll+time.Second, client), bot.WithErrorsHandler(b.trouble),
 		// One at a time and in order: what is confirmed to the Bot API has been taken on.

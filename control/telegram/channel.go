@@ -84,15 +84,24 @@ func (c *Channel) Send(ctx context.Context, n notice.Notice) error {
 	}
 	var busy *bot.TooManyRequestsError
 	if errors.As(err, &busy) {
-		return &busyError{time.Duration(busy.RetryAfter) * time.Second}
+		return &busyError{asked: busy.RetryAfter}
 	}
 	return redact(err, c.token)
 }
 
 // busyError is the Bot API's 429.
-type busyError struct{ wait time.Duration }
+type busyError struct{ asked int } // in seconds
 
-func (e *busyError) Error() string { return fmt.Sprintf("the Bot API wants a pause of %s", e.wait) }
+func (e *busyError) Error() string {
+	text := fmt.Sprintf("the Bot API wants a pause of %d seconds", e.asked)
+	if wait, cut := keptPause(e.asked); cut {
+		text += fmt.Sprintf(", and %d are kept", wait/time.Second)
+	}
+	return text
+}
 
-// RetryAfter is the pause that the Bot API asked for.
-func (e *busyError) RetryAfter() time.Duration { return e.wait }
+// RetryAfter is the pause that the Bot API asked for, within bounds.
+func (e *busyError) RetryAfter() time.Duration {
+	wait, _ := keptPause(e.asked)
+	return wait
+}

@@ -1,8 +1,10 @@
 package telegram
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -52,6 +54,14 @@ func TestChannel(t *testing.T) {
 	}
 	<-asked
 
+	for _, seconds := range []string{"1000000000", "9223372036854775807"} {
+		answer = `{"ok":false,"error_code":429,"description":"Too Many Requests","parameters":{"retry_after":` + seconds + `}}`
+		if err := c.Send(t.Context(), n); !errors.As(err, &later) || later.RetryAfter() != time.Hour || !strings.Contains(err.Error(), seconds) {
+			t.Errorf("%v, wait %s", err, later.RetryAfter())
+		}
+		<-asked
+	}
+
 	answer, status = `{"ok":false,"error_code":401,"description":"Unauthorized"}`, http.StatusUnauthorized
 	if err := c.Send(t.Context(), n); err == nil || errors.As(err, &later) || strings.Contains(err.Error(), "canary") {
 		t.Errorf("%v", err)
@@ -67,6 +77,33 @@ func TestChannel(t *testing.T) {
 	}
 	if _, err := NewChannel(Options{Name: "x"}); err == nil {
 		t.Error("a bot without a token")
+	}
+}
+
+// TestPauseIsBounded: whatever the Bot API asks for, the bot asks it again within the hour, and the log says so.
+func TestPauseIsBounded(t *testing.T) {
+	t.Parallel()
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(http.StatusTooManyRequests)
+		_, _ = w.Write([]byte(`{"ok":false,"error_code":429,"description":"Too Many Requests","parameters":{"retry_after":1000000000}}`))
+	}))
+	defer server.Close()
+	var log bytes.Buffer
+	p := &patient{client: server.Client(), log: slog.New(slog.NewTextHandler(&log, nil))}
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, server.URL, http.NoBody)
+	if err != nil {
+		t.Fatal(err)
+	}
+	answer, err := p.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = answer.Body.Close()
+	if wait := time.Until(p.until); wait <= 0 || wait > time.Hour {
+		t.Errorf("waits for %s", wait)
+	}
+	if !strings.Contains(log.String(), "seconds=1000000000 kept=3600") {
+		t.Errorf("log: %q", log.String())
 	}
 }
 

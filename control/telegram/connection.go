@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"strings"
 	"sync"
@@ -20,6 +21,9 @@ const (
 	sendTries = 5
 	// sendPause is the first pause between two tries; each one is twice as long.
 	sendPause = time.Second
+	// maxPause bounds what the Bot API's retry_after is taken for: a number that is beyond
+	// reason would keep a chat without notices and answers for ever.
+	maxPause = time.Hour
 	// maxAnswer bounds what is read of an answer that asks for a pause.
 	maxAnswer = 64 << 10
 )
@@ -32,10 +36,18 @@ func redact(err error, token string) error {
 	return errors.New(strings.ReplaceAll(err.Error(), token, "…"))
 }
 
+// keptPause is how long is waited when the Bot API asks for so many seconds, and whether
+// that is cut short.
+func keptPause(asked int) (wait time.Duration, cut bool) {
+	const most = int(maxPause / time.Second)
+	return time.Duration(min(max(1, asked), most)) * time.Second, asked > most
+}
+
 // patient sends nothing while the Bot API wants a pause: its 429 is for all that a
 // bot sends, and who goes on asking is made to wait longer.
 type patient struct {
 	client *http.Client
+	log    *slog.Logger
 
 	mu    sync.Mutex
 	until time.Time
@@ -67,8 +79,12 @@ func (p *patient) Do(r *http.Request) (*http.Response, error) {
 	}
 	// What cannot be read asks for the shortest pause.
 	_ = json.Unmarshal(text, &said)
+	wait, cut := keptPause(said.Parameters.RetryAfter)
+	if cut {
+		p.log.Warn("Telegram's Bot API wants a longer pause than is kept", "seconds", said.Parameters.RetryAfter, "kept", int(wait/time.Second))
+	}
 	p.mu.Lock()
-	p.until = time.Now().Add(time.Duration(max(1, said.Parameters.RetryAfter)) * time.Second)
+	p.until = time.Now().Add(wait)
 	p.mu.Unlock()
 	return answer, nil
 }
