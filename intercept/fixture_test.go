@@ -273,6 +273,9 @@ func (l *ledger) Sweep(time.Duration) (int, error) { return 0, nil }
 func (l *ledger) Read() (bpf.EventNoListener, error) {
 	select {
 	case e := <-l.events:
+		if e == (bpf.EventNoListener{}) {
+			return e, errors.New("not readable")
+		}
 		return e, nil
 	case <-l.closed:
 		return bpf.EventNoListener{}, os.ErrClosed

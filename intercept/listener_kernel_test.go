@@ -48,6 +48,7 @@ func TestListenerFoundWhenAProcessEntersANewNamespace(t *testing.T) {
 	_, err := b.Attach(t.Context(), Request{Cgroup: dir})
 	must(t, err)
 	pid, stop := startIn(t, dir, second)
+	b.kernel.events <- bpf.EventNoListener{} // cannot be read: the ones behind it are
 	b.kernel.events <- bpf.EventNoListener{Cookie: second.Cookie(), PID: uint32(pid)}
 	eventually(t, "a listener in the new namespace", func() bool { return b.listens(second) })
 	stop()
