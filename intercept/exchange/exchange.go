@@ -77,7 +77,7 @@ type Options struct {
 	Leaves  Leaves
 	RootCAs *x509.CertPool // that upstream certificates must chain to; nil: the system's
 	Log     *slog.Logger   // nil: discarded
-	Denied  func(Denial)   // called for each denial, may be nil; must not block
+	Denied  func(Denial)   // called for each denial, which nothing else writes down; may be nil; must not block
 	Echoed  func(Echoed)   // called for each answer that repeated a secret, may be nil; must not block
 
 	// RefuseUnknownTokens refuses token requests that name neither a placeholder nor a
@@ -255,7 +255,6 @@ func (x *Exchanger) deny(u Upstream, r pool.Route, sent []byte, reason string) {
 	if len(sent) > 255 {
 		sent = sent[:255]
 	}
-	x.opts.Log.Warn("request denied", "pool", r.Pool, "host", r.Host, "sent", string(sent), "reason", reason)
 	if x.opts.Denied != nil {
 		x.opts.Denied(Denial{Pool: r.Pool, Host: r.Host, Sent: string(sent), Reason: reason, NetNS: u.NetNS})
 	}

@@ -2,10 +2,12 @@ package exchange
 
 import (
 	"bufio"
+	"bytes"
 	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"strings"
@@ -87,7 +89,13 @@ func TestAmbiguousRequestsAreRejected(t *testing.T) {
 
 func TestHostMustBeTheConnections(t *testing.T) {
 	t.Parallel()
-	b := newBench(t, setup{handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, member(r)) })})
+	var log bytes.Buffer
+	b := newBench(t, setup{
+		handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, member(r)) }),
+		change: func(o *Options) {
+			o.Log = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelWarn}))
+		},
+	})
 	for _, c := range []struct {
 		target, host string
 		status       int
@@ -126,6 +134,9 @@ func TestHostMustBeTheConnections(t *testing.T) {
 	defer b.mu.Unlock()
 	if len(b.denied) != 16 || b.denied[0].Sent != testHost+":80" || b.denied[0].Pool != "p" {
 		t.Errorf("%d denials, the first %+v", len(b.denied), b.denied[:1])
+	}
+	if log.Len() > 0 {
+		t.Errorf("what Denied is told is logged here, too: %s", log.String())
 	}
 }
 
