@@ -65,7 +65,7 @@ func New(o Options) (*Server, error) {
 	HandlerWithOptions(s, StdHTTPServerOptions{
 		BaseRouter: routes, Middlewares: []MiddlewareFunc{s.validated},
 		ErrorHandlerFunc: func(w http.ResponseWriter, r *http.Request, err error) {
-			fail(w, r, s.log, invalid("%s", err))
+			fail(w, r, s.log, unreadable(err))
 		},
 	})
 	s.handler = s.whole(s.routed(routes))

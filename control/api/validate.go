@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strconv"
 	"strings"
 
 	"github.com/getkin/kin-openapi/openapi3"
@@ -194,6 +195,21 @@ func reason(err error) string {
 		return field + ": " + request.Reason
 	}
 	return field + ": not as the document demands"
+}
+
+// unreadable is what the generated code could not make a parameter's value of, with the parameter first.
+func unreadable(err error) error {
+	parameter, ok := errors.AsType[*InvalidParamFormatError](err)
+	if !ok {
+		return invalid("%s", err)
+	}
+	switch {
+	case errors.Is(err, strconv.ErrRange):
+		return invalid("%s: number is too large", parameter.ParamName)
+	case errors.Is(err, strconv.ErrSyntax):
+		return invalid("%s: value must be an integer", parameter.ParamName)
+	}
+	return invalid("%s: %s", parameter.ParamName, parameter.Err)
 }
 
 func unknownQuery(r *http.Request, route *routers.Route) error {

@@ -152,14 +152,15 @@ func Validate(path string) (string, error) {
 
 func validate(path, mount, own string) (string, error) {
 	if !filepath.IsAbs(path) {
-		return "", fmt.Errorf("cgroup %q: give the absolute path of a folder below %s", path, mount)
+		return "", fmt.Errorf("cgroup %q: %w: give the absolute path of a folder below %s", path, ErrNotCgroup, mount)
 	}
 	clean, err := filepath.EvalSymlinks(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return "", fmt.Errorf("cgroup %s: %w; cgroups are below %s", path, unix.ENOENT, mount)
 	}
 	if err != nil {
-		return "", fmt.Errorf("cgroup %s: %w", path, err)
+		// A loop of links, a file for a folder, a byte that no path has: it is what was named that is wrong.
+		return "", fmt.Errorf("cgroup %q: %w: %s; cgroups are below %s", path, ErrNotCgroup, cause(err), mount)
 	}
 	var st unix.Statfs_t
 	if err := unix.Statfs(clean, &st); err != nil {
@@ -182,6 +183,14 @@ func validate(path, mount, own string) (string, error) {
 		return "", fmt.Errorf("cgroup %s cannot be attached: %w, and would redirect its own traffic to itself; attach to the agent's own cgroup, not to one above", path, ErrOwn)
 	}
 	return clean, nil
+}
+
+// cause is an error without the path that it is about.
+func cause(err error) error {
+	if about, ok := errors.AsType[*fs.PathError](err); ok {
+		return about.Err
+	}
+	return err
 }
 
 // Processes returns the ids of the processes in a cgroup and in those below it, as far as a

@@ -141,6 +141,10 @@ func TestValidate(t *testing.T) {
 	if err := os.Mkdir(child, 0o755); err != nil {
 		t.Fatal(err)
 	}
+	loop := filepath.Join(t.TempDir(), "loop")
+	if err := os.Symlink(loop, loop); err != nil {
+		t.Fatal(err)
+	}
 	cases := map[string]struct {
 		path string
 		own  string
@@ -150,7 +154,11 @@ func TestValidate(t *testing.T) {
 		"good":              {dir, mount, nil, ""},
 		"a symbolic link":   {link, mount, nil, ""},
 		"absent":            {dir + "-absent", mount, fs.ErrNotExist, "no such file"},
-		"relative":          {"agent", mount, nil, "absolute path"},
+		"relative":          {"agent", mount, ErrNotCgroup, "absolute path"},
+		"a zero byte":       {"/a\x00b", mount, ErrNotCgroup, "invalid argument"},
+		"over-long":         {"/" + strings.Repeat("x", 300), mount, ErrNotCgroup, "too long"},
+		"below a file":      {"/etc/passwd/x", mount, ErrNotCgroup, "not a directory"},
+		"links in a loop":   {loop, mount, ErrNotCgroup, "too many"},
 		"no cgroup":         {t.TempDir(), mount, ErrNotCgroup, "below " + mount},
 		"a file of one":     {filepath.Join(dir, "cgroup.procs"), mount, ErrNotCgroup, "give its folder"},
 		"the root":          {mount, mount, ErrOwn, "sluice itself"},
