@@ -186,6 +186,19 @@ func TestAnEndedTokenIsReplacedBeforeItIsUsed(t *testing.T) {
 	}
 }
 
+// TestATokenThatNeverEnds has one good until after 2262, as "never" is written as the year 9999.
+func TestATokenThatNeverEnds(t *testing.T) {
+	t.Parallel()
+	b, s, r := accounts(t, 250*365*24*time.Hour)
+	b.restart(t)
+	if ends := b.credential(t, "a").ExpiresAt; ends.Year() < 2262 {
+		t.Errorf("it ends %v", ends)
+	}
+	if token(b.acquire(t, r)) != "at-0" || s.requests() != 0 {
+		t.Errorf("it was replaced: %d requests", s.requests())
+	}
+}
+
 func TestATokenIsReplacedAheadOfItsEnd(t *testing.T) {
 	t.Parallel()
 	// A tenth of its time ahead: a busy machine is given a token that lasts longer.

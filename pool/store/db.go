@@ -7,6 +7,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"math"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -208,10 +209,16 @@ func ignoreDone(err error) error {
 	return err
 }
 
-// nanos and instant keep the zero time apart from 1970.
+// nanos and instant keep the zero time apart from 1970. What is too far away to be counted, as the end of a token that
+// is good until the year 9999, becomes the furthest that is not.
 func nanos(t time.Time) int64 {
-	if t.IsZero() {
+	switch {
+	case t.IsZero():
 		return 0
+	case t.Before(time.Unix(0, math.MinInt64)):
+		return math.MinInt64
+	case t.After(time.Unix(0, math.MaxInt64)):
+		return math.MaxInt64
 	}
 	return t.UnixNano()
 }
