@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"bytes"
 	"net/url"
 	"slices"
 	"strings"
@@ -131,11 +132,19 @@ func (t *OAuthTokens) validate() error {
 	return validSecret("oauth.access_token", t.AccessToken)
 }
 
-// validSecret keeps a secret from breaking out of the field it is sent in.
+// validSecret keeps a secret from breaking out of the field it is sent in, and from being sent there as another one
+// than it is: white space around a field's value is no part of it. (RFC 9110 section 5.5, without a string that stays behind.)
 func validSecret(field string, s vault.Secret) error {
-	// What httpguts says of field values (RFC 9110 section 5.5), without a string that stays behind.
-	if slices.ContainsFunc(s.Bytes(), func(b byte) bool { return b < ' ' && b != '\t' || b == 0x7f }) {
+	secret := s.Bytes()
+	switch {
+	case bytes.HasPrefix(secret, []byte("\ufeff")):
+		return invalid("%s: begins with a byte order mark, which some editors write: save it as ASCII", field)
+	case slices.ContainsFunc(secret, func(b byte) bool { return b < ' ' && b != '\t' || b == 0x7f }):
 		return invalid("%s: has a line break or another control character, which cannot be sent in a header field", field)
+	case slices.ContainsFunc(secret, func(b byte) bool { return b > 0x7f }):
+		return invalid("%s: has a character that is not ASCII, which no key has", field)
+	case len(bytes.Trim(secret, " \t")) != len(secret):
+		return invalid("%s: begins or ends with white space, which no header field can have there", field)
 	}
 	return nil
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/sluice-proxy/sluice/pool"
+	"github.com/sluice-proxy/sluice/pool/vault"
 )
 
 func TestBadInputNamesTheField(t *testing.T) {
@@ -102,6 +103,27 @@ func TestTheOldestOfThePoolsThatAreNamed(t *testing.T) {
 	} {
 		if r, ok := b.Route("api.openai.com", 443, c.named); r.Pool != c.want || ok != (c.want != "") {
 			t.Errorf("of %v: %q, want %q", c.named, r.Pool, c.want)
+		}
+	}
+}
+
+// TestSecretsThatAreNotSentAsTheyAre refuses what a field of a header would not have, or not as it was given: the
+// upstream would not know it, and the guard against echoes would look for something else than was sent.
+func TestSecretsThatAreNotSentAsTheyAre(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, nil)
+	b.add(t, "known")
+	for secret, says := range map[string]string{
+		"\ufeffsk-1": "byte order mark", "sk-\u00a0": "not ASCII", "sk-\xff": "not ASCII", "sk-\n1": "line break",
+		" sk-1": "white space", "sk-1 ": "white space", "sk-1\t": "white space", "  ": "white space",
+	} {
+		given := vault.NewSecret([]byte(secret))
+		_, err := b.AddCredential(t.Context(), pool.CredentialSpec{Name: "a", Secret: given})
+		_, changed := b.UpdateCredential(t.Context(), "known", pool.CredentialChange{Secret: &given})
+		for _, err := range []error{err, changed} {
+			if err == nil || !strings.Contains(err.Error(), says) || !strings.HasPrefix(err.Error(), "secret: ") {
+				t.Errorf("%q: %v", secret, err)
+			}
 		}
 	}
 }
