@@ -121,7 +121,7 @@ func OpenTokens(file string) (*Tokens, error) {
 func (t *Tokens) load() error {
 	info, err := os.Stat(t.file)
 	if errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("token file %s is not there: make it with 'sluice token NAME'", t.file)
+		return fmt.Errorf("token file %s is not there: make it with 'sluice token NAME --file %s'", t.file, t.file)
 	}
 	if err != nil {
 		return fmt.Errorf("token file: %w", err)
