@@ -129,7 +129,8 @@ type saying struct {
 }
 
 // sayings are Anthropic's, OpenAI's and Google's. Anthropic answers 400 where an account has no credit, and 429 where a plan does not
-// have the context that a model is asked for with, whatever is left of it.
+// have the context that a model is asked for with, whatever is left of it. OpenAI answers 429 to a request that is more than a whole minute of
+// its limit holds: no wait helps it, and it would take the members out one after the other.
 var sayings = []saying{
 	{begins: []byte("Your credit balance is too low"), account: OutcomeBilling},
 	{begins: []byte("Billing hard limit has been reached"), account: OutcomeBilling},
@@ -142,6 +143,7 @@ var sayings = []saying{
 	{begins: []byte("Your project has been denied access"), account: OutcomeAuthFailed},
 	{begins: []byte("Extra usage is required for long context"), request: true},
 	{begins: []byte("Usage credits are required for long context"), request: true},
+	{begins: []byte("Request too large for "), request: true},
 }
 
 // said finds what an error is about; the zero value if it says nothing known.

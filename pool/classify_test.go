@@ -126,6 +126,8 @@ func TestClassify(t *testing.T) {
 		"403, from here":                 {403, nil, `{"error":{"type":"forbidden","message":"Request not allowed"}}`, OutcomeOther},
 		"429, a context that is not had": {429, nil, anthropicError("rate_limit_error", "Extra usage is required for long context requests."), OutcomeOther},
 		"429, the same in other words":   {429, nil, anthropicError("rate_limit_error", "Usage credits are required for long context requests."), OutcomeOther},
+		"429, more than the limit holds": {429, nil, `{"error":{"message":"Request too large for gpt-4o in organization org-x on tokens per min (TPM): Limit 30000, Requested 36278. The input or output tokens must be reduced in order to run successfully.","type":"tokens","param":null,"code":"rate_limit_exceeded"}}`, OutcomeOther},
+		"429, what the limit has left":   {429, nil, `{"error":{"message":"Rate limit reached for gpt-4o in organization org-x on tokens per min (TPM): Limit 30000, Used 18928, Requested 11159. Please try again in 174ms.","type":"tokens","param":null,"code":"rate_limit_exceeded"}}`, OutcomeRateLimited},
 		"429, a context and the window":  {429, http.Header{"Anthropic-Ratelimit-Unified-5h-Status": {"rejected"}}, anthropicError("rate_limit_error", "Extra usage is required for long context requests."), OutcomeRateLimited},
 		"413, more than the limit holds": {413, http.Header{"Retry-After": {"9"}}, `{"error":{"code":"rate_limit_exceeded"}}`, OutcomeOther},
 		"503":                            {503, http.Header{"Retry-After": {"9"}}, `{"error":{"code":"rate_limit_exceeded"}}`, OutcomeOther},
