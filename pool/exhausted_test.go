@@ -27,4 +27,8 @@ func TestAnExhaustedPoolSaysWhatIsTrue(t *testing.T) {
 			}
 		}
 	}
+	long := ExhaustedError{Members: 1, RecoversAt: at, RetryAfter: 15 * time.Minute}
+	if _, body := long.Body(); !strings.Contains(string(body), "Try again in 15m.") {
+		t.Errorf("%s does not say 15m", body)
+	}
 }

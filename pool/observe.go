@@ -134,7 +134,7 @@ func (k *Keeper) cool(ctx context.Context, p *poolView, index int, v Verdict, pr
 }
 
 func failoverEvent(p *poolView, from, to string, c Cooldown, now time.Time, v Verdict) Event {
-	detail := fmt.Sprintf("to %s; %s is back in %s", to, from, c.Until.Sub(now).Round(time.Second))
+	detail := fmt.Sprintf("to %s; %s is back in %s", to, from, Span(c.Until.Sub(now)))
 	if hint := v.hint(); hint != "" {
 		detail += " (" + hint + ")"
 	}
@@ -148,7 +148,7 @@ func exhaustedEvent(p *poolView, first *memberView, until, now time.Time, reason
 	}
 	return Event{
 		Kind: EventExhausted, Pool: p.pool.Name, Member: first.name, Until: until, Members: len(p.members), Reason: reason,
-		Detail: fmt.Sprintf("%s in %s", detail, until.Sub(now).Round(time.Second)),
+		Detail: fmt.Sprintf("%s in %s", detail, Span(until.Sub(now))),
 	}
 }
 

@@ -120,7 +120,7 @@ func (k *Keeper) Rotate(ctx context.Context, name string) error {
 	case from < 0:
 		first := soonest(members)
 		return Conflict("pool %q is exhausted: %q recovers first, in %s", name, p.members[first].name,
-			members[first].until.Sub(now).Round(time.Second))
+			Span(members[first].until.Sub(now)))
 	}
 	members[from].tried = true
 	to := choose(members, from, now)

@@ -115,11 +115,11 @@ func (e *ExhaustedError) message() string {
 	reason, _, _ := strings.Cut(e.Reason, ":") // what exactly the upstream said is not the agent's concern
 	switch {
 	case e.RecoversAt.IsZero():
-		return fmt.Sprintf("%s out, with no known end. Try again in %s.", who, e.RetryAfter)
+		return fmt.Sprintf("%s out, with no known end. Try again in %s.", who, Span(e.RetryAfter))
 	case reason == "" || strings.HasPrefix(reason, "rate limit"):
-		return fmt.Sprintf("%s rate limited. Try again in %s.", who, e.RetryAfter.Truncate(time.Second))
+		return fmt.Sprintf("%s rate limited. Try again in %s.", who, Span(e.RetryAfter))
 	default:
-		return fmt.Sprintf("%s out: %s. Try again in %s.", who, reason, e.RetryAfter.Truncate(time.Second))
+		return fmt.Sprintf("%s out: %s. Try again in %s.", who, reason, Span(e.RetryAfter))
 	}
 }
 

@@ -119,7 +119,7 @@ func (p Profile) validate() error {
 		}
 	}
 	if p.Timeout < 0 || p.Timeout > MaxTimeout {
-		return fmt.Errorf("timeout: %s is not from 0s to %s", p.Timeout, MaxTimeout)
+		return fmt.Errorf("timeout: %s is not from 0s to %s", p.Timeout, pool.Span(MaxTimeout))
 	}
 	for _, f := range p.CheckFiles {
 		if f == "" || !strings.ContainsAny(f[:1], "/~$") || !strings.Contains(f, "/") || strings.Contains(f, "\x00") {

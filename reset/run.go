@@ -98,7 +98,7 @@ func failureOf(c Command, r Result) string {
 	what := strings.Join(c.Argv, " ")
 	switch {
 	case r.TimedOut:
-		return fmt.Sprintf("%s did not end within %s and was killed", what, c.Timeout)
+		return fmt.Sprintf("%s did not end within %s and was killed", what, pool.Span(c.Timeout))
 	case r.ExitCode != 0:
 		if said := lastLine(r.Output); said != "" {
 			return fmt.Sprintf("%s ended with status %d: %s", what, r.ExitCode, said)

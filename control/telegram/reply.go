@@ -6,7 +6,6 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"github.com/sluice-proxy/sluice/monitor/notice"
 	"github.com/sluice-proxy/sluice/pool"
 )
 
@@ -114,7 +113,7 @@ func moment(t, now time.Time) string {
 	if !t.After(now) {
 		return "now"
 	}
-	return fmt.Sprintf("in %s, at %s UTC", notice.Span(t.Sub(now)), t.UTC().Format("2006-01-02 15:04"))
+	return fmt.Sprintf("in %s, at %s UTC", pool.Span(t.Sub(now)), t.UTC().Format("2006-01-02 15:04"))
 }
 
 // orNone is a list's text, or what is said if it is empty.

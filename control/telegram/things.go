@@ -23,7 +23,7 @@ func daemonStatus(ctx context.Context, c call) (reply, error) {
 		return reply{}, err
 	}
 	return reply{text: fmt.Sprintf("sluice %s, up for %s\npools: %d healthy, %d degraded, %d exhausted\n%s, %s",
-		s.Build.Version, notice.Span(s.Uptime), s.Pools[pool.StateHealthy], s.Pools[pool.StateDegraded], s.Pools[pool.StateExhausted],
+		s.Build.Version, pool.Span(s.Uptime), s.Pools[pool.StateHealthy], s.Pools[pool.StateDegraded], s.Pools[pool.StateExhausted],
 		notice.Count(s.Targets, "target"), notice.Count(s.Connections, "connection"))}, nil
 }
 

@@ -4,7 +4,6 @@ package notice
 import (
 	"fmt"
 	"strings"
-	"time"
 
 	"github.com/sluice-proxy/sluice/pool"
 )
@@ -53,7 +52,7 @@ func back(e pool.Event) string {
 	if e.Until.IsZero() {
 		return ""
 	}
-	return fmt.Sprintf("; %q is back in %s", e.Member, Span(e.Until.Sub(e.Time)))
+	return fmt.Sprintf("; %q is back in %s", e.Member, pool.Span(e.Until.Sub(e.Time)))
 }
 
 func all(e pool.Event) string {
@@ -68,9 +67,9 @@ func first(e pool.Event) string {
 	case e.Until.IsZero():
 		return ""
 	case e.Members == 1:
-		return fmt.Sprintf("; %q is back in %s", e.Member, Span(e.Until.Sub(e.Time)))
+		return fmt.Sprintf("; %q is back in %s", e.Member, pool.Span(e.Until.Sub(e.Time)))
 	}
-	return fmt.Sprintf("; %q recovers first, in %s", e.Member, Span(e.Until.Sub(e.Time)))
+	return fmt.Sprintf("; %q recovers first, in %s", e.Member, pool.Span(e.Until.Sub(e.Time)))
 }
 
 // in is where the agent was; nowhere if there is none.
@@ -85,7 +84,7 @@ func after(e pool.Event) string {
 	if e.Since.IsZero() {
 		return ""
 	}
-	return " after " + Span(e.Time.Sub(e.Since))
+	return " after " + pool.Span(e.Time.Sub(e.Since))
 }
 
 // sentence is a reason as the end of one: on one line, without its own full stop.
@@ -99,26 +98,4 @@ func Count(n int, thing string) string {
 		return "1 " + thing
 	}
 	return fmt.Sprintf("%d %ss", n, thing)
-}
-
-// Span is a duration for people, rounded up: seconds below two minutes ("57s",
-// "1m30s"), minutes from there on ("41m", "2h14m", "6h").
-func Span(d time.Duration) string {
-	if d <= time.Second {
-		return "1s"
-	}
-	unit := time.Second
-	if d > 2*time.Minute {
-		unit = time.Minute
-	}
-	// Rounded up, but for the instant that passes between two readings of a clock.
-	d = (d - 50*time.Millisecond + unit - 1).Truncate(unit)
-	text := d.String()
-	if strings.HasSuffix(text, "m0s") {
-		text = strings.TrimSuffix(text, "0s")
-	}
-	if strings.HasSuffix(text, "h0m") {
-		text = strings.TrimSuffix(text, "0m")
-	}
-	return text
 }

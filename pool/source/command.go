@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/sluice-proxy/sluice/pool"
 )
 
 const (
@@ -66,7 +68,7 @@ func (c Command) validate() error {
 	case len(c.Refs) == 0:
 		return errors.New("refs: is missing: what may be asked for, such as [\"op://agents/*\"]")
 	case c.Timeout < 0 || c.Timeout > MaxCommandTimeout:
-		return fmt.Errorf("timeout: %s is not from 0s to %s", c.Timeout, MaxCommandTimeout)
+		return fmt.Errorf("timeout: %s is not from 0s to %s", c.Timeout, pool.Span(MaxCommandTimeout))
 	}
 	for _, name := range slices.Concat(slices.Collect(maps.Keys(c.Environment)), slices.Collect(maps.Keys(c.EnvironmentFiles))) {
 		if name == "" || strings.ContainsAny(name, "=\x00") || strings.Contains(c.Environment[name], "\x00") {
@@ -139,7 +141,7 @@ func (c Command) explain(ctx context.Context, err error, argv []string, timeout 
 	exit, ended := errors.AsType[*exec.ExitError](err)
 	switch {
 	case errors.Is(context.Cause(ctx), errTimeout):
-		return fmt.Errorf("%s did not end within %s and was killed: run it by hand to see whether it asks something", argv[0], timeout)
+		return fmt.Errorf("%s did not end within %s and was killed: run it by hand to see whether it asks something", argv[0], pool.Span(timeout))
 	case ctx.Err() != nil:
 		return fmt.Errorf("%s was killed: %w", argv[0], ctx.Err())
 	case errors.Is(err, exec.ErrNotFound) || errors.Is(err, fs.ErrNotExist):
