@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"runtime"
 	"slices"
 	"sync"
 	"syscall"
@@ -200,6 +201,9 @@ func (c *cli) start(s *scope, signals <-chan os.Signal, told stage) error {
 	child.SysProcAttr = &syscall.SysProcAttr{
 		UseCgroupFD: true, CgroupFD: int(cgroup.Fd()), Cloneflags: unix.CLONE_NEWNS,
 	}
+	stops := make(chan os.Signal, 1)
+	signal.Notify(stops, syscall.SIGCHLD)
+	defer signal.Stop(stops)
 	err = child.Start()
 	read.Close()
 	if err != nil {
@@ -215,6 +219,8 @@ func (c *cli) start(s *scope, signals <-chan os.Signal, told stage) error {
 		select {
 		case got := <-signals:
 			forward(child.Process, got)
+		case <-stops:
+			stopWith(child.Process)
 		case err := <-ended:
 			return passed(child.ProcessState, errors.Join(err, writeErr))
 		}
@@ -240,6 +246,19 @@ func forward(p *os.Process, got os.Signal) {
 	}
 	// An error says that it has ended: Wait tells.
 	_ = p.Signal(got)
+}
+
+// stopWith stops sluice too if its command has stopped. Ctrl-Z stops the whole process group, but a command that takes that
+// key itself may stop nobody else (Claude Code), and a shell waits for sluice. What continues the group, as fg does, continues both.
+func stopWith(p *os.Process) {
+	var info unix.Siginfo
+	if err := unix.Waitid(unix.P_PID, p.Pid, &info, unix.WSTOPPED|unix.WNOHANG, nil); err != nil || info.Signo == 0 || !inForeground() {
+		return
+	}
+	// Unlike SIGSTOP it does nothing where no shell is left to continue us. Sent to this thread it has stopped all by the time that the call returns.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	_ = unix.Tgkill(unix.Getpid(), unix.Gettid(), unix.SIGTSTP)
 }
 
 // inForeground says whether sluice is what the controlling terminal's keys act on.

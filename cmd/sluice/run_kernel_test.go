@@ -120,6 +120,35 @@ func TestRunUnderNohup(t *testing.T) {
 	}
 }
 
+// TestRunStopsWithItsCommand: Claude Code suspends itself, and nobody else, at Ctrl-Z. The shell has its terminal back, and
+// 'fg' goes on with it.
+func TestRunStopsWithItsCommand(t *testing.T) {
+	t.Parallel()
+	needs(t, "bash")
+	h := newHouse(t, nil)
+	cmd := h.agent([]string{"PS1=ready ", "TERM=dumb", "HISTFILE="}, "bash", "--norc", "--noprofile", "-i")
+	s := onScreen(t, cmd, 200)
+	mark := s.until(0, "ready ")
+	enter := func(line string) {
+		t.Helper()
+		if _, err := s.file.WriteString(line + "\n"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, by := range []string{"TSTP", "STOP"} {
+		enter(h.path + ` run --user root -- sh -c 'kill -` + by + ` $$; echo went "on"'`)
+		mark = s.until(mark, "Stopped")
+		mark = s.until(mark, "ready ")
+		enter("fg")
+		mark = s.until(mark, "went on")
+		mark = s.until(mark, "ready ")
+	}
+	enter("exit")
+	if status := s.status(); status != 0 {
+		t.Errorf("status %d: %s", status, s.shown())
+	}
+}
+
 // TestRunInsideOfRun: whoever works in a shell under 'sluice run' starts the next agent from there. Its variables name
 // what was made for the shell.
 func TestRunInsideOfRun(t *testing.T) {
