@@ -123,14 +123,14 @@ func NotAccepted(a Answer) bool {
 
 // saying is what an error is about, in spite of the status that it comes with.
 type saying struct {
-	begins  []byte  // its message, or a reason in its details; what a request holds is never repeated there
+	begins  []byte  // its message, its code, or a reason in its details; what a request holds is never repeated there
 	account Outcome // of the account, not of the request
 	request bool    // of the request, not of the account
 }
 
-// sayings are Anthropic's, OpenAI's and Google's. Anthropic answers 400 where an account has no credit, and 429 where a plan does not
-// have the context that a model is asked for with, whatever is left of it. OpenAI answers 429 to a request that is more than a whole minute of
-// its limit holds: no wait helps it, and it would take the members out one after the other.
+// sayings are of providers that have one status for what is wrong with a request and with an account. Anthropic answers 400 where an account has
+// no credit, and 429 where a plan does not have the context that a model is asked for with, whatever is left of it. OpenAI answers 429 to a
+// request that is more than a whole minute of its limit holds: no wait helps it, and it would take the members out one after the other.
 var sayings = []saying{
 	{begins: []byte("Your credit balance is too low"), account: OutcomeBilling},
 	{begins: []byte("Billing hard limit has been reached"), account: OutcomeBilling},
@@ -141,6 +141,11 @@ var sayings = []saying{
 	{begins: []byte("API_KEY_INVALID"), account: OutcomeAuthFailed},
 	{begins: []byte("Your API key was reported as leaked"), account: OutcomeAuthFailed},
 	{begins: []byte("Your project has been denied access"), account: OutcomeAuthFailed},
+	{begins: []byte("Permission denied: Consumer 'api_key:"), account: OutcomeAuthFailed},                // suspended; another consumer may be a project that the request names
+	{begins: []byte("Incorrect API key provided"), account: OutcomeAuthFailed},                           // xAI
+	{begins: []byte("Authentication failed: Please make sure your API Key"), account: OutcomeAuthFailed}, // Amazon Bedrock
+	{begins: []byte("organization_restricted"), account: OutcomeAuthFailed},                              // Groq
+	{begins: []byte("Arrearage"), account: OutcomeBilling},                                               // Alibaba
 	{begins: []byte("Extra usage is required for long context"), request: true},
 	{begins: []byte("Usage credits are required for long context"), request: true},
 	{begins: []byte("Request too large for "), request: true},
@@ -154,7 +159,7 @@ func said(body []byte) saying {
 	root, _ := parseBody(body)
 	var room [maxFaults]object
 	for _, o := range faults(room[:0], root) {
-		all := []string{text(o, "message")}
+		all := []string{text(o, "message"), text(o, "Message"), text(o, "error"), text(o, "code")}
 		details, _ := o["details"].([]any)
 		for _, d := range details {
 			detail, _ := d.(map[string]any)
