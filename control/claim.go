@@ -65,12 +65,12 @@ func (o *Operations) change(ctx context.Context, by Actor, what string, names []
 	return nil
 }
 
-// severity is how loud the log is about a change that was not made. What stands for
-// nothing is no warning: 'sluice run' detaches at its end what the daemon may have let
-// go of already, having seen that the cgroup is empty.
+// severity is how loud the log is about a change that was not made. That there was nothing
+// to change is said to who asked, and is nothing to anybody else: 'sluice run' detaches at
+// its end what the daemon may have let go of already, having seen that the cgroup is empty.
 func severity(err error) slog.Level {
 	if isNotFound(err) {
-		return slog.LevelInfo
+		return slog.LevelDebug
 	}
 	return slog.LevelWarn
 }
