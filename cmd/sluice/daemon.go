@@ -212,7 +212,16 @@ func (d *sluiced) openAuthority(context.Context) error {
 	d.ca = authority
 	d.acquired(func() error { authority.Close(); return nil })
 	_, err = authority.Permit(d.keep.Hosts())
+	d.warnOfEarly()
 	return err
+}
+
+// warnOfEarly says of each CA that is not valid yet what is to be done.
+func (d *sluiced) warnOfEarly() {
+	for _, c := range d.ca.Early() {
+		d.log.Warn("a CA is not valid yet: the clock was ahead when it was made, or is behind now. Set the clock if it is wrong; if it is right, "+
+			"start the agents again: they do not trust the CA's successor", "ca", c.Subject.CommonName, "valid_from", c.NotBefore)
+	}
 }
 
 func (d *sluiced) openInterceptor(context.Context) error {
@@ -277,6 +286,7 @@ func (d *sluiced) renewAuthority(ctx context.Context) error {
 		case changed:
 			d.log.Info("the CA has a successor")
 		}
+		d.warnOfEarly()
 	}
 }
 

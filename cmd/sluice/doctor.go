@@ -293,6 +293,9 @@ func (c *cli) checkDaemon(ctx context.Context, cfg config) []finding {
 		findings = append(findings, warn(check, "restart it: 'sudo systemctl restart sluice'",
 			"it is release %s, this command is %s", status.Build.Version, own))
 	}
+	if bundle, err := client.CA(ctx); err == nil {
+		findings = append(findings, checkAuthority(bundle, c.now())...)
+	}
 	targets, err := client.Targets(ctx)
 	findings = append(findings, checkTargets(targets, err)...)
 	return append(findings, checkPowers(ctx, targets, powers.Host{PinDir: cfg.PinDir, Socket: cfg.Socket})...)

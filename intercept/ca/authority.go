@@ -165,8 +165,9 @@ func (a *Authority) Permit(hosts []string) (changed bool, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	var missing []string
+	now := a.now()
 	for _, h := range hosts {
-		if a.covering(h, caSpare) == nil {
+		if a.covering(h, now, now.Add(caSpare)) == nil {
 			missing = append(missing, h)
 		}
 	}
@@ -182,14 +183,27 @@ func (a *Authority) Permit(hosts []string) (changed bool, err error) {
 	return true, nil
 }
 
-// covering is the oldest CA that may sign for host and is valid for a while yet,
+// Early returns the CAs that are not valid yet: a clock that was ahead made them, or this
+// one is behind.
+func (a *Authority) Early() []*x509.Certificate {
+	a.mu.RLock()
+	defer a.mu.RUnlock()
+	var early []*x509.Certificate
+	for _, c := range a.cas {
+		if a.now().Before(c.cert.NotBefore) {
+			early = append(early, c.cert)
+		}
+	}
+	return early
+}
+
+// covering is the oldest CA that may sign for host and is valid from one instant to another,
 // or nil: the oldest is the one that agents which run already are likeliest to trust.
-func (a *Authority) covering(host string, left time.Duration) *authority {
-	until := a.now().Add(left)
+func (a *Authority) covering(host string, from, until time.Time) *authority {
 	var oldest *authority
 	for domain, more := host, true; more; _, domain, more = strings.Cut(domain, ".") {
 		for _, c := range a.domains[domain] {
-			if !until.After(c.cert.NotAfter) && (oldest == nil || c.age < oldest.age) {
+			if !from.Before(c.cert.NotBefore) && !until.After(c.cert.NotAfter) && (oldest == nil || c.age < oldest.age) {
 				oldest = c
 			}
 		}

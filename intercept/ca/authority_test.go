@@ -235,6 +235,31 @@ func TestSaveThatFails(t *testing.T) {
 	}
 }
 
+// TestCAOfAFastClock: what a clock made that was ahead has a successor once the clock is right.
+func TestCAOfAFastClock(t *testing.T) {
+	t.Parallel()
+	c := &clock{now: time.Now().Add(30 * 24 * time.Hour)}
+	dir := t.TempDir()
+	a := open(t, dir, c.Now)
+	permit(t, a, true, "a.example")
+	if early := a.Early(); len(early) != 0 {
+		t.Errorf("%d CAs are not valid yet", len(early))
+	}
+	c.add(-30 * 24 * time.Hour)
+	if early := a.Early(); len(early) != 1 {
+		t.Errorf("%d CAs are not valid yet, want 1", len(early))
+	}
+	if _, err := a.Leaf("a.example"); err != nil {
+		t.Errorf("before it is looked at: %v", err)
+	}
+	a = open(t, dir, c.Now)
+	permit(t, a, true, "a.example")
+	if err := verify(a, a.Bundle(), "a.example", c.Now()); err != nil {
+		t.Error(err)
+	}
+	permit(t, a, false, "a.example")
+}
+
 func TestCARenewedNearItsEnd(t *testing.T) {
 	t.Parallel()
 	c := &clock{now: time.Now()}

@@ -53,8 +53,13 @@ func (a *Authority) cached(host string) (*tls.Certificate, bool) {
 }
 
 func (a *Authority) mint(host string) (*tls.Certificate, error) {
+	now := a.now()
+	until := now.Add(leafLife) // no leaf outlives its issuer
 	a.mu.RLock()
-	issuer := a.covering(host, leafLife) // no leaf outlives its issuer
+	issuer := a.covering(host, now, until)
+	if issuer == nil {
+		issuer = a.covering(host, now.Add(caLife), until) // one that is not valid yet: not every client looks
+	}
 	a.mu.RUnlock()
 	if issuer == nil {
 		return nil, fmt.Errorf("%s: %w", host, ErrNotPermitted)
@@ -63,13 +68,12 @@ func (a *Authority) mint(host string) (*tls.Certificate, error) {
 	if err != nil {
 		return nil, err
 	}
-	now := a.now()
 	template := &x509.Certificate{
 		SerialNumber: serial,
 		// The common name is for people and has 64 characters at most; clients look at the SAN.
 		Subject:               pkix.Name{Organization: []string{"sluice"}, CommonName: host[:min(len(host), 64)]},
 		NotBefore:             now.Add(-backdate),
-		NotAfter:              now.Add(leafLife),
+		NotAfter:              until,
 		KeyUsage:              x509.KeyUsageDigitalSignature,
 		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 		BasicConstraintsValid: true,
