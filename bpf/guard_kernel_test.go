@@ -247,9 +247,17 @@ func (w *world) settled(t testing.TB, eye *witness, link int) {
 // rawSockets may be made, and reach whatever is not bound.
 func rawSockets(t *testing.T, w *world) {
 	eye, link := newWitness(t, w.Server), index(t, w.Agent, w.Link)
+	// As if they were a server's answers: somebody listens where they come from.
+	const served = "[::]:40000"
+	if got := w.agent.do(order{Do: "listen", Socket: served, Dst: served}); got.Error != "" {
+		t.Fatalf("%+v", got)
+	}
+	defer w.agent.do(order{Do: "close", Socket: served})
 	for name, o := range map[string]order{
-		"v4 tcp": {Dst: "10.77.0.1:0", Proto: unix.IPPROTO_TCP, Bytes: tcp(443, syn, mark("v4 tcp"))},
-		"v4 udp": {Dst: "10.77.0.1:0", Proto: unix.IPPROTO_UDP, Bytes: udp(443, mark("v4 udp"))},
+		"v4 answer": {Dst: "10.77.0.1:0", Proto: unix.IPPROTO_TCP, Bytes: tcp(8443, ack, mark("v4 answer"))},
+		"v6 answer": {Dst: "[fd77::1]:0", Proto: unix.IPPROTO_TCP, Bytes: tcp(8443, syn|ack, mark("v6 answer"))},
+		"v4 tcp":    {Dst: "10.77.0.1:0", Proto: unix.IPPROTO_TCP, Bytes: tcp(443, syn, mark("v4 tcp"))},
+		"v4 udp":    {Dst: "10.77.0.1:0", Proto: unix.IPPROTO_UDP, Bytes: udp(443, mark("v4 udp"))},
 		"v4 header": {
 			Dst: "10.77.0.1:0", Proto: unix.IPPROTO_RAW, HeaderIncluded: true,
 			Bytes: ip4(unix.IPPROTO_TCP, 0, nil, tcp(443, syn, mark("v4 header"))),

@@ -128,7 +128,8 @@ static __always_inline int is_tcp_socket(struct bpf_sock *sk)
 	__u32 state = *(volatile __u32 *)&sk->state;
 
 	sk = bpf_sk_fullsock(sk);
-	return sk ? sk->protocol == IPPROTO_TCP : state == BPF_TCP_NEW_SYN_RECV;
+	/* A raw socket may have TCP's number, too. */
+	return sk ? sk->type == SOCK_STREAM && sk->protocol == IPPROTO_TCP : state == BPF_TCP_NEW_SYN_RECV;
 }
 
 /* By the ports, which TCP, UDP, UDP-Lite, SCTP and DCCP have in the same place. */
