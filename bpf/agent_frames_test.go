@@ -106,7 +106,7 @@ func (s *state) ping(o order) (answer, error) {
 }
 
 func (s *state) listen(o order) (answer, error) {
-	fd, err := s.make(order{Dst: o.Dst})
+	fd, err := s.make(order{Dst: o.Dst, ReuseAddr: o.ReuseAddr})
 	if err != nil {
 		return answer{}, err
 	}

@@ -33,7 +33,7 @@ type order struct {
 	Dst    string
 	Dsts   []string
 
-	V6Only, Transparent, Freebind, NonBlocking, FastOpenConnect, ReusePort bool
+	V6Only, Transparent, Freebind, NonBlocking, FastOpenConnect, ReusePort, ReuseAddr bool
 
 	Wait   time.Duration // for a connect and for each answer; 0: 2 s
 	Source string        // bind(2)
@@ -215,6 +215,7 @@ func options(fd int, o order) error {
 	set(o.V6Only, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1)
 	set(o.Transparent, unix.SOL_IP, unix.IP_TRANSPARENT, 1)
 	set(o.Freebind, unix.SOL_IP, unix.IP_FREEBIND, 1)
+	set(o.ReuseAddr, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
 	set(o.ReusePort, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1)
 	set(o.FastOpenConnect, unix.IPPROTO_TCP, unix.TCP_FASTOPEN_CONNECT, 1)
 	index := int(htonl(uint32(o.Index)))

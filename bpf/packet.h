@@ -23,6 +23,12 @@ enum verdict {
 /* So many headers from the first IP header to the ports, extensions included (RFC 8200 section 4.1 knows 8). */
 #define MAX_HEADERS 12
 
+/*
+ * A server's clients come from this port or a higher one: what has an answer's looks and goes to a lower one is a
+ * connection that is older than the attach, whose process listens on its own port.
+ */
+#define FIRST_CLIENT_PORT 1024
+
 #define TCP_FLAGS_AT 13
 #define TCP_SYN 0x02
 #define TCP_ACK 0x10
@@ -158,7 +164,7 @@ static __always_inline enum verdict judge_ports(struct __sk_buff *skb, enum orig
 	if (read(skb, origin, p->at + TCP_FLAGS_AT, &flags, sizeof(flags)))
 		return VERDICT_UNREADABLE;
 	sk = skb->sk;
-	if (!(flags & TCP_ACK) || !sk || !is_tcp_socket(sk))
+	if (port < FIRST_CLIENT_PORT || !(flags & TCP_ACK) || !sk || !is_tcp_socket(sk))
 		return VERDICT_TCP;
 	return is_served(skb, p, ports_of.source) ? VERDICT_PASS : VERDICT_TCP;
 }

@@ -82,6 +82,10 @@ func Older(wanted func(cgroupID uint64) bool, holders Holders, ports []uint16) (
 	return older, nil
 }
 
+// firstClientPort is the lowest that a server's clients come from. Who is connected to a lower one and listens on its own port
+// only looks like a server.
+const firstClientPort = 1024
+
 // past are the sockets that got past the redirect. One that was redirected is connected to a loopback address.
 func past(found []Connection, wanted func(uint64) bool, holders Holders, ports []uint16) []Connection {
 	served := make(map[uint16]bool)
@@ -92,7 +96,10 @@ func past(found []Connection, wanted func(uint64) bool, holders Holders, ports [
 	}
 	var older []Connection
 	for _, c := range found {
-		if c.state == stateListen || c.Remote.Addr().IsLoopback() || !slices.Contains(ports, c.Remote.Port()) || served[c.Local.Port()] {
+		if c.state == stateListen || c.Remote.Addr().IsLoopback() || !slices.Contains(ports, c.Remote.Port()) {
+			continue
+		}
+		if served[c.Local.Port()] && c.Remote.Port() >= firstClientPort {
 			continue
 		}
 		holder, held := holders[c.inode]

@@ -151,7 +151,7 @@ func TestOlderSparesLoopbackAndServers(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { l.Close() })
-	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 443}}
+	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 8443}}
 	client, err := d.Dial("tcp", "192.0.2.1:7000")
 	if err != nil {
 		t.Fatal(err)
@@ -162,7 +162,7 @@ func TestOlderSparesLoopbackAndServers(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { served.Close() })
-	if found, err := Older(func(uint64) bool { return true }, nil, []uint16{443}); len(found) != 0 || err != nil {
+	if found, err := Older(func(uint64) bool { return true }, nil, []uint16{443, 8443}); len(found) != 0 || err != nil {
 		t.Errorf("%+v, %v", found, err)
 	}
 }

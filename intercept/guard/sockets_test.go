@@ -87,6 +87,27 @@ func TestOlder(t *testing.T) {
 	}
 }
 
+// TestOlderInDisguise: who is connected may listen on its own port as well, as if it were a server of the other side.
+func TestOlderInDisguise(t *testing.T) {
+	t.Parallel()
+	own := netip.MustParseAddrPort("192.0.2.2:7000")
+	for name, c := range map[string]struct {
+		remote string
+		want   bool
+	}{
+		"a port that no client comes from": {"192.0.2.1:443", true},
+		"a port that one may come from":    {"192.0.2.1:8443", false},
+	} {
+		found := []Connection{
+			{Local: own, state: stateListen},
+			{Local: own, Remote: netip.MustParseAddrPort(c.remote), state: stateEstablished, cgroup: 7},
+		}
+		if got := past(found, func(uint64) bool { return true }, nil, []uint16{443, 8443}); len(got) == 1 != c.want {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+}
+
 func FuzzParse(f *testing.F) {
 	f.Add(message(unix.AF_INET, netip.MustParseAddrPort("192.0.2.1:443"), 7))
 	f.Add(message(unix.AF_INET6, netip.MustParseAddrPort("[::1]:443"), 7)[:messageSize+6])
