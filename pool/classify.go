@@ -100,7 +100,7 @@ func outcomeOf(a Answer) Outcome {
 	switch {
 	case a.Status == http.StatusBadRequest:
 		return about.account
-	case hasCode(a.Body, "insufficient_quota"):
+	case noCredit(a.Body):
 		return OutcomeBilling
 	case a.Status == http.StatusTooManyRequests && about.request && len(rejectedWindows(a.Header)) == 0:
 		return OutcomeOther
@@ -210,12 +210,18 @@ func quotesInput(body []byte) bool {
 
 // spent says whether an answer names a window of the account's that is used up, or its credit.
 func spent(a Answer) bool {
-	if len(rejectedWindows(a.Header)) > 0 || len(spentWindows(a.Header)) > 0 || hasCode(a.Body, "insufficient_quota") {
+	if len(rejectedWindows(a.Header)) > 0 || len(spentWindows(a.Header)) > 0 || noCredit(a.Body) {
 		return true
 	}
 	root, _ := parseBody(a.Body)
 	var room [maxFaults]object
 	return namesUsageLimit(faults(room[:0], root))
+}
+
+// noCredit says whether an error is that of an account whose credit is spent. Alibaba has OpenAI's words for its limits of a minute, too, and
+// then names where those are explained.
+func noCredit(body []byte) bool {
+	return hasCode(body, "insufficient_quota") && !bytes.Contains(body, []byte("error-code#token-limit"))
 }
 
 // notOfTheAccount says of a 401 that it is for the request's own OpenAI-Organization or OpenAI-Project, which is not the

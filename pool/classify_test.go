@@ -102,6 +102,7 @@ func TestClassify(t *testing.T) {
 		"429, no credit":                 {429, nil, `{"error":{"type":"insufficient_quota"}}`, OutcomeBilling},
 		"429, no credit, a code alone":   {429, nil, `{"error":"insufficient_quota"}`, OutcomeBilling},
 		"429, no credit, in capitals":    {429, nil, `{"error":{"code":"INSUFFICIENT_QUOTA"}}`, OutcomeBilling},
+		"429, alibaba's minute":          {429, nil, `{"error":{"code":"insufficient_quota","message":"You exceeded your current quota, please check your plan and billing details. For details, see: https://help.aliyun.com/zh/model-studio/error-code#token-limit","param":null,"type":"insufficient_quota"},"request_id":""}`, OutcomeRateLimited},
 		"429, no credit in prose":        {429, nil, `{"error":{"message":"not an insufficient_quota"}}`, OutcomeRateLimited},
 		"429, no credit, in a detail":    {429, nil, `{"detail":{"error":{"code":"insufficient_quota"}}}`, OutcomeBilling},
 		"429, no credit, wrapped":        {429, nil, `{"error":{"error":{"type":"insufficient_quota"}}}`, OutcomeBilling},
