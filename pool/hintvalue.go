@@ -77,8 +77,10 @@ func parseReset(s string, ref time.Time) (time.Duration, bool) {
 			return epoch(n, time.Second).Sub(ref), true
 		case n < 1e15:
 			return epoch(n, time.Millisecond).Sub(ref), true
-		default:
+		case n < 1e18:
 			return epoch(n, time.Microsecond).Sub(ref), true
+		default:
+			return epoch(n, time.Nanosecond).Sub(ref), true
 		}
 	}
 	if d, ok := parseDuration(s); ok {
