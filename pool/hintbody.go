@@ -111,8 +111,13 @@ func text(o object, key string) string {
 // body reads a JSON error, in all its wrappings.
 func (c *collector) body(all []object) {
 	for _, o := range all {
-		for _, name := range [...]string{"retry_after", "reset_after"} {
+		for _, name := range [...]string{"retry_after", "reset_after", "retryAfter", "retry-after", "retry_after_seconds", "retryAfterSeconds"} {
 			if wait, ok := parseRetryAfter(text(o, name), c.ref); ok {
+				c.add(hintFirm, wait, name, text(o, name))
+			}
+		}
+		for _, name := range [...]string{"retry_after_ms", "retryAfterMs"} {
+			if wait, ok := parseWait(text(o, name), time.Millisecond); ok {
 				c.add(hintFirm, wait, name, text(o, name))
 			}
 		}
