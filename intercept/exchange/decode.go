@@ -38,6 +38,42 @@ func knownCoding(encoding string) bool {
 	return false
 }
 
+// seenThrough says whether an Accept-Encoding asks for nothing that cannot be undone here (RFC 9110
+// section 12.5.3): in anything else nobody could look for the secrets of the lease.
+func seenThrough(accept []byte) bool {
+	for len(accept) > 0 {
+		var item []byte
+		if item, accept = listItem(accept); !codingSeenThrough(item) {
+			return false
+		}
+	}
+	return true
+}
+
+// codingsSeenThrough is what is left of an Accept-Encoding, "" if nothing is.
+func codingsSeenThrough(accept []byte) string {
+	var left []string
+	for len(accept) > 0 {
+		var item []byte
+		if item, accept = listItem(accept); len(item) > 0 && codingSeenThrough(item) {
+			left = append(left, string(item))
+		}
+	}
+	return strings.Join(left, ", ")
+}
+
+// codingSeenThrough looks at one element, with its weight.
+func codingSeenThrough(item []byte) bool {
+	name, _, _ := bytes.Cut(item, []byte(";"))
+	name = bytes.TrimRight(name, " \t")
+	for _, known := range []string{"", "gzip", "br", "deflate", "zstd", "identity", "x-gzip"} {
+		if equalFold(name, known) {
+			return true
+		}
+	}
+	return false
+}
+
 // decoder undoes a content coding. done frees what it holds.
 func decoder(r io.Reader, encoding string) (_ io.Reader, done func(), err error) {
 	done = func() {}

@@ -207,6 +207,66 @@ func TestCleanAnswersArePassedOnAsTheyAre(t *testing.T) {
 	})
 }
 
+// TestSecretInPieces shows what is not seen: an answer that repeats the secret, of which the server gives one range after
+// the other (RFC 9110 section 14).
+func TestSecretInPieces(t *testing.T) {
+	t.Parallel()
+	eachProto(t, func(t *testing.T, h2 bool, protos []string) {
+		var mu sync.Mutex
+		var seen []Echoed
+		b := newBench(t, setup{protos: protos, change: parrot(&seen, &mu), handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			http.ServeContent(w, r, "echo.txt", time.Time{}, strings.NewReader(r.Header.Get("Authorization")))
+		})})
+		var pieces string
+		for at := len("Bearer "); len(pieces) < len(echoedKey); at += 6 {
+			r := newRequest("GET", nil)
+			r.Header.Set("Range", fmt.Sprintf("bytes=%d-%d", at, at+5))
+			_, piece := ask(t, b.client(h2), r)
+			pieces += piece
+		}
+		if pieces != echoedKey {
+			t.Errorf("it is not true any more that ranges are not seen through: %q", pieces)
+		}
+		if _, whole := ask(t, b.client(h2), newRequest("GET", nil)); strings.Contains(whole, echoedKey) {
+			t.Error("the agent sees it whole")
+		}
+	})
+}
+
+// TestOnlyCodingsThatAreSeenThroughAreAskedFor where there is a secret to look for.
+func TestOnlyCodingsThatAreSeenThroughAreAskedFor(t *testing.T) {
+	t.Parallel()
+	eachProto(t, func(t *testing.T, h2 bool, protos []string) {
+		asked := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			fmt.Fprint(w, strings.Join(r.Header["Accept-Encoding"], " | "))
+		})
+		var mu sync.Mutex
+		var seen []Echoed
+		looks := newBench(t, setup{protos: protos, handler: asked, change: parrot(&seen, &mu)})
+		looksNot := newBench(t, setup{protos: protos, handler: asked})
+		for accept, want := range map[string]string{
+			"gzip, deflate, br, zstd": "gzip, deflate, br, zstd", "GZip;q=0.5 ,\tidentity ; q=0": "GZip;q=0.5 ,\tidentity ; q=0", "": "",
+			"gzip, br, zstd, dcb, dcz": "gzip, br, zstd", "compress, x-gzip;q=0.3, *;q=0.1": "x-gzip;q=0.3", "dcb": "identity", "*": "identity",
+		} {
+			for _, b := range []*bench{looks, looksNot} {
+				r := newRequest("GET", nil)
+				r.Header["Accept-Encoding"] = []string{accept}
+				if b == looksNot {
+					want = accept
+				}
+				if _, got := ask(t, b.client(h2), r); got != want {
+					t.Errorf("%q became %q, want %q", accept, got, want)
+				}
+			}
+		}
+		r := newRequest("GET", nil)
+		r.Header["Accept-Encoding"] = []string{"dcb", "gzip"}
+		if _, got := ask(t, looks.client(h2), r); got != "gzip" {
+			t.Errorf("of two lines, of which one is left: %q", got)
+		}
+	})
+}
+
 // TestCompressedEventsAreNotHeldBack: what a sender flushes is with the agent before the
 // sender goes on.
 func TestCompressedEventsAreNotHeldBack(t *testing.T) {

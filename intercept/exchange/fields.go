@@ -17,6 +17,7 @@ const (
 	fieldUpgrade
 	fieldExpect
 	fieldContentEncoding
+	fieldAcceptEncoding
 	fieldHTTP2Settings
 )
 
@@ -128,6 +129,10 @@ func parseFields(dst []field, b []byte, at, end, limit int) ([]field, error) {
 
 func identify(name []byte) fieldID {
 	switch name[0] | 0x20 {
+	case 'a':
+		if equalFold(name, "accept-encoding") {
+			return fieldAcceptEncoding
+		}
 	case 'h':
 		if equalFold(name, "host") {
 			return fieldHost

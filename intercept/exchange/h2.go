@@ -1,6 +1,7 @@
 package exchange
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -271,6 +272,9 @@ func (s *stream) request(ctx context.Context, l *pool.Lease) *http.Request {
 			continue
 		}
 		header[name] = values
+	}
+	if accept := []byte(strings.Join(r.Header["Accept-Encoding"], ",")); l.Echo != nil && !seenThrough(accept) {
+		header["Accept-Encoding"] = []string{cmp.Or(codingsSeenThrough(accept), "identity")}
 	}
 	if listHas([]byte(strings.Join(r.Header["Te"], ",")), "trailers") {
 		header["Te"] = []string{"trailers"}

@@ -21,15 +21,15 @@ func requestSize(h *head, l *pool.Lease) int {
 }
 
 // appendRequest writes the head that goes upstream: the client's fields in their
-// order and case, framing and Host with one space before the value, without those that end at this hop and those that could carry
-// a credential of its own, and with the lease's.
+// order and case, framing and Host with one space before the value, without those that end at this hop, those that could carry
+// a credential of its own and codings that hide one, and with the lease's.
 func appendRequest(dst []byte, h *head, l *pool.Lease) []byte {
 	raw := h.raw
 	dst = append(dst, h.methodBytes()...)
 	dst = append(dst, ' ')
 	dst = appendTarget(dst, originForm(h.targetBytes()), l.StripQuery)
 	dst = append(dst, " HTTP/1.1\r\n"...)
-	length := false
+	length, asked, narrowed := false, false, false
 	for i := range h.fields {
 		f := &h.fields[i]
 		if h.hopByHop(f) || replaced(f.name(raw), l) || packsFrames(h, f, l) {
@@ -49,9 +49,23 @@ func appendRequest(dst []byte, h *head, l *pool.Lease) []byte {
 			dst = append(dst, ": "...)
 			dst = append(dst, f.val(raw)...)
 			dst = append(dst, "\r\n"...)
+		case fieldAcceptEncoding:
+			if l.Echo == nil || seenThrough(f.val(raw)) {
+				asked = true
+				dst = append(dst, raw[f.line:f.end]...)
+				continue
+			}
+			narrowed = true
+			if codings := codingsSeenThrough(f.val(raw)); codings != "" {
+				asked = true
+				dst = appendField(dst, &pool.Field{Name: string(f.name(raw)), Value: []byte(codings)})
+			}
 		default:
 			dst = append(dst, raw[f.line:f.end]...)
 		}
+	}
+	if narrowed && !asked {
+		dst = append(dst, "Accept-Encoding: identity\r\n"...)
 	}
 	if h.trailersOK {
 		dst = append(dst, "TE: trailers\r\n"...)
