@@ -99,7 +99,7 @@ type Options struct {
 	EventTimeout     time.Duration // for the first event of a stream, which may be a refusal; default 2 s
 	UpstreamIdle     time.Duration // an idle upstream connection is kept; default 60 s, less if the upstream says so
 	QuietTime        time.Duration // once draining, of a client's connection without a request before it is closed; default 1 s
-	LingerTimeout    time.Duration // for the rest of a body once its answer is out; default 5 s
+	LingerTimeout    time.Duration // for the rest of a body once its answer is out, and the close of a WebSocket; default 5 s
 }
 
 func (o *Options) setDefaults() {

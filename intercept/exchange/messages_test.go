@@ -1,9 +1,12 @@
 package exchange
 
 import (
+	"bufio"
 	"context"
 	"encoding/binary"
 	"errors"
+	"io"
+	"net"
 	"net/http"
 	"strings"
 	"testing"
@@ -100,6 +103,33 @@ func TestALimitThatIsToldInAWebSocket(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestAClientThatNeverClosesAWebSocket holds its connection no longer than it lingers.
+func TestAClientThatNeverClosesAWebSocket(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, setup{
+		route:  &pool.Route{Pool: "p", Host: testHost, Port: 443, Provider: "openai"},
+		change: func(o *Options) { o.LingerTimeout = 100 * time.Millisecond },
+		raw: func(_ int, conn net.Conn) {
+			if _, err := readRequest(bufio.NewReader(conn)); err == nil {
+				_, _ = io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n"+
+					"\x81\x7e"+string(binary.BigEndian.AppendUint16(nil, uint16(len(refusedMessage))))+refusedMessage)
+				_, _ = io.Copy(io.Discard, conn)
+			}
+		},
+	})
+	conn := b.dial("http/1.1")
+	defer conn.Close()
+	_, _ = io.WriteString(conn, "GET /v1/responses HTTP/1.1\r\nHost: "+testHost+"\r\nConnection: upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: k\r\n\r\n")
+	if text, err := io.ReadAll(conn); err != nil || !strings.HasSuffix(string(text), goneMember) {
+		t.Fatalf("%q, %v", text, err)
+	}
+	eventually(t, "the connection is let go", func() bool {
+		b.x.mu.Lock()
+		defer b.x.mu.Unlock()
+		return len(b.x.clients) == 0
+	})
 }
 
 // TestMessagesInPieces: what is passed on, and what is judged, does not depend on how the bytes come.

@@ -97,7 +97,9 @@ func (x *Exchanger) relay(dst *tls.Conn, dstRaw *net.TCPConn, src *tls.Conn, src
 					if err != nil || dst.CloseWrite() != nil || dstRaw.CloseWrite() != nil {
 						break
 					}
-					srcRaw.Close() // the other direction ends with the client's own close
+					srcRaw.Close()
+					// The other direction ends with the client's own close, which some never send.
+					_ = dstRaw.SetReadDeadline(time.Now().Add(x.opts.LingerTimeout))
 					return
 				}
 				n = min(n, whole)
