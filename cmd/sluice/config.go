@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -190,6 +191,8 @@ func parseConfig(text []byte) (config, error) {
 		var readErr error
 		if c.UpstreamRoots, readErr = os.ReadFile(*raw.UpstreamRoots); readErr != nil {
 			keep(fmt.Errorf("upstream_roots: %w", readErr))
+		} else if !x509.NewCertPool().AppendCertsFromPEM(c.UpstreamRoots) {
+			keep(fmt.Errorf("upstream_roots: there is no PEM certificate in %s", *raw.UpstreamRoots))
 		}
 	}
 	keep(duration("drain_time", raw.DrainTime, &c.DrainTime, 0, time.Hour))

@@ -11,6 +11,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/pelletier/go-toml/v2"
+
+	"github.com/sluice-proxy/sluice/intercept/ca"
 )
 
 // configReference is the file that is installed, and the documentation of the keys.
@@ -154,7 +156,8 @@ func keysOf(raw reflect.Type) []string {
 func TestParseConfig(t *testing.T) {
 	t.Parallel()
 	roots := filepath.Join(t.TempDir(), "roots.pem")
-	if err := os.WriteFile(roots, []byte("pem"), 0o600); err != nil {
+	pem := someCertificate(t)
+	if err := os.WriteFile(roots, pem, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	for _, tc := range []struct {
@@ -168,7 +171,7 @@ func TestParseConfig(t *testing.T) {
 		{name: "nested", text: "[pool]\nprobe_interval = \"0s\"", change: func(c *config) { c.Pool.ProbeInterval = 0 }},
 		{name: "drain", text: `drain_time = "5s"`, change: func(c *config) { c.DrainTime = 5 * time.Second }},
 		{name: "vanished", text: `vanished_after = "5s"`, change: func(c *config) { c.VanishedAfter = 5 * time.Second }},
-		{name: "roots", text: `upstream_roots = "` + roots + `"`, change: func(c *config) { c.UpstreamRoots = []byte("pem") }},
+		{name: "roots", text: `upstream_roots = "` + roots + `"`, change: func(c *config) { c.UpstreamRoots = pem }},
 		{name: "replay", text: "[replay]\nmax_body_mib = 64\nbudget_mib = 1024", change: func(c *config) { c.Replay = replayConfig{64 << 20, 1 << 30} }},
 		{name: "secrets", text: "[secrets]\ninterval = \"1m\"\nenv = [\"A\"]\nfiles = [\"/run//secrets/\"]", change: func(c *config) {
 			c.Secrets.Interval, c.Secrets.Env, c.Secrets.Files = time.Minute, []string{"A"}, []string{"/run/secrets"}
@@ -224,6 +227,8 @@ func TestParseConfig(t *testing.T) {
 		{name: "number as duration", text: `drain_time = "5"`, err: `drain_time: "5"`},
 		{name: "negative duration", text: `drain_time = "-5s"`, err: "drain_time"},
 		{name: "vanished at once", text: `vanished_after = "0s"`, err: "vanished_after"},
+		{name: "roots without a certificate", text: `upstream_roots = "/etc/passwd"`, err: "no PEM certificate in /etc/passwd"},
+		{name: "roots that are empty", text: `upstream_roots = "/dev/null"`, err: "no PEM certificate in /dev/null"},
 		{name: "roots missing", text: `upstream_roots = "/nowhere/at/all"`, err: "upstream_roots"},
 		{name: "log level", text: "[log]\nlevel = \"loud\"", err: `log.level: "loud"`},
 	} {
@@ -317,4 +322,18 @@ chat = -100
 			t.Errorf("%s\n\t%v, want %q", text, err, want)
 		}
 	}
+}
+
+// someCertificate is a CA's, as PEM.
+func someCertificate(t *testing.T) []byte {
+	t.Helper()
+	a, err := ca.Open(t.TempDir(), time.Now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	if _, err := a.Permit([]string{"a.example"}); err != nil {
+		t.Fatal(err)
+	}
+	return a.Bundle()
 }
