@@ -12,13 +12,9 @@ import (
 func (cl *client) deliver(up *upstreamConn, l *pool.Lease) (keep bool) {
 	x, h, req := cl.x, &cl.resp, &cl.req
 	f := responseFraming(h, req)
-	dechunk := h.chunked && req.minor == 0 // HTTP/1.0 has no chunks: the end of the connection ends the body
-	g := f
-	keep = !req.close && !x.draining.Load() && f.kind != bodyUntilClose && !dechunk &&
-		cl.bodyAllows()
-	untilClose := f.kind == bodyUntilClose || dechunk
-
-	var guarded *guard
+	d := delivery{cl: cl, up: up, dechunk: h.chunked && req.minor == 0, chunks: f, look: f}
+	d.untilClose = f.kind == bodyUntilClose || d.dechunk
+	keep = !req.close && !x.draining.Load() && !d.untilClose && cl.bodyAllows()
 	if l.Echo != nil {
 		body, raw, found := cl.cleanBody(up, l, f)
 		if cl.cleanHead(l) != nil {
@@ -30,84 +26,113 @@ func (cl *client) deliver(up *upstreamConn, l *pool.Lease) (keep bool) {
 		case echoFound:
 			return cl.deliverInstead(up, l, f, body, raw, keep)
 		case echoUnknown:
-			guarded = cl.guardBody(l, f)
-			defer guarded.end()
+			d.guarded = cl.guardBody(l, f)
+			defer d.guarded.end()
 		}
 	}
-	block := x.blocks.get(min(len(h.raw)+64+min(up.in.len(), block4k), block256k))
-	out := appendResponse(block[:0], h, req, keep)
-	defer func() { x.blocks.put(block) }()
-	tee := cl.tee(l)
-	look := f // the tee sees the payload only
-	streaming := false
-	held := 0 // bytes at hand that are not to be passed on yet
+	d.block = x.blocks.get(min(len(h.raw)+64+min(up.in.len(), block4k), block256k))
+	d.out = appendResponse(d.block[:0], h, req, keep)
+	defer func() { x.blocks.put(d.block) }()
+	d.tee = cl.tee(l)
+	return d.run(f, keep)
+}
+
+// delivery is a response on its way to the client.
+type delivery struct {
+	cl      *client
+	up      *upstreamConn
+	block   []byte   // of out; nil once the body streams
+	out     []byte   // the head, as long as it is not out
+	guarded *guard   // nil where no secret is looked for on the way
+	tee     *clueTee // nil where nothing is learnt of the body
+	look    framing  // of what the tee has seen: it sees the payload only
+	chunks  framing  // of what dechunk has undone
+	held    int      // bytes at hand that are not to be passed on yet
+
+	dechunk    bool // HTTP/1.0 has no chunks: the end of the connection ends the body
+	untilClose bool
+}
+
+// run passes the body on, whose framing is f, and says whether the client's connection is
+// of use after it.
+func (d *delivery) run(f framing, keep bool) bool {
+	cl, up := d.cl, d.up
 	for {
-		n, err := f.take(up.in.bytes()[held:])
-		n += held
+		n, err := f.take(up.in.bytes()[d.held:])
 		whole := f.done() && err == nil
-		p, ok := up.in.bytes()[:n], true
-		if guarded != nil {
-			if n, ok = guarded.look(p, whole); !ok {
-				return cl.withheld(up, len(out) > 0, untilClose)
-			}
-			held = len(p) - n
-			p = p[:n]
+		p, ok := d.take(d.held+n, whole)
+		if !ok {
+			return cl.withheld(up, len(d.out) > 0, d.untilClose)
 		}
-		if tee != nil {
-			look.through(p, tee.see)
-		}
-		if dechunk {
-			p = payload(&g, p)
-		}
-		up.in.r += n
 		if whole {
-			tee.end()
-			return cl.finish(up, out, p, keep)
+			d.tee.end()
+			return cl.finish(up, d.out, p, keep)
 		}
-		if !cl.forward(out, p) {
+		if !cl.forward(d.out, p) {
 			cl.lose(up)
 			return false
 		}
 		if err == nil {
-			if !streaming {
-				streaming = true
-				cl.rearm(up, time.Time{})
-				x.blocks.put(block)
-				block, out = nil, nil
-				cl.forgetHead()
-			}
-			up.in.widen()
-			up.in.narrow()
-			room := block16k
-			if held > 0 {
-				room = block256k
-			}
-			_, err = up.in.fill(up.tls, room)
+			err = d.more()
 		}
 		if err == io.EOF && f.kind == bodyUntilClose {
 			cl.resp.close = true
-			p = up.in.bytes()[:held]
-			if guarded != nil {
-				if _, ok := guarded.look(p, true); !ok {
-					return cl.withheld(up, false, untilClose)
-				}
+			if p, ok = d.take(d.held, true); !ok {
+				return cl.withheld(up, false, true)
 			}
-			up.in.r += held
-			if tee != nil {
-				look.through(p, tee.see)
-			}
-			tee.end()
+			d.tee.end()
 			return cl.finish(up, nil, p, false)
 		}
 		if err != nil {
 			gone := cl.isGone()
 			cl.lose(up)
 			if !gone {
-				cl.cut(untilClose)
+				cl.cut(d.untilClose)
 			}
 			return false
 		}
 	}
+}
+
+// take is what may be passed on of the n bytes at hand; last: nothing comes behind them. ok
+// is false if a secret is in them that cannot be replaced.
+func (d *delivery) take(n int, last bool) (p []byte, ok bool) {
+	in := &d.up.in
+	p = in.bytes()[:n]
+	if d.guarded != nil {
+		if n, ok = d.guarded.look(p, last); !ok {
+			return nil, false
+		}
+		d.held = len(p) - n
+		p = p[:n]
+	}
+	if d.tee != nil {
+		d.look.through(p, d.tee.see)
+	}
+	if d.dechunk {
+		p = payload(&d.chunks, p)
+	}
+	in.r += n
+	return p, true
+}
+
+// more waits for what comes next, the head and all that was at hand being out.
+func (d *delivery) more() error {
+	cl, in := d.cl, &d.up.in
+	if d.block != nil {
+		cl.rearm(d.up, time.Time{})
+		cl.x.blocks.put(d.block)
+		d.block, d.out = nil, nil
+		cl.forgetHead()
+	}
+	in.widen()
+	in.narrow()
+	room := block16k
+	if d.held > 0 {
+		room = block256k
+	}
+	_, err := in.fill(d.up.tls, room)
+	return err
 }
 
 // withheld ends an answer in which a secret was found that cannot be replaced.
