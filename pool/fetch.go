@@ -113,25 +113,11 @@ func (k *Keeper) fetchAgain(ctx context.Context) {
 	f := k.fetches
 	defer close(f.done)
 	slots := make(chan struct{}, maxFetches)
-	for {
+	for ctx.Err() == nil {
 		changed, hurried := k.view.Load().changed.wait(), f.hurried.wait()
 		name, at := k.nextFetch()
-		timer := time.NewTimer(max(0, at.Sub(k.opts.Now())))
-		due := timer.C
-		if name == "" {
-			due = nil
-		}
-		select {
-		case <-ctx.Done():
-			timer.Stop()
-			return
-		case <-changed:
-			timer.Stop()
+		if !k.fellDue(ctx, name, at, changed, hurried) {
 			continue
-		case <-hurried:
-			timer.Stop()
-			continue
-		case <-due:
 		}
 		select {
 		case slots <- struct{}{}:
@@ -216,10 +202,34 @@ func (k *Keeper) isRefused(ctx context.Context, c Credential) bool {
 	return false
 }
 
+// fellDue waits for the instant at which a credential is due; of "" there is none. It says
+// no if one of the channels is closed before that, or ctx ends.
+func (k *Keeper) fellDue(ctx context.Context, name string, at time.Time, changed, hurried <-chan struct{}) bool {
+	timer := time.NewTimer(max(0, at.Sub(k.opts.Now())))
+	defer timer.Stop()
+	due := timer.C
+	if name == "" {
+		due = nil
+	}
+	select {
+	case <-ctx.Done():
+	case <-changed:
+	case <-hurried:
+	case <-due:
+		return true
+	}
+	return false
+}
+
 // spread is the interval, shortened by up to a fifth, so that what was added together is
 // not asked for together.
 func spread(name string, interval time.Duration) time.Duration {
+	return interval - someOf(name, interval)
+}
+
+// someOf is up to a fifth of a duration, for each name another part.
+func someOf(name string, d time.Duration) time.Duration {
 	h := fnv.New32a()
 	_, _ = h.Write([]byte(name))
-	return interval - interval/5*time.Duration(h.Sum32()%1000)/1000
+	return d / 5 * time.Duration(h.Sum32()%1000) / 1000
 }

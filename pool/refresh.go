@@ -7,7 +7,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"hash/fnv"
 	"net/http"
 	"slices"
 	"sync"
@@ -133,22 +132,11 @@ func (r *refresher) shift(by time.Duration) {
 // refreshAhead refreshes accounts before their access tokens end, until ctx does.
 func (k *Keeper) refreshAhead(ctx context.Context) {
 	defer close(k.refresh.done)
-	for {
+	for ctx.Err() == nil {
 		changed := k.view.Load().changed.wait()
 		name, at := k.nextRefresh()
-		timer := time.NewTimer(max(0, at.Sub(k.opts.Now())))
-		due := timer.C
-		if name == "" {
-			due = nil
-		}
-		select {
-		case <-ctx.Done():
-			timer.Stop()
-			return
-		case <-changed:
-			timer.Stop()
+		if !k.fellDue(ctx, name, at, changed, nil) {
 			continue
-		case <-due:
 		}
 		// Failures are noted where they happen, and retried at an instant of their own.
 		ends := k.view.Load().credentials[name].ExpiresAt
@@ -187,9 +175,7 @@ func (k *Keeper) nextRefresh() (name string, at time.Time) {
 // up to a fifth, so that accounts which were added together do not come together.
 func aheadOf(name string, left time.Duration) time.Duration {
 	ahead := min(refreshAhead, max(left/10, 0))
-	h := fnv.New32a()
-	_, _ = h.Write([]byte(name))
-	return ahead + ahead/5*time.Duration(h.Sum32()%1000)/1000
+	return ahead + someOf(name, ahead)
 }
 
 // Refresh gives the member of a lease another access token, because the one that it
