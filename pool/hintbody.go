@@ -125,7 +125,7 @@ func (c *collector) body(all []object) {
 	}
 	c.usageLimit(all)
 	for _, o := range all {
-		for _, name := range [...]string{"message", "error", "detail", "error_description"} {
+		for _, name := range [...]string{"message", "msg", "error", "detail", "error_description"} {
 			c.prose(text(o, name))
 		}
 		c.prose(text(child(o, "metadata"), "raw"))
@@ -229,12 +229,14 @@ func echoedFields(all []object) http.Header {
 }
 
 var (
-	proseWait = regexp.MustCompile(`(?i)\b(?:try again|retry(?:_?(?:after|delay|in))?|resets?|wait|available|renews?|refresh(?:es)?)\b([^.\d]{0,40}?)` +
-		`((?:\d+(?:\.\d+)?\s*(?:` + proseUnits + `)[\s,]*(?:and\s+)?)+)(?:[^a-zA-Z]|$)`)
-	// proseNoWait stands right before a number that is no wait: how often it is, or that it has passed.
-	proseNoWait = regexp.MustCompile(`(?i)\b(?:every|each|per)\s*$|(?:^|\s)-$`)
-	proseTerm   = regexp.MustCompile(`(?i)(\d+(?:\.\d+)?)\s*(` + proseUnits + `)`)
-	proseTime   = regexp.MustCompile(`(?i)\b(?:resets?|try again|retry|available|access|until)\b[^.\d]{0,40}?` +
+	proseWait = regexp.MustCompile(`(?i)\b(?:try again|retry(?:_?(?:after|delay|in))?|resets?|wait|available(?:\s+again)?\s+(?:in|after)|renews?|refresh(?:es)?)\b([^.\d]{0,40}?)` +
+		`((?:\d+(?:\.\d+)?\s*(?:` + proseUnits + `)[\s,]*(?:and\s+)?)+)([^a-zA-Z](?:ago\b)?|$)`)
+	// proseLead is all that stands between those words and a number that is the wait, or ends that: not "or buy 30 days",
+	// "later, the limit is 5 hours", "every 5 hours" or "in -5 s".
+	proseLead = regexp.MustCompile(`(?i)(?:^\s*(?:for\b)?|[:=~(]|\b(?:in|after|within|until|wait(?:ing)?(?: for)?|time(?: is)?)\b)(?:["'\\*~(\s]|` +
+		`\b(?:another|about|approx(?:imately)?|around|roughly|at least|less than|no (?:less|sooner|earlier) than|just|only|under|up to|the next|an? (?:further|additional|minimum of))\b)*$`)
+	proseTerm = regexp.MustCompile(`(?i)(\d+(?:\.\d+)?)\s*(` + proseUnits + `)`)
+	proseTime = regexp.MustCompile(`(?i)\b(?:resets?|try again|retry|available|access|until)\b[^.\d]{0,40}?` +
 		`(\d{4}-\d\d-\d\d(?:T| (?:at )?)\d\d:\d\d(?::\d\d(?:\.\d+)?)?\s?(?:Z|UTC|[+-]\d\d:?\d\d)?)`)
 	prosePipe = regexp.MustCompile(`(?i)limit reached\|(\d{10,13})\b`)
 )
@@ -258,7 +260,7 @@ func (c *collector) prose(message string) {
 		}
 	}
 	for _, m := range proseWait.FindAllStringSubmatch(message, maxFaults) {
-		if proseNoWait.MatchString(m[1]) {
+		if !proseLead.MatchString(m[1]) || strings.HasSuffix(m[3], "ago") {
 			continue
 		}
 		var sum time.Duration
