@@ -134,7 +134,7 @@ type saying struct {
 var sayings = []saying{
 	{begins: []byte("Your credit balance is too low"), account: OutcomeBilling},
 	{begins: []byte("Billing hard limit has been reached"), account: OutcomeBilling},
-	{begins: []byte("You have reached your specified API usage limits"), account: OutcomeRateLimited},
+	{begins: []byte("You have reached your specified "), account: OutcomeRateLimited},
 	{begins: []byte("This organization has been disabled"), account: OutcomeAuthFailed},
 	{begins: []byte("OAuth token has been revoked"), account: OutcomeAuthFailed},
 	{begins: []byte("OAuth authentication is currently not allowed"), account: OutcomeAuthFailed},

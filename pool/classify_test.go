@@ -115,6 +115,7 @@ func TestClassify(t *testing.T) {
 		"400, the context is too long":   {400, nil, `{"error":{"code":"context_length_exceeded"}}`, OutcomeOther},
 		"400, anthropic's credit":        {400, nil, anthropicError("invalid_request_error", "Your credit balance is too low to access the Anthropic API. Please go to Plans & Billing to upgrade or purchase credits."), OutcomeBilling},
 		"400, anthropic's own limit":     {400, nil, anthropicError("invalid_request_error", "You have reached your specified API usage limits. You will regain access on 2026-12-01 at 00:00 UTC."), OutcomeRateLimited},
+		"400, a workspace's own limit":   {400, nil, anthropicError("invalid_request_error", "You have reached your specified workspace API usage limits. You will regain access on 2026-12-01 at 00:00 UTC."), OutcomeRateLimited},
 		"400, anthropic's organization":  {400, nil, anthropicError("invalid_request_error", "This organization has been disabled."), OutcomeAuthFailed},
 		"400, openai's hard limit":       {400, nil, `{"error":{"code":"billing_hard_limit_reached","message":"Billing hard limit has been reached.","param":null,"type":"invalid_request_error"}}`, OutcomeBilling},
 		"400, what was asked about it":   {400, nil, anthropicError("invalid_request_error", `messages.0: unexpected "Your credit balance is too low"`), OutcomeOther},
