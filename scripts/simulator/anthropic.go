@@ -78,6 +78,15 @@ func anthropicOverloaded(int, time.Duration, time.Time) refusal {
 	return refusal{Status: 529, Body: text(anthropicFailure(529, "overloaded_error", "", "Overloaded"))}
 }
 
+// Where Claude Code asks whether it reaches the API, and who signs its users in: at its first
+// start in a terminal it does not go on without.
+const (
+	helloPath      = "/api/hello"
+	helloLoginPath = "/v1/oauth/hello"
+)
+
+func hello(v *visit) { v.json(http.StatusOK, map[string]string{"message": "hello"}) }
+
 type messagesRequest struct {
 	Model     string            `json:"model"`
 	MaxTokens int               `json:"max_tokens"`

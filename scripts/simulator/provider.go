@@ -62,6 +62,8 @@ func (v *visit) api() func(*visit) {
 		return responsesUpgrade
 	case path == "/v1/messages" && post:
 		return checked(messages)
+	case path == helloPath || path == helloLoginPath:
+		return hello
 	case path == "/v1/messages/count_tokens" && post:
 		return checked(countTokens)
 	case strings.HasSuffix(path, ":generateContent") && post:
@@ -71,7 +73,7 @@ func (v *visit) api() func(*visit) {
 	case strings.HasSuffix(path, "/models") && (v.r.Method == http.MethodGet || v.r.Method == http.MethodHead):
 		return checked(models)
 	case path == accountsPath && v.r.Method == http.MethodGet:
-		return checked(accounts)
+		return recognised(accounts)
 	case hostname(v.r) == "api.github.com":
 		return checked(github)
 	}
@@ -85,18 +87,24 @@ func notFound(v *visit) {
 
 // checked lets only those through who have a good credential and quota left.
 func checked(handle func(*visit)) func(*visit) {
-	return func(v *visit) {
-		d := v.dialect()
-		wrongAccount := v.verdict.Account != "" && strings.HasPrefix(v.r.URL.Path, "/backend-api/") &&
-			v.r.Header.Get("Chatgpt-Account-Id") != v.verdict.Account
-		if !v.known || v.verdict.Expired || wrongAccount {
-			v.refuse(d.unauthorized)
-			return
-		}
+	return recognised(func(v *visit) {
 		if v.refused() {
 			return
 		}
-		d.limits(v.Header(), v.verdict.Limit, v.verdict.Left, v.now)
+		v.dialect().limits(v.Header(), v.verdict.Limit, v.verdict.Left, v.now)
+		handle(v)
+	})
+}
+
+// recognised lets only those through who have a good credential.
+func recognised(handle func(*visit)) func(*visit) {
+	return func(v *visit) {
+		wrongAccount := v.verdict.Account != "" && strings.HasPrefix(v.r.URL.Path, "/backend-api/") &&
+			v.r.Header.Get("Chatgpt-Account-Id") != v.verdict.Account
+		if !v.known || v.verdict.Expired || wrongAccount {
+			v.refuse(v.dialect().unauthorized)
+			return
+		}
 		handle(v)
 	}
 }
