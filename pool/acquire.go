@@ -75,6 +75,11 @@ func (k *Keeper) acquireSlow(ctx context.Context, r Route, tried []string, now t
 	active := p.activeIndex()
 	i := choose(members, active, now)
 	if i < 0 || r.Aside && len(tried) > 0 && members[i].parked { // a rotation is not undone for that
+		if r.Standing && len(tried) == 0 {
+			if l, ok := p.standing(members, active, binding, now); ok {
+				return l, nil
+			}
+		}
 		return k.probeOrExhausted(ctx, p, r, binding, members, now)
 	}
 	m := &p.members[i]
@@ -85,6 +90,21 @@ func (k *Keeper) acquireSlow(ctx context.Context, r Route, tried []string, now t
 		k.apply(ctx, p, change)
 	}
 	return p.lease(m, binding, now), nil
+}
+
+// standing leases the first member, from the active one on, that is out for its limits alone, to
+// who asks how it stands. Nothing moves for that.
+func (p *poolView) standing(members []candidate, active, binding int, now time.Time) (Lease, bool) {
+	for i := range members {
+		j := (active + i) % len(members)
+		if members[j].rejected {
+			continue
+		}
+		if l := p.lease(&p.members[j], binding, now); !l.stale {
+			return l, true
+		}
+	}
+	return Lease{}, false
 }
 
 // probeOrExhausted lets one request in a long exhaustion find out whether the

@@ -39,6 +39,22 @@ func Aside(provider string, target []byte) bool {
 	return false
 }
 
+// Standing says of a request to a provider's API that it asks how an account stands: who it is, and
+// how much of its plan is used. An account that is used up answers that, too, and Codex does not
+// start without.
+func Standing(provider string, method, target []byte) bool {
+	if string(method) != "GET" {
+		return false
+	}
+	switch provider {
+	case "anthropic":
+		return beginsWith(target, "/api/oauth/")
+	case "codex":
+		return beginsWith(target, "/backend-api/wham/")
+	}
+	return false
+}
+
 func beginsWith(path []byte, beginnings ...string) bool {
 	for _, b := range beginnings {
 		if len(path) >= len(b) && string(path[:len(b)]) == b {

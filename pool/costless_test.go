@@ -40,6 +40,28 @@ func TestAside(t *testing.T) {
 	}
 }
 
+func TestStanding(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		provider, method, target string
+		want                     bool
+	}{
+		{"codex", "GET", "/backend-api/wham/accounts/check", true},
+		{"codex", "GET", "/backend-api/wham/usage?x=1", true},
+		{"codex", "POST", "/backend-api/wham/tasks", false},
+		{"codex", "GET", "/backend-api/codex/models", false},
+		{"anthropic", "GET", "/api/oauth/usage", true},
+		{"anthropic", "POST", "/api/oauth/claude_cli/create_api_key", false},
+		{"anthropic", "POST", "/api/event_logging/batch", false},
+		{"openai", "GET", "/backend-api/wham/usage", false},
+		{"", "GET", "/api/oauth/usage", false},
+	} {
+		if got := pool.Standing(c.provider, []byte(c.method), []byte(c.target)); got != c.want {
+			t.Errorf("%s %s %s: %v", c.provider, c.method, c.target, got)
+		}
+	}
+}
+
 func TestCostless(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {

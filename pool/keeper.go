@@ -208,7 +208,7 @@ func (k *Keeper) candidates(ctx context.Context, p *poolView, tried []string, lo
 		if err != nil {
 			return nil, err
 		}
-		cand := candidate{id: m.id, until: c.Until, parked: m.parked.Load()}
+		cand := candidate{id: m.id, until: c.Until, parked: m.parked.Load(), rejected: c.rejected()}
 		for _, t := range tried {
 			cand.tried = cand.tried || t == m.name
 		}

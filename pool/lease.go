@@ -27,6 +27,8 @@ type Route struct {
 	Costless bool
 	// Aside is true for a request whose refusal is about nothing but itself: see [Aside].
 	Aside bool
+	// Standing is true for a request that a member may answer that is out: see [Standing].
+	Standing bool
 }
 
 // Field is one header field as it goes on the wire. Value holds a secret: it is

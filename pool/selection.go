@@ -8,6 +8,8 @@ type candidate struct {
 	until  time.Time // end of its cooldown
 	parked bool
 	tried  bool // refused this very request already
+	// rejected is true if it is, or was last, out for its credential.
+	rejected bool
 }
 
 func (c candidate) eligible(now time.Time) bool { return !c.tried && !now.Before(c.until) }

@@ -74,7 +74,7 @@ func TestCodex(t *testing.T) {
 }
 
 // TestCodexWithALogin runs it with a ChatGPT login of placeholders, under an account that no
-// member has.
+// member has. When all are out it starts, and says so.
 func TestCodexWithALogin(t *testing.T) {
 	t.Parallel()
 	codex := realAgent(t, "codex")
@@ -94,6 +94,14 @@ func TestCodexWithALogin(t *testing.T) {
 	}
 	h.write(".codex/auth.json", string(login))
 	h.works(`CODEX_HOME="$HOME/.codex"`, codex+` exec --skip-git-repo-check "say hi"`, "first")
+	h.spend("second")
+	for range 2 { // the first one finds it out
+		out, err := h.agent([]string{"CODEX_HOME=" + filepath.Join(h.dir, ".codex")},
+			h.path, "run", "--user", "root", "--", codex, "exec", "--skip-git-repo-check", "say hi").CombinedOutput()
+		if err == nil || !strings.Contains(string(out), "usage limit") || strings.Contains(string(out), "routing discovery") {
+			t.Errorf("%v: %s", err, out)
+		}
+	}
 }
 
 // TestClaudeCode runs Anthropic's Claude Code with an API key.

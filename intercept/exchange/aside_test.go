@@ -66,6 +66,51 @@ func TestWhatIsAskedAside(t *testing.T) {
 	}
 }
 
+// How an account stands is said by one that is used up, too, and nothing changes by that; what an agent reports is not
+// passed on, nor is anything with a credential that is not accepted.
+func TestHowAnAccountStandsWhileAllAreOut(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		method, path string
+		refused      int // both members, with this
+		want         int
+	}{
+		"usage":               {"GET", "/api/oauth/usage", 429, 200},
+		"reports":             {"POST", "/api/event_logging/batch", 429, 429},
+		"rejected":            {"GET", "/api/oauth/usage", 401, 429},
+		"models all the same": {"GET", "/v1/models", 429, 429},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			eachProto(t, func(t *testing.T, h2 bool, protos []string) {
+				k, route := newKeeper(t)
+				route.Provider = "anthropic"
+				b := newBench(t, setup{
+					route: &route, protos: protos, change: func(o *Options) { o.Pools = k },
+					handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+						if r.URL.Path == "/v1/messages" {
+							w.WriteHeader(c.refused)
+						}
+						_, _ = io.WriteString(w, member(r))
+					}),
+				})
+				out := newRequest("POST", strings.NewReader("{}"))
+				out.URL.Path = "/v1/messages"
+				ask(t, b.client(h2), out)
+				r := newRequest(c.method, nil)
+				r.URL.Path = c.path
+				resp, body := ask(t, b.client(h2), r)
+				if answered := body == "a" || body == "b"; resp.StatusCode != c.want || answered != (c.want == 200) {
+					t.Errorf("the agent got %d, %q", resp.StatusCode, body)
+				}
+				if s, err := k.PoolStatus(t.Context(), "p"); err != nil || s.State != pool.StateExhausted {
+					t.Errorf("the pool is %s, %v", s.State, err)
+				}
+			})
+		})
+	}
+}
+
 // An access token that has ended is replaced for what is asked aside, too: Codex begins with it.
 func TestA401AsideIsRefreshed(t *testing.T) {
 	t.Parallel()

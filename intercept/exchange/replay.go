@@ -37,6 +37,7 @@ const (
 func (a *attempts) ask(method, target []byte) {
 	a.route.Costless = pool.Costless(a.route.Provider, method, target)
 	a.route.Aside = pool.Aside(a.route.Provider, target)
+	a.route.Standing = pool.Standing(a.route.Provider, method, target)
 }
 
 // first leases the first member.
