@@ -154,7 +154,10 @@ type Interceptor struct {
 	conns sync.WaitGroup
 
 	// ops serialises what changes targets and spaces; the data path never takes it.
-	ops         sync.Mutex
+	ops sync.Mutex
+	// behind is taken before ops by what a target's processes bring about as often as they like, so that one such thing at
+	// most is ahead of what somebody waits for.
+	behind      sync.Mutex
 	stopped     bool               // under ops
 	unlook      context.CancelFunc // ends the watch of containers; under ops
 	vigilFailed string             // what was logged of it last, empty when it works; under ops

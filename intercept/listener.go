@@ -317,6 +317,8 @@ func (in *Interceptor) hold(s *space, p *process) {
 		if !p.ended() {
 			return
 		}
+		in.behind.Lock()
+		defer in.behind.Unlock()
 		in.ops.Lock()
 		defer in.ops.Unlock()
 		if in.stopped || s.holder != p {
