@@ -46,6 +46,9 @@ func listen(ctx context.Context, path, group string) (*Socket, error) {
 	defer os.RemoveAll(private)
 	made := filepath.Join(private, "s")
 	inner, err := new(net.ListenConfig).Listen(ctx, "unix", made)
+	if errors.Is(err, syscall.EINVAL) { // 107 bytes, of which the directory beside it takes some
+		return nil, fmt.Errorf("socket %s: it is too long for the path of a socket (unix(7)): choose another --socket", path)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("socket %s: %w", path, err)
 	}

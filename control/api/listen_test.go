@@ -8,6 +8,7 @@ import (
 	"os/user"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 )
@@ -81,6 +82,17 @@ func TestListenLeavesOtherFiles(t *testing.T) {
 
 // A daemon that comes late does not take away the socket of the one before it
 // when it goes, nor the other way round.
+func TestListenSaysThatAPathIsTooLong(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), strings.Repeat("d", 100), "sluice.sock")
+	if _, err := Listen(t.Context(), path); err == nil || !strings.Contains(err.Error(), "too long for the path of a socket") {
+		t.Errorf("%v", err)
+	}
+	if left, err := os.ReadDir(filepath.Dir(path)); err != nil || len(left) != 0 {
+		t.Errorf("left is %v (%v)", left, err)
+	}
+}
+
 func TestCloseLeavesSuccessor(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "sluice.sock")
