@@ -238,7 +238,12 @@ func tomlError(err error) error {
 		return err
 	}
 	row, _ := malformed.Position()
-	if key := strings.Join(malformed.Key(), "."); key != "" {
+	key := strings.Join(malformed.Key(), ".")
+	switch said := malformed.Error(); {
+	case key == "":
+	case strings.Contains(said, "already"): // a key or a section that is there twice
+		return fmt.Errorf("line %d: %s: is there already, further up", row, key)
+	default:
 		return fmt.Errorf("line %d: %s: %s belongs here", row, key, missingKind(malformed))
 	}
 	return fmt.Errorf("line %d: %s", row, strings.TrimPrefix(malformed.Error(), "toml: "))
