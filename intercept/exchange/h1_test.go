@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/netip"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -59,6 +60,40 @@ func TestRequestGetsTheMembersCredential(t *testing.T) {
 	}
 	if s := b.x.Snapshot(); s.Dials != 1 || s.Reused != 2 || s.Requests != 3 {
 		t.Errorf("counters: %+v", s)
+	}
+}
+
+// TestNoBlockKeepsTheCredential: the one that a head was written in goes to somebody else next.
+func TestNoBlockKeepsTheCredential(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, setup{handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, member(r)) })})
+	var mu sync.Mutex
+	var lent [][]byte
+	note := func(block []byte) {
+		mu.Lock()
+		defer mu.Unlock()
+		lent = append(lent, block)
+	}
+	b.x.blocks.p1.New = func() any { block := new([block1k]byte); note(block[:]); return block }
+	b.x.blocks.p4.New = func() any { block := new([block4k]byte); note(block[:]); return block }
+	c := b.client(false)
+	for _, body := range []string{"", "short"} {
+		r := newRequest("POST", strings.NewReader(body))
+		r.Header.Set("X", strings.Repeat("x", 600)) // the answer's head is written over the beginning
+		if _, got := ask(t, c, r); got != "a" {
+			t.Errorf("answered by %q", got)
+		}
+	}
+	b.abandoned(c)
+	mu.Lock()
+	defer mu.Unlock()
+	if len(lent) == 0 {
+		t.Error("no block was lent")
+	}
+	for _, block := range lent {
+		if bytes.Contains(block, []byte("real-a")) {
+			t.Errorf("a block of %d bytes holds the credential", len(block))
+		}
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"strings"
 	"sync"
@@ -102,6 +103,37 @@ func TestOneTargetLeavesRoomForOthers(t *testing.T) {
 			t.Error("it adds up wrongly")
 		}
 	})
+}
+
+// TestWhatIsNotKeptIsNotSentAgain: not in part either, and nothing of it takes room once it is lost.
+func TestWhatIsNotKeptIsNotSentAgain(t *testing.T) {
+	t.Parallel()
+	const budget, size = 1 << 20, 300 << 10
+	b := newBench(t, setup{raw: func(int, net.Conn) {}, change: func(o *Options) { o.ReplayBudget = budget }})
+	var mine, others Share
+	for b.x.reserve(&others, block4k) {
+		continue
+	}
+	k := &kept{x: b.x, share: &mine, src: strings.NewReader(strings.Repeat("x", size))}
+	first, piece := k.reader(), make([]byte, block64k)
+	for b.x.reserve(&mine, block4k) { // the last of the room, which others leave
+		continue
+	}
+	if n, err := first.Read(piece); n == 0 || err != nil || k.replayable() {
+		t.Fatalf("%d bytes, %v, with no room to keep them in", n, err)
+	}
+	b.x.release(&others, others.kept.Load())
+	b.x.release(&mine, mine.kept.Load())
+	n, err := io.Copy(io.Discard, first)
+	if n+block64k != size || err != nil || k.replayable() {
+		t.Errorf("the first attempt got %d bytes besides, %v", n, err)
+	}
+	if n := b.x.Snapshot().ReplayBytes; n != 0 {
+		t.Errorf("%d bytes are kept of what cannot be sent again", n)
+	}
+	if n, err := k.reader().Read(piece); n != 0 || err != io.ErrUnexpectedEOF {
+		t.Errorf("a second attempt got %d bytes, %v", n, err)
+	}
 }
 
 // TestTwoWayStreamsHoldNoBudget: the answer begins while the body still comes, pauses

@@ -195,17 +195,18 @@ func TestTokenAnswersThatMayHoldTokensAreWithheld(t *testing.T) {
 			kind, encoding, body string
 			want                 int // 0: as it came
 		}{
-			"an error":               {400, "application/json", "", `{"error":"invalid_grant"}`, 0},
-			"an error in prose":      {503, "text/html", "", `<h1>later</h1>`, 0},
-			"an error with a token":  {400, "application/json", "", `{"error":"invalid_grant","of":"real-rt-0"}`, 502},
-			"a form":                 {200, "application/x-www-form-urlencoded", "", `access_token=theirs`, 0},
-			"compressed":             {200, "application/json", "gzip", packed(`{"access_token":"theirs"}`), 0},
-			"cut off":                {200, "application/json", "", `{"access_token":"their`, 502},
-			"prose":                  {200, "text/html", "", `<p>theirs</p>`, 502},
-			"more than can be read":  {200, "application/json", "", `{"access_token":"` + strings.Repeat("x", maxTokenBody) + `"}`, 502},
-			"an unknown coding":      {200, "application/json", "snappy", `{"access_token":"theirs"}`, 502},
-			"a member's token":       {200, "application/json", "", `{"access_token":"real-a-0"}`, 200},
-			"a member's, compressed": {200, "application/json", "gzip", packed(`{"id_token":"real-rt-0"}`), 200},
+			"an error":                 {400, "application/json", "", `{"error":"invalid_grant"}`, 0},
+			"an error in prose":        {503, "text/html", "", `<h1>later</h1>`, 0},
+			"an error with a token":    {400, "application/json", "", `{"error":"invalid_grant","of":"real-rt-0"}`, 502},
+			"a form":                   {200, "application/x-www-form-urlencoded", "", `access_token=theirs`, 0},
+			"compressed":               {200, "application/json", "gzip", packed(`{"access_token":"theirs"}`), 0},
+			"cut off":                  {200, "application/json", "", `{"access_token":"their`, 502},
+			"prose":                    {200, "text/html", "", `<p>theirs</p>`, 502},
+			"more than can be read":    {200, "application/json", "", `{"access_token":"` + strings.Repeat("x", maxTokenBody) + `"}`, 502},
+			"a form of more than that": {200, "application/x-www-form-urlencoded", "", `access_token=theirs&x=` + strings.Repeat("x", maxTokenBody), 502},
+			"an unknown coding":        {200, "application/json", "snappy", `{"access_token":"theirs"}`, 502},
+			"a member's token":         {200, "application/json", "", `{"access_token":"real-a-0"}`, 200},
+			"a member's, compressed":   {200, "application/json", "gzip", packed(`{"id_token":"real-rt-0"}`), 200},
 		} {
 			o.mu.Lock()
 			o.answer = func(w http.ResponseWriter) {
@@ -235,10 +236,25 @@ func TestTokenAnswersThatMayHoldTokensAreWithheld(t *testing.T) {
 				t.Errorf("%s: the agent got %s", name, body)
 			}
 		}
-		if n := b.x.Snapshot().TokensWithheld; n != 7 {
-			t.Errorf("%d answers withheld, want 7", n)
+		if n := b.x.Snapshot().TokensWithheld; n != 8 {
+			t.Errorf("%d answers withheld, want 8", n)
 		}
 	})
+}
+
+// TestTokenBodyIsBounded: what comes after all that could be looked at is not kept.
+func TestTokenBodyIsBounded(t *testing.T) {
+	t.Parallel()
+	var b tokenBody
+	half := make([]byte, maxTokenBody/2)
+	for range 2 {
+		if n, err := b.Write(half); n != len(half) || err != nil {
+			t.Fatalf("%d, %v", n, err)
+		}
+	}
+	if n, err := b.Write(half[:1]); n != 0 || err == nil || len(b.text) != maxTokenBody {
+		t.Errorf("%d, %v, %d bytes are kept", n, err, len(b.text))
+	}
 }
 
 func FuzzTokenValues(f *testing.F) {
