@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -26,12 +27,18 @@ func (c *cli) askSecret(terminal int, kind api.CredentialType) ([]byte, error) {
 	silent := *before
 	silent.Lflag = silent.Lflag&^unix.ECHO | unix.ICANON | unix.ISIG
 	silent.Iflag |= unix.ICRNL
+	var changing sync.Mutex // a signal that comes too soon waits for the silence that it is to undo
+	changing.Lock()
 	asked := unlessEnded(func() {
+		changing.Lock()
+		defer changing.Unlock()
 		_ = unix.IoctlSetTermios(terminal, unix.TCSETSF, before)
 		fmt.Fprintln(c.stderr)
 	})
 	defer asked()
-	if err := unix.IoctlSetTermios(terminal, unix.TCSETSF, &silent); err != nil {
+	err = unix.IoctlSetTermios(terminal, unix.TCSETSF, &silent)
+	changing.Unlock()
+	if err != nil {
 		return nil, err
 	}
 	question := "Secret (not shown): "
