@@ -232,5 +232,12 @@ func removeLock(dir string) error { return os.Remove(filepath.Join(dir, "lock"))
 func pack(dir string, to io.Writer) error {
 	zip := gzip.NewWriter(to)
 	archive := tar.NewWriter(zip)
-	return errors.Join(archive.AddFS(os.DirFS(dir)), archive.Close(), zip.Close())
+	// What one of them cannot write, the next cannot either, and says so once more.
+	if err := archive.AddFS(os.DirFS(dir)); err != nil {
+		return err
+	}
+	if err := archive.Close(); err != nil {
+		return err
+	}
+	return zip.Close()
 }
