@@ -14,6 +14,9 @@ import (
 	"github.com/sluice-proxy/sluice/monitor/notice"
 )
 
+// abortFUSE is the way out where neither helps: who waits for such an answer cannot be killed.
+const abortFUSE = "a FUSE file system whose server does not answer is let go with 'echo 1 > /sys/fs/fuse/connections/N/abort', where N is the one that 'waiting' there is not 0 of"
+
 func checkTargets(targets []api.Target, err error) []finding {
 	const check = "targets"
 	if err != nil {
@@ -93,7 +96,7 @@ func checkPowers(ctx context.Context, targets []api.Target, h powers.Host) []fin
 		found, in := all[t.Cgroup]
 		switch {
 		case !in:
-			findings = append(findings, warn(check, "see which of its file systems (FUSE, NFS) hangs, and mend or unmount it",
+			findings = append(findings, warn(check, "see which of its file systems (FUSE, NFS) hangs, and mend or unmount it; "+abortFUSE,
 				"%s: its files do not answer, and what its processes could do is not known", called(t)))
 		case found.Error != "":
 			findings = append(findings, warn(check, "run 'sudo sluice doctor' on the host", "%s: its processes cannot be looked at: %s", called(t), found.Error))

@@ -19,7 +19,7 @@ func checkTrust(targets []api.Target) []finding {
 		if t.State == api.TargetStateAttached {
 			attached++
 			if t.Reason != "" {
-				findings = append(findings, warn(check, "mend or unmount that file system, or end what uses it", "%s: %s", called(t), t.Reason))
+				findings = append(findings, warn(check, "mend or unmount that file system, or end what uses it; "+abortFUSE, "%s: %s", called(t), t.Reason))
 			}
 		}
 		for _, u := range t.Untrusting {
