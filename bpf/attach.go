@@ -36,7 +36,6 @@ func (r *Redirect) hooks() []hook {
 		{"egress", ebpf.AttachCGroupInetEgress, p.SluiceEgress},
 		{"setsockopt", ebpf.AttachCGroupSetsockopt, p.SluiceSetsockopt},
 		{"sock_create", ebpf.AttachCGroupInetSockCreate, p.SluiceSockCreate},
-		{"sock_release", ebpf.AttachCgroupInetSockRelease, p.SluiceSockRelease},
 		{"bind4", ebpf.AttachCGroupInet4Bind, p.SluiceBind4},
 		{"bind6", ebpf.AttachCGroupInet6Bind, p.SluiceBind6},
 		{"sendmsg4", ebpf.AttachCGroupUDP4Sendmsg, p.SluiceSendmsg4},

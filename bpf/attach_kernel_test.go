@@ -186,7 +186,7 @@ func TestHalfAttachedIsCompleted(t *testing.T) {
 	id := inode(t, w.cgroup)
 	pin := func(hook string) string { return filepath.Join(w.pins, "links", fmt.Sprint(id), hook) }
 	must(t, w.Close())
-	for _, hook := range []string{"sock_create", "sock_release", "getpeername6"} {
+	for _, hook := range []string{"sock_create", "bind4", "getpeername6"} {
 		must(t, os.Remove(pin(hook)))
 	}
 	must(t, os.Mkdir(filepath.Join(w.pins, "links", "1"), 0o700)) // killed before its first pin

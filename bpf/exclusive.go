@@ -58,8 +58,6 @@ func bpftoolName(attach ebpf.AttachType) string {
 		return "lsm_cgroup"
 	case ebpf.AttachCGroupInetSockCreate:
 		return "sock_create"
-	case ebpf.AttachCgroupInetSockRelease:
-		return "sock_release"
 	case ebpf.AttachCGroupInet4Bind:
 		return "bind4"
 	case ebpf.AttachCGroupInet6Bind:

@@ -68,8 +68,6 @@ func Probe() []Feature {
 		helper("network namespace cookies in connect hooks", "5.7", ebpf.CGroupSockAddr, asm.FnGetNetnsCookie),
 		helper("network namespace cookies in socket hooks", "5.7", ebpf.CGroupSock, asm.FnGetNetnsCookie),
 		helper("socket options in connect hooks", "5.8", ebpf.CGroupSockAddr, asm.FnSetsockopt),
-		helper("socket storage in socket hooks", "5.9", ebpf.CGroupSock, asm.FnSkStorageGet),
-		{Name: "socket release hooks", MinKernel: "5.9", Err: haveHook(ebpf.CGroupSock, ebpf.AttachCgroupInetSockRelease)},
 		{Name: "getpeername hooks", MinKernel: "5.8", Err: haveHook(ebpf.CGroupSockAddr, ebpf.AttachCgroupInet4GetPeername)},
 		{Name: "cgroup bpf_link", MinKernel: "5.7", Err: haveCgroupLink()},
 		takingFeature(),

@@ -29,8 +29,8 @@ func TestProbe(t *testing.T) {
 }
 
 func TestUnsupportedError(t *testing.T) {
-	err := error(&bpf.UnsupportedError{Feature: "socket release hooks", MinKernel: "5.9"})
-	if msg := err.Error(); !strings.Contains(msg, "socket release hooks") || !strings.Contains(msg, "needs Linux 5.9") {
+	err := error(&bpf.UnsupportedError{Feature: "getpeername hooks", MinKernel: "5.8"})
+	if msg := err.Error(); !strings.Contains(msg, "getpeername hooks") || !strings.Contains(msg, "needs Linux 5.8") {
 		t.Errorf("%q", msg)
 	}
 	if !errors.Is(err, ebpf.ErrNotSupported) {

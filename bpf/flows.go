@@ -47,6 +47,7 @@ func (r *Redirect) Take(cookie uint64, peer, local netip.AddrPort) (Flow, bool, 
 		}
 		return Flow{}, false, fmt.Errorf("take flow: %w", err)
 	}
+	r.tally.took()
 	return Flow{
 		Dst:      netip.AddrPortFrom(address(value.Dst.Word), value.DstPort),
 		CgroupID: value.Cgroup,
@@ -64,26 +65,30 @@ func (r *Redirect) Sweep(olderThan time.Duration) (removed int, err error) {
 		value redirectFlow
 		old   []redirectFlowKey
 	)
-	limit := monotonic() - olderThan
+	limit, before, waiting := monotonic()-olderThan, r.tally.read(), uint64(0)
 	it := r.objs.Flows.Iterate()
 	for it.Next(&key, &value) {
+		waiting++
 		if time.Duration(value.Time) < limit {
 			old = append(old, key)
 		}
 	}
 	// An entry deleted under the iteration restarts it: some are seen twice, none is harmed.
-	if err := it.Err(); err != nil && !errors.Is(err, ebpf.ErrIterationAborted) {
+	if err := it.Err(); err == nil {
+		r.tally.correct(before, waiting)
+	} else if !errors.Is(err, ebpf.ErrIterationAborted) {
 		return 0, fmt.Errorf("read flows: %w", err)
 	}
 	for _, k := range old {
 		if r.objs.Flows.Delete(&k) == nil {
+			r.tally.took()
 			removed++
 		}
 	}
 	return removed, nil
 }
 
-// FlowCount is how many flows wait to be taken, places reserved by connects in progress included.
+// FlowCount is how many flows wait to be taken.
 func (r *Redirect) FlowCount() (int, error) {
 	var (
 		key   redirectFlowKey

@@ -31,6 +31,7 @@ const (
 	guardMapListeners      = "listeners"
 	guardMapOrigDsts       = "orig_dsts"
 	guardMapPorts          = "ports"
+	guardMapTally          = "tally"
 	guardMapTold           = "told"
 	guardProgGuardFrame    = "guard_frame"
 	guardProgGuardLoopback = "guard_loopback"
@@ -97,6 +98,7 @@ type guardMapSpecs struct {
 	Listeners *ebpf.MapSpec `ebpf:"listeners"`
 	OrigDsts  *ebpf.MapSpec `ebpf:"orig_dsts"`
 	Ports     *ebpf.MapSpec `ebpf:"ports"`
+	Tally     *ebpf.MapSpec `ebpf:"tally"`
 	Told      *ebpf.MapSpec `ebpf:"told"`
 }
 
@@ -135,6 +137,7 @@ type guardMaps struct {
 	Listeners *ebpf.Map `ebpf:"listeners"`
 	OrigDsts  *ebpf.Map `ebpf:"orig_dsts"`
 	Ports     *ebpf.Map `ebpf:"ports"`
+	Tally     *ebpf.Map `ebpf:"tally"`
 	Told      *ebpf.Map `ebpf:"told"`
 }
 
@@ -149,6 +152,7 @@ func (m *guardMaps) Close() error {
 		m.Listeners,
 		m.OrigDsts,
 		m.Ports,
+		m.Tally,
 		m.Told,
 	)
 }

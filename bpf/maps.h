@@ -17,12 +17,11 @@ struct {
 } orig_dsts SEC(".maps");
 
 /*
- * redirected connection -> original destination. A reservation is written by
- * connect4/6 and replaced by the real key in sock_ops before the SYN leaves;
- * deleted by the daemon on accept, by sock_ops when the socket closes first, by
- * sock_release when the connect failed, by the daemon's sweep after that. Full:
- * the connect is refused. Never an LRU: an evicted flow would be a connection
- * without a destination. The size is set by the loader.
+ * redirected connection -> original destination. Written in sock_ops before the SYN
+ * leaves; deleted by the daemon on accept, by sock_ops when the socket closes first,
+ * by the daemon's sweep after that. Full, by the tally: the connect is refused. Never
+ * an LRU: an evicted flow would be a connection without a destination. The size is set
+ * by the loader.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -31,6 +30,15 @@ struct {
 	__type(key, struct flow_key);
 	__type(value, struct flow);
 } flows SEC(".maps");
+
+/* 0 -> what went into flows and out. The daemon has it in its own memory. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, struct flow_tally);
+} tally SEC(".maps");
 
 /* network namespace cookie -> listener. Written and deleted by the daemon. No entry: refused. */
 struct {

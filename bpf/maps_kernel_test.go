@@ -6,10 +6,12 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 
 	"github.com/sluice-proxy/sluice/bpf"
@@ -61,6 +63,47 @@ func TestSweep(t *testing.T) {
 	}
 	if n, err := w.Sweep(0); err != nil || n != 1 || w.flows(t) != 0 {
 		t.Errorf("swept %d old ones, %v", n, err)
+	}
+}
+
+// A daemon that ended between deleting a flow and noting it has left the programs a count that is too high. Here somebody
+// else deletes it; the only place is free again after the next sweep.
+func TestSweepCorrectsTheTally(t *testing.T) {
+	w := newWorld(t, bpf.Options{MaxFlows: 1})
+	mute, cookie := listenIn(t, w.Agent, "127.0.0.1:0")
+	must(t, w.SetListener(cookie, bpf.Listener{Port4: portOf(mute)}))
+	connect := func(socket string) string {
+		w.agent.do(order{Do: "socket", Socket: socket, Dst: origin4})
+		return w.agent.do(order{Do: "connect", Socket: socket, Dst: origin4, Data: "mute"}).Error
+	}
+	if got := connect("first"); got != "" {
+		t.Fatal(got)
+	}
+	pins, err := filepath.Glob(filepath.Join(w.pins, "maps-*", "flows"))
+	must(t, err)
+	flows, err := ebpf.LoadPinnedMap(pins[0], nil)
+	must(t, err)
+	defer func() { _ = flows.Close() }()
+	var key []byte
+	must(t, flows.NextKey(nil, &key))
+	must(t, flows.Delete(key))
+	if got := connect("second"); got != "ECONNREFUSED" {
+		t.Errorf("before the sweep: %q", got)
+	}
+	if n, err := w.Sweep(time.Minute); err != nil || n != 0 {
+		t.Errorf("swept %d, %v", n, err)
+	}
+	if got := connect("third"); got != "" {
+		t.Errorf("after the sweep: %s", got)
+	}
+	if got := connect("fourth"); got != "ECONNREFUSED" {
+		t.Errorf("the place was taken: %q", got)
+	}
+	if n, err := w.Sweep(0); err != nil || n != 1 {
+		t.Errorf("swept %d, %v", n, err)
+	}
+	if got := connect("fifth"); got != "" {
+		t.Errorf("what was swept gives its place back: %s", got)
 	}
 }
 

@@ -55,7 +55,7 @@ func TestLoadAdoptsItsPins(t *testing.T) {
 }
 
 // hooks is how many programs a cgroup gets on this kernel.
-var hooks = 13 + len(optional)
+var hooks = 12 + len(optional)
 
 // optional are the hooks of those that not every kernel has, in the order of attaching.
 var optional = func() (names []string) {
@@ -269,7 +269,7 @@ func TestRemoveLeavesNothing(t *testing.T) {
 	gone := kerneltest.Cgroup(t)
 	must(t, w.Attach(gone))
 	must(t, kerneltest.RemoveCgroup(gone))
-	// Two programs of the guard, each with a link, and the two maps that are theirs alone, where links keep programs; nine maps, and the
+	// Two programs of the guard, each with a link, and the two maps that are theirs alone, where links keep programs; ten maps, and the
 	// read-only data among them. A filter of clsact's is no pin: who put it there takes it off.
 	guards := 0
 	if haveTCX() {
@@ -278,7 +278,7 @@ func TestRemoveLeavesNothing(t *testing.T) {
 	}
 	w.proxied(t, order{Do: "dial", Dst: origin4})
 	all := pinned(t, w.pins)
-	if len(all.programs) != hooks+guards || len(all.links) != 2*hooks+guards || len(all.maps) != 9+guards || all.exist(t) != 3*hooks+2*guards+9+guards {
+	if len(all.programs) != hooks+guards || len(all.links) != 2*hooks+guards || len(all.maps) != 10+guards || all.exist(t) != 3*hooks+2*guards+10+guards {
 		t.Fatalf("this test cannot see what is loaded: %+v, %d exist", all, all.exist(t))
 	}
 	must(t, w.Remove())

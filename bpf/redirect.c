@@ -18,6 +18,9 @@ const volatile __u8 have_set_retval = 0;
 /* Set by the loader: sockets are refused that are not on the list, and not only those that nobody could judge. */
 const volatile __u8 strict = 0;
 
+/* Set by the loader: so many flows may wait to be taken. */
+const volatile __u32 max_flows = 0;
+
 #define REFUSE 0
 #define ALLOW 1
 #define NSEC_PER_SEC 1000000000ULL
@@ -68,30 +71,30 @@ static __always_inline void tell(__u64 netns)
 		count(COUNTER_LOST_EVENT);
 }
 
-/*
- * A place in the flows map is taken before the source port is known, under the
- * socket's own cookie: a full map is noticed while the connect can be refused.
- */
-static __always_inline void reservation(struct flow_key *key, __u64 netns, __u64 socket)
+static __always_inline struct flow_tally *get_tally(void)
 {
-	key->netns = netns;
-	key->peer.word[0] = 0xffffffff;
-	key->peer.word[1] = 0xffffffff;
-	key->peer.word[2] = (__u32)(socket >> 32);
-	key->peer.word[3] = (__u32)socket;
-	key->peer_port = 0;
-	key->listener_port = 0;
-	key->reserved = 0;
+	__u32 first = 0;
+
+	return bpf_map_lookup_elem(&tally, &first);
+}
+
+/* Asked while the connect can be refused: once the source port is known it is too late. */
+static __always_inline int is_full(void)
+{
+	struct flow_tally *t = get_tally();
+
+	return !t || (__s64)(t->published - t->closed - t->taken) >= max_flows;
 }
 
 /* Notes where the socket was going. 0 if the connect may go on, else the counter of the refusal. */
 static __always_inline int remember(struct bpf_sock_addr *ctx, const struct address *dst, __u64 netns, __u16 port)
 {
 	struct orig_dst *orig;
-	struct flow_key place;
 
 	if (!ctx->sk)
 		return COUNTER_REFUSED_NO_STORAGE;
+	if (is_full())
+		return COUNTER_REFUSED_FLOWS_FULL;
 	orig = bpf_sk_storage_get(&orig_dsts, ctx->sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!orig)
 		return COUNTER_REFUSED_NO_STORAGE;
@@ -103,12 +106,6 @@ static __always_inline int remember(struct bpf_sock_addr *ctx, const struct addr
 	orig->flow.time = bpf_ktime_get_ns();
 	orig->key.netns = netns;
 	orig->key.listener_port = port;
-
-	reservation(&place, netns, bpf_get_socket_cookie(ctx));
-	if (bpf_map_update_elem(&flows, &place, &orig->flow, BPF_ANY)) {
-		bpf_sk_storage_delete(&orig_dsts, ctx->sk);
-		return COUNTER_REFUSED_FLOWS_FULL;
-	}
 	return 0;
 }
 
@@ -122,17 +119,6 @@ static __always_inline void unbind_device(struct bpf_sock_addr *ctx)
 		return;
 	if (bpf_setsockopt(ctx, SOL_SOCKET, SO_BINDTOIFINDEX, &none, sizeof(none)))
 		bpf_setsockopt(ctx, SOL_SOCKET, SO_BINDTODEVICE, no_name, sizeof(no_name));
-}
-
-/* Gives back the place of a connect that failed after it was redirected. */
-static __always_inline void give_back(const struct orig_dst *orig, __u64 socket)
-{
-	struct flow_key place;
-
-	if (orig->published)
-		return; /* taken by the listener, or deleted when the connection closes */
-	reservation(&place, orig->key.netns, socket);
-	bpf_map_delete_elem(&flows, &place);
 }
 
 /*
@@ -150,7 +136,6 @@ static __always_inline void forget(struct bpf_sock_addr *ctx, int loopback)
 		return;
 	if (loopback && !orig->published && orig->key.listener_port == ntohs((__u16)ctx->user_port))
 		return;
-	give_back(orig, bpf_get_socket_cookie(ctx));
 	bpf_sk_storage_delete(&orig_dsts, ctx->sk);
 }
 
@@ -312,8 +297,12 @@ int sluice_getpeername6(struct bpf_sock_addr *ctx)
 /* The source port is known and the SYN has not left: now the listener can be told. */
 static __always_inline void publish(struct bpf_sock_ops *ctx, struct orig_dst *orig)
 {
-	struct flow_key place, key;
+	struct flow_key key;
+	struct flow_tally *t = get_tally();
+	int error; /* of a long: before Linux 6.4 its upper half says nothing */
 
+	if (!t)
+		return;
 	if (ctx->family == AF_INET || (ctx->remote_ip6[2] == htonl(0xffff) && ctx->remote_ip6[1] == 0)) {
 		map4(&key.peer, ctx->local_ip4);
 	} else {
@@ -327,9 +316,14 @@ static __always_inline void publish(struct bpf_sock_ops *ctx, struct orig_dst *o
 	key.listener_port = orig->key.listener_port;
 	key.reserved = 0;
 
-	reservation(&place, key.netns, bpf_get_socket_cookie(ctx));
-	bpf_map_delete_elem(&flows, &place);
-	if (bpf_map_update_elem(&flows, &key, &orig->flow, BPF_ANY)) {
+	error = bpf_map_update_elem(&flows, &key, &orig->flow, BPF_NOEXIST);
+	if (!error) {
+		__sync_fetch_and_add(&t->published, 1);
+	} else if (error == -EEXIST) {
+		/* Nobody took it when the port was another socket's; or the hooks of a parent run as well. */
+		error = bpf_map_update_elem(&flows, &key, &orig->flow, BPF_ANY);
+	}
+	if (error) {
 		count(COUNTER_LOST_PUBLISH); /* the listener finds no entry and closes the connection */
 		return;
 	}
@@ -344,6 +338,7 @@ int sluice_sockops(struct bpf_sock_ops *ctx)
 {
 	struct orig_dst *orig;
 	struct flow_key key;
+	struct flow_tally *t;
 
 	if (ctx->op != BPF_SOCK_OPS_TCP_CONNECT_CB && ctx->op != BPF_SOCK_OPS_STATE_CB)
 		return 1;
@@ -357,7 +352,9 @@ int sluice_sockops(struct bpf_sock_ops *ctx)
 	} else if (ctx->args[1] == BPF_TCP_CLOSE && orig->published) {
 		key = orig->key;
 		orig->published = 0;
-		bpf_map_delete_elem(&flows, &key); /* usually taken long ago */
+		t = get_tally();
+		if (!bpf_map_delete_elem(&flows, &key) && t) /* usually taken long ago */
+			__sync_fetch_and_add(&t->closed, 1);
 	}
 	return 1;
 }
@@ -427,20 +424,6 @@ int sluice_setsockopt(struct bpf_sockopt *ctx)
 		return REFUSE;
 	}
 	ctx->optlen = 0; /* the kernel goes on with the caller's own buffer, which may be longer than a page */
-	return ALLOW;
-}
-
-/* A connect that failed on the way (no route from a bound source, say) was never published. */
-SEC("cgroup/sock_release")
-int sluice_sock_release(struct bpf_sock *ctx)
-{
-	struct orig_dst *orig;
-
-	if (ctx->type != SOCK_STREAM)
-		return ALLOW;
-	orig = bpf_sk_storage_get(&orig_dsts, ctx, NULL, 0);
-	if (orig)
-		give_back(orig, bpf_get_socket_cookie(ctx));
 	return ALLOW;
 }
 

@@ -18,8 +18,12 @@ const DefaultPinDir = "/sys/fs/bpf/sluice"
 // DefaultMaxFlows is how many redirected connections may wait to be accepted.
 const DefaultMaxFlows = 65536
 
+// spareFlows is how much larger the flows map is than it may become: of connects that ask at the same time whether there
+// is room, all find it.
+const spareFlows = 1024
+
 // schema must equal SCHEMA in redirect.h: pins of another one are replaced.
-const schema = 1
+const schema = 2
 
 var (
 	// ErrLocked is returned by [Load] when another process uses the same pin directory.
@@ -59,6 +63,7 @@ type Redirect struct {
 
 	haveSetRetval bool
 	takings       sync.Pool // *taking
+	tally         tally
 
 	mu    sync.Mutex
 	links map[uint64]*attachment // by cgroup id
@@ -101,7 +106,10 @@ func Load(opts Options) (_ *Redirect, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the compiled programs: %w", err)
 	}
-	spec.Maps[redirectMapFlows].MaxEntries = opts.MaxFlows
+	spec.Maps[redirectMapFlows].MaxEntries = opts.MaxFlows + spareFlows
+	if err := spec.Variables[redirectVarMaxFlows].Set(opts.MaxFlows); err != nil {
+		return nil, fmt.Errorf("set %s: %w", redirectVarMaxFlows, err)
+	}
 	if r.haveSetRetval = haveSetRetval() == nil; r.haveSetRetval {
 		if err := spec.Variables[redirectVarHaveSetRetval].Set(uint8(1)); err != nil {
 			return nil, fmt.Errorf("set %s: %w", redirectVarHaveSetRetval, err)
@@ -114,6 +122,9 @@ func Load(opts Options) (_ *Redirect, err error) {
 	}
 	if err := r.loadObjects(spec); err != nil {
 		return nil, explain(err, Probe())
+	}
+	if err := r.tally.open(r.objs.Tally); err != nil {
+		return nil, err
 	}
 	if err := r.loadFamilies(); err != nil {
 		return nil, err
@@ -146,7 +157,7 @@ func (r *Redirect) Close() error {
 		errs = append(errs, a.close())
 		delete(r.links, id)
 	}
-	errs = append(errs, r.closeVigil(), r.closeFamilies(), r.closeGuard(), r.objs.redirectPrograms.Close(), r.objs.redirectMaps.Close())
+	errs = append(errs, r.closeVigil(), r.closeFamilies(), r.closeGuard(), r.tally.close(), r.objs.redirectPrograms.Close(), r.objs.redirectMaps.Close())
 	if r.lock != nil {
 		errs = append(errs, r.lock.Close())
 		r.lock = nil

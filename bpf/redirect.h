@@ -6,7 +6,7 @@
 #include "headers/kernel.h"
 
 /* Raised whenever a structure below changes: pins of another schema are not adopted. */
-#define SCHEMA 1
+#define SCHEMA 2
 
 /*
  * An address is 16 bytes in network order; IPv4 is v4-mapped (::ffff:a.b.c.d), so
@@ -19,7 +19,7 @@ struct address {
 /* A redirected connection as the accepting listener sees it. */
 struct flow_key {
 	__u64 netns;	     /* cookie of the network namespace */
-	struct address peer; /* the client's address; all ones in a reservation */
+	struct address peer; /* the client's address */
 	__u16 peer_port;     /* host byte order */
 	__u16 listener_port; /* host byte order */
 	__u32 reserved;	     /* zero: keys are compared as bytes */
@@ -33,6 +33,16 @@ struct flow {
 	__u32 pid;
 	__u16 dst_port; /* host byte order */
 	__u16 reserved;
+};
+
+/*
+ * What went into the flows map and out of it; the rest waits there. Each side adds to its own part, so that
+ * nobody has to wait for another, nor count what is in the map.
+ */
+struct flow_tally {
+	__u64 published; /* by the programs */
+	__u64 closed;	 /* deleted by the programs */
+	__u64 taken;	 /* deleted by the daemon */
 };
 
 /* Kept on the socket itself, from connect until the socket is freed. */

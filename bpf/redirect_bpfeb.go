@@ -72,6 +72,13 @@ type redirectFlowKey struct {
 	Reserved     uint32
 }
 
+type redirectFlowTally struct {
+	_         structs.HostLayout
+	Published uint64
+	Closed    uint64
+	Taken     uint64
+}
+
 type redirectListener struct {
 	_     structs.HostLayout
 	Port4 uint16
@@ -91,6 +98,7 @@ const (
 	redirectMapListeners           = "listeners"
 	redirectMapOrigDsts            = "orig_dsts"
 	redirectMapPorts               = "ports"
+	redirectMapTally               = "tally"
 	redirectMapTold                = "told"
 	redirectProgSluiceBind4        = "sluice_bind4"
 	redirectProgSluiceBind6        = "sluice_bind6"
@@ -103,10 +111,10 @@ const (
 	redirectProgSluiceSendmsg6     = "sluice_sendmsg6"
 	redirectProgSluiceSetsockopt   = "sluice_setsockopt"
 	redirectProgSluiceSockCreate   = "sluice_sock_create"
-	redirectProgSluiceSockRelease  = "sluice_sock_release"
 	redirectProgSluiceSockops      = "sluice_sockops"
 	redirectVarEventType           = "event_type"
 	redirectVarHaveSetRetval       = "have_set_retval"
+	redirectVarMaxFlows            = "max_flows"
 	redirectVarStrict              = "strict"
 )
 
@@ -163,7 +171,6 @@ type redirectProgramSpecs struct {
 	SluiceSendmsg6     *ebpf.ProgramSpec `ebpf:"sluice_sendmsg6"`
 	SluiceSetsockopt   *ebpf.ProgramSpec `ebpf:"sluice_setsockopt"`
 	SluiceSockCreate   *ebpf.ProgramSpec `ebpf:"sluice_sock_create"`
-	SluiceSockRelease  *ebpf.ProgramSpec `ebpf:"sluice_sock_release"`
 	SluiceSockops      *ebpf.ProgramSpec `ebpf:"sluice_sockops"`
 }
 
@@ -180,6 +187,7 @@ type redirectMapSpecs struct {
 	Listeners *ebpf.MapSpec `ebpf:"listeners"`
 	OrigDsts  *ebpf.MapSpec `ebpf:"orig_dsts"`
 	Ports     *ebpf.MapSpec `ebpf:"ports"`
+	Tally     *ebpf.MapSpec `ebpf:"tally"`
 	Told      *ebpf.MapSpec `ebpf:"told"`
 }
 
@@ -189,6 +197,7 @@ type redirectMapSpecs struct {
 type redirectVariableSpecs struct {
 	EventType     *ebpf.VariableSpec `ebpf:"event_type"`
 	HaveSetRetval *ebpf.VariableSpec `ebpf:"have_set_retval"`
+	MaxFlows      *ebpf.VariableSpec `ebpf:"max_flows"`
 	Strict        *ebpf.VariableSpec `ebpf:"strict"`
 }
 
@@ -221,6 +230,7 @@ type redirectMaps struct {
 	Listeners *ebpf.Map `ebpf:"listeners"`
 	OrigDsts  *ebpf.Map `ebpf:"orig_dsts"`
 	Ports     *ebpf.Map `ebpf:"ports"`
+	Tally     *ebpf.Map `ebpf:"tally"`
 	Told      *ebpf.Map `ebpf:"told"`
 }
 
@@ -235,6 +245,7 @@ func (m *redirectMaps) Close() error {
 		m.Listeners,
 		m.OrigDsts,
 		m.Ports,
+		m.Tally,
 		m.Told,
 	)
 }
@@ -245,6 +256,7 @@ func (m *redirectMaps) Close() error {
 type redirectVariables struct {
 	EventType     *ebpf.Variable `ebpf:"event_type"`
 	HaveSetRetval *ebpf.Variable `ebpf:"have_set_retval"`
+	MaxFlows      *ebpf.Variable `ebpf:"max_flows"`
 	Strict        *ebpf.Variable `ebpf:"strict"`
 }
 
@@ -263,7 +275,6 @@ type redirectPrograms struct {
 	SluiceSendmsg6     *ebpf.Program `ebpf:"sluice_sendmsg6"`
 	SluiceSetsockopt   *ebpf.Program `ebpf:"sluice_setsockopt"`
 	SluiceSockCreate   *ebpf.Program `ebpf:"sluice_sock_create"`
-	SluiceSockRelease  *ebpf.Program `ebpf:"sluice_sock_release"`
 	SluiceSockops      *ebpf.Program `ebpf:"sluice_sockops"`
 }
 
@@ -280,7 +291,6 @@ func (p *redirectPrograms) Close() error {
 		p.SluiceSendmsg6,
 		p.SluiceSetsockopt,
 		p.SluiceSockCreate,
-		p.SluiceSockRelease,
 		p.SluiceSockops,
 	)
 }

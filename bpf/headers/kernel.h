@@ -42,7 +42,9 @@ typedef long long __s64;
 #define BPF_MAP_TYPE_RINGBUF 27
 
 #define BPF_F_NO_PREALLOC 1
+#define BPF_F_MMAPABLE (1 << 10)
 #define BPF_ANY 0
+#define BPF_NOEXIST 1
 #define BPF_SK_STORAGE_GET_F_CREATE 1
 #define BPF_RB_NO_WAKEUP 1
 
@@ -98,6 +100,7 @@ typedef long long __s64;
 #define PACKET_QDISC_BYPASS 20
 #define SO_BINDTODEVICE 25
 #define SO_BINDTOIFINDEX 62
+#define EEXIST 17
 #define EPROTONOSUPPORT 93
 #define EADDRINUSE 98
 #define ECONNREFUSED 111
