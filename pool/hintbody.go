@@ -207,13 +207,19 @@ func (c *collector) dailyQuota(id string) {
 	if !strings.Contains(id, "PerDay") {
 		return
 	}
-	zone, err := time.LoadLocation("America/Los_Angeles")
+	if wait, ok := c.untilMidnight("America/Los_Angeles"); ok {
+		c.add(hintFirm, wait, id, "until midnight in Los Angeles")
+	}
+}
+
+// untilMidnight is how long a day still is in a zone.
+func (c *collector) untilMidnight(name string) (time.Duration, bool) {
+	zone, err := time.LoadLocation(name)
 	if err != nil {
-		return // the zone is compiled in
+		return 0, false // the zones are compiled in
 	}
 	local := c.ref.In(zone)
-	midnight := time.Date(local.Year(), local.Month(), local.Day()+1, 0, 0, 0, 0, zone)
-	c.add(hintFirm, midnight.Sub(c.ref), id, "until midnight in Los Angeles")
+	return time.Date(local.Year(), local.Month(), local.Day()+1, 0, 0, 0, 0, zone).Sub(c.ref), true
 }
 
 // echoedFields are those of an upstream's upstream that a body carries along.
@@ -238,7 +244,8 @@ var (
 	proseTerm = regexp.MustCompile(`(?i)(\d+(?:\.\d+)?)\s*(` + proseUnits + `)`)
 	proseTime = regexp.MustCompile(`(?i)\b(?:resets?|try again|retry|available|access|until)\b[^.\d]{0,40}?` +
 		`(\d{4}-\d\d-\d\d(?:T| (?:at )?)\d\d:\d\d(?::\d\d(?:\.\d+)?)?\s?(?:Z|UTC|[+-]\d\d:?\d\d)?)`)
-	prosePipe = regexp.MustCompile(`(?i)limit reached\|(\d{10,13})\b`)
+	proseMidnight = regexp.MustCompile(`(?i)\bresets?\b[^.\d]{0,40}?\b(?:midnight|00:00)[\s,(]*(?:(UTC|GMT)|Pacific|P[DS]?T)\b`)
+	prosePipe     = regexp.MustCompile(`(?i)limit reached\|(\d{10,13})\b`)
 )
 
 // proseDate makes of a date in a sentence, "2026-12-01 at 00:00 UTC", one that is parsed.
@@ -275,6 +282,15 @@ func (c *collector) prose(message string) {
 			c.add(hintText, sum, "message", m[2])
 		}
 		return
+	}
+	if m := proseMidnight.FindStringSubmatch(message); m != nil {
+		zone := "America/Los_Angeles"
+		if m[1] != "" {
+			zone = "UTC"
+		}
+		if wait, ok := c.untilMidnight(zone); ok {
+			c.add(hintText, wait, "message", m[0])
+		}
 	}
 }
 
