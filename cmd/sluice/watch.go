@@ -217,8 +217,9 @@ func (p *painter) paint(status api.PoolStatus, lost error) error {
 	if err := c.printPool(status); err != nil {
 		return err
 	}
+	away := ""
 	if lost != nil {
-		fmt.Fprintf(&shown, "\n%s: %s; going on once it is back\n", c.state("failed"), oneLine(lost))
+		away = fmt.Sprintf("\n%s: %s; going on once it is back\n", c.state("failed"), oneLine(lost))
 	}
 	columns, rows := 80, 24
 	if file, ok := p.stdout.(*os.File); ok {
@@ -231,9 +232,29 @@ func (p *painter) paint(status api.PoolStatus, lost error) error {
 		// Not higher than the screen: what has left it above cannot be painted over.
 		over = fmt.Sprintf("\r\x1b[%dA\x1b[J", min(p.lines, rows-1))
 	}
-	p.lines = height(shown.String(), columns)
-	_, err := io.WriteString(p.stdout, over+shown.String())
+	// A line above stays, too: tmux keeps a copy of what is cleared from the first line on.
+	painted := fitting(shown.String(), columns, rows-2-height(away, columns)) + away
+	p.lines = height(painted, columns)
+	_, err := io.WriteString(p.stdout, over+painted)
 	return err
+}
+
+// fitting is what so many lines of a terminal have room for: more would scroll away, anew with each painting.
+func fitting(painted string, columns, lines int) string {
+	if height(painted, columns) <= lines {
+		return painted
+	}
+	var kept strings.Builder
+	left, out := lines-1, 0 // the last one is for how many were left out
+	for line := range strings.Lines(painted) {
+		if left -= height(line, columns); left < 0 || out > 0 {
+			out++
+			continue
+		}
+		kept.WriteString(line)
+	}
+	fmt.Fprintf(&kept, "... and %d more\n", out)
+	return kept.String()
 }
 
 // height is how many lines of a terminal a text takes.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -52,5 +53,22 @@ func TestHeight(t *testing.T) {
 		if got := height(painted, 10); got != lines {
 			t.Errorf("%q takes %d lines, not %d", painted, got, lines)
 		}
+	}
+}
+
+func TestFitting(t *testing.T) {
+	t.Parallel()
+	const painted = "pool  p\n\na  active\nb  standby\nc  standby\n"
+	for lines, want := range map[int]string{
+		6: painted, 5: painted,
+		4: "pool  p\n\na  active\n... and 2 more\n",
+		2: "pool  p\n... and 4 more\n",
+	} {
+		if got := fitting(painted, 80, lines); got != want {
+			t.Errorf("in %d lines: %q, want %q", lines, got, want)
+		}
+	}
+	if got := fitting(painted, 5, 4); !strings.HasPrefix(got, "pool  p\n\n... and 3 more") {
+		t.Errorf("where lines wrap: %q", got)
 	}
 }
