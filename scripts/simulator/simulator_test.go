@@ -214,6 +214,32 @@ func TestUnknownCredential(t *testing.T) {
 	}
 }
 
+// What an agent asks before it begins is answered without a credential, or with one that is used up.
+func TestAgentsMayBegin(t *testing.T) {
+	t.Parallel()
+	sim := start(t, simulator.Options{Credentials: []simulator.Credential{{Name: "first", Secret: "at-first", AccountID: "account-1"}}})
+	if err := sim.Spend("first", time.Hour); err != nil {
+		t.Fatal(err)
+	}
+	c := client(t, sim, "h2")
+	mine := map[string]string{"Authorization": "Bearer at-first", "Chatgpt-Account-Id": "account-1"}
+	for _, test := range []struct {
+		url    string
+		header map[string]string
+		status int
+	}{
+		{"https://api.anthropic.com/api/hello", nil, 200},
+		{"https://platform.claude.com/v1/oauth/hello", nil, 200},
+		{"https://chatgpt.com/backend-api/wham/accounts/check", mine, 200},
+		{"https://chatgpt.com/backend-api/wham/accounts/check", map[string]string{"Authorization": "Bearer at-first"}, 401},
+		{"https://chatgpt.com/backend-api/codex/models", mine, 429},
+	} {
+		if r, body := send(t, c, "GET", test.url, test.header, nil); r.StatusCode != test.status {
+			t.Errorf("%s: %s, want %d: %s", test.url, r.Status, test.status, body)
+		}
+	}
+}
+
 func TestStyles(t *testing.T) {
 	t.Parallel()
 	hosts := map[string]string{
