@@ -74,10 +74,10 @@ func (in *Interceptor) watch(ctx context.Context, t *target, path string) bool {
 	for e := range events {
 		switch e {
 		case cgroup.Populated:
-			in.ops.Lock()
-			if err := in.scan(ctx, t); err != nil && ctx.Err() == nil {
+			if err := in.search(t); err != nil && ctx.Err() == nil {
 				in.opts.Log.Error("namespace without listener: its connects are refused", "target", t.ID, "error", err)
 			}
+			in.ops.Lock()
 			in.confide(ctx, t, witness(t, 0))
 			in.ops.Unlock()
 		case cgroup.Removed:

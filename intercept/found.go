@@ -11,28 +11,35 @@ import (
 )
 
 // found adopts the namespace that an event tells of. Its process may have ended by now, refused, and the one
-// that has started it be there still. The caller holds ops.
+// that has started it be there still.
 func (in *Interceptor) found(e bpf.EventNoListener) error {
-	err := in.adopt(in.live, int(e.PID))
-	if errors.Is(err, errCrowded) {
-		return nil
-	}
-	if err != nil {
+	known, err := in.adoptTold(e)
+	if err != nil || known {
 		return err
-	}
-	in.mu.RLock()
-	known := in.spaces[e.Cookie] != nil
-	in.mu.RUnlock()
-	if known {
-		return nil
 	}
 	var failed []error
 	for _, t := range in.attachedTargets() {
-		if err := in.scan(in.live, t); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := in.search(t); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			failed = append(failed, err)
 		}
 	}
 	return errors.Join(failed...)
+}
+
+// adoptTold adopts the namespace of an event's process, and tells whether that is all there is to do.
+func (in *Interceptor) adoptTold(e bpf.EventNoListener) (known bool, err error) {
+	in.ops.Lock()
+	defer in.ops.Unlock()
+	if in.stopped {
+		return true, nil
+	}
+	err = in.adopt(in.live, int(e.PID))
+	if errors.Is(err, errCrowded) {
+		return true, nil
+	}
+	in.mu.RLock()
+	defer in.mu.RUnlock()
+	return in.spaces[e.Cookie] != nil, err
 }
 
 // reports are the kernel's events that wait to be dealt with, those of each target in a queue of its own. They take turns: a
@@ -94,13 +101,9 @@ func (in *Interceptor) adoptReported(r *reports) {
 			return
 		}
 		for e, ok := r.next(); ok; e, ok = r.next() {
-			in.ops.Lock()
-			if !in.stopped {
-				if err := in.found(e); err != nil {
-					in.opts.Log.Error("namespace without listener: its connects are refused", "pid", e.PID, "error", err)
-				}
+			if err := in.found(e); err != nil {
+				in.opts.Log.Error("namespace without listener: its connects are refused", "pid", e.PID, "error", err)
 			}
-			in.ops.Unlock()
 		}
 	}
 }

@@ -56,13 +56,16 @@ func (in *Interceptor) newLinks() *guard.Guard {
 	}
 	return guard.New(guard.Options{
 		Programs: in.opts.Guard, Rules: in.rules, Name: in.opts.GuardName, Backend: in.opts.GuardBackend, Volatile: in.opts.GuardVolatile, Log: in.opts.Log,
-		Moved: func() {
-			select {
-			case in.moved <- struct{}{}:
-			default: // one look is due already
-			}
-		},
+		Moved: in.lookAround, // the way out of a new namespace is a link that was made in, or moved out of, one that is known
 	})
+}
+
+// lookAround has new namespaces looked for, soon.
+func (in *Interceptor) lookAround() {
+	select {
+	case in.moved <- struct{}{}:
+	default: // one look is due already
+	}
 }
 
 // rules are what a table of nftables is made from.
@@ -107,8 +110,7 @@ func (in *Interceptor) refreshGuards() {
 	}
 }
 
-// followLinks looks for new namespaces when links came or went: the way out of one is a link that
-// was made in, or moved out of, one that is known.
+// followLinks looks for new namespaces when it is told to, by lookAround.
 func (in *Interceptor) followLinks() {
 	for {
 		select {
@@ -116,16 +118,11 @@ func (in *Interceptor) followLinks() {
 		case <-in.live.Done():
 			return
 		}
-		in.ops.Lock()
 		for _, t := range in.attachedTargets() {
-			if in.stopped {
-				break
-			}
-			if err := in.scan(in.live, t); err != nil && in.live.Err() == nil {
+			if err := in.search(t); err != nil && in.live.Err() == nil {
 				in.opts.Log.Debug("namespaces not looked for", "target", t.ID, "error", err)
 			}
 		}
-		in.ops.Unlock()
 	}
 }
 

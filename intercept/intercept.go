@@ -143,7 +143,7 @@ type Interceptor struct {
 	pipes     *splice.Pipes
 	ready     chan struct{}
 	links     *guard.Guard  // nil: links are not guarded
-	moved     chan struct{} // links of a namespace came or went
+	moved     chan struct{} // new namespaces are to be looked for
 
 	live context.Context // ends when Run's context does: no new work
 	halt context.CancelFunc

@@ -34,7 +34,27 @@ type space struct {
 // that ends meanwhile is no error, nor is a namespace in which nobody can listen, if there is one in which we do: an agent
 // makes what namespaces it likes, and the others of its target are not to suffer. The caller holds ops.
 func (in *Interceptor) scan(ctx context.Context, t *target) error {
-	pids, err := cgroup.Processes(t.Cgroup)
+	return in.each(t, func(pid int) error { return in.adopt(ctx, pid) })
+}
+
+// search is scan for who does not hold ops: others that wait for it come in between.
+func (in *Interceptor) search(t *target) error {
+	return in.each(t, func(pid int) error {
+		in.ops.Lock()
+		defer in.ops.Unlock()
+		if in.stopped {
+			return nil
+		}
+		return in.adopt(in.live, pid)
+	})
+}
+
+// each calls adopt for a process in each namespace of a target's that has no listener.
+func (in *Interceptor) each(t *target, adopt func(pid int) error) error {
+	in.mu.RLock()
+	path := t.Cgroup
+	in.mu.RUnlock()
+	pids, err := cgroup.Processes(path)
 	if err != nil {
 		return err
 	}
@@ -53,7 +73,7 @@ func (in *Interceptor) scan(ctx context.Context, t *target) error {
 		if err != nil || known[inode] {
 			continue
 		}
-		err = in.adopt(ctx, pid)
+		err = adopt(pid)
 		if errors.Is(err, errCrowded) {
 			break
 		}
@@ -325,7 +345,7 @@ func (in *Interceptor) hold(s *space, p *process) {
 			return
 		}
 		s.holder = nil
-		if err := in.review(in.live, s); err != nil {
+		if err := in.review(s); err != nil {
 			in.opts.Log.Error("listener not taken back", "error", err)
 		}
 	})
@@ -348,14 +368,14 @@ func (in *Interceptor) release(t *target) error {
 			s.holder.close() // it may be one of the target's
 			s.holder = nil
 		}
-		failed = append(failed, in.review(in.live, s))
+		failed = append(failed, in.review(s))
 	}
 	return errors.Join(failed...)
 }
 
 // review finds out which targets still use a space that has lost its holder, and gives
 // it up if there is none. The caller holds ops.
-func (in *Interceptor) review(ctx context.Context, s *space) error {
+func (in *Interceptor) review(s *space) error {
 	in.stay(s)
 	p := in.survey(s)
 	if p == nil && len(s.pins) > 0 {
@@ -377,13 +397,7 @@ func (in *Interceptor) review(ctx context.Context, s *space) error {
 	in.opts.Exchange.CloseNetNS(cookie)
 	s.home.release()
 	// Somebody may have come between the survey and the withdrawal, and saw a listener.
-	for _, t := range in.attachedTargets() {
-		if err == nil {
-			if missed := in.scan(ctx, t); missed != nil && !errors.Is(missed, fs.ErrNotExist) {
-				err = missed
-			}
-		}
-	}
+	in.lookAround()
 	return err
 }
 

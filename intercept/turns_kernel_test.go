@@ -9,11 +9,16 @@ import (
 	"github.com/sluice-proxy/sluice/bpf"
 )
 
-// slowLedger is one whose kernel takes its time to take a namespace back, as a busy one does.
+// slowLedger is one whose kernel takes its time for each namespace, as a busy one does.
 type slowLedger struct {
 	*ledger
 	mu       sync.Mutex
 	withdraw int
+}
+
+func (l *slowLedger) SetListener(cookie uint64, v bpf.Listener) error {
+	time.Sleep(20 * time.Millisecond)
+	return l.ledger.SetListener(cookie, v)
 }
 
 func (l *slowLedger) DeleteListener(cookie uint64) error {
@@ -84,4 +89,29 @@ func TestReportsTakeTurns(t *testing.T) {
 	if want := []uint32{0, 1001, 1, 1002, 2}; !slices.Equal(order[:5], want) || len(order) != maxReports+2 || len(r.of) != 0 {
 		t.Errorf("%v, want %v at first, %d in all", order, want, maxReports+2)
 	}
+}
+
+// TestNamespacesThatAreFoundKeepNobodyWaiting: nor does an attach wait until all namespaces have listeners that are found at a time.
+func TestNamespacesThatAreFoundKeepNobodyWaiting(t *testing.T) {
+	const many = 24
+	dir, other := newCgroup(t), newCgroup(t)
+	b, l := newSlowBench(t)
+	for _, c := range []string{dir, other} {
+		startIn(t, c, nil)
+	}
+	_, err := b.Attach(t.Context(), Request{Cgroup: dir})
+	must(t, err)
+	for range many {
+		startIn(t, dir, newNetNS(t))
+	}
+	b.kernel.events <- bpf.EventNoListener{PID: 1 << 30} // who has ended
+	published := func() int { _, n := l.counts(); return n }
+	eventually(t, "the first of them", func() bool { return published() > 1 })
+	before := published()
+	_, err = b.Attach(t.Context(), Request{Cgroup: other})
+	must(t, err)
+	if n := published() - before; n > many/3 {
+		t.Errorf("%d of %d went first", n, many)
+	}
+	eventually(t, "all of them", func() bool { return published() == many+1 })
 }
