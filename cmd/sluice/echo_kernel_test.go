@@ -14,7 +14,7 @@ func TestSecretsThatAnUpstreamRepeats(t *testing.T) {
 	h := newHouse(t, nil)
 	if err := h.sim.SetBehaviour("first", simulator.Behaviour{
 		Refusal: "custom", Status: http.StatusBadRequest, Header: map[string][]string{"X-Key": {openaiFirst}, "Content-Type": {"application/json"}},
-		Body: `{"error":{"message":"Incorrect API key provided: ` + openaiFirst + `"}}`,
+		Body: `{"error":{"message":"there is no such model for ` + openaiFirst + `"}}`,
 	}); err != nil {
 		t.Fatal(err)
 	}

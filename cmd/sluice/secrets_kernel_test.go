@@ -30,7 +30,7 @@ import (
 // secretsOf are one of each kind that there is. The odd one is written in another way
 // wherever it is encoded.
 var secretsOf = map[string]string{
-	"a key": "sk-given-31415926535897", "an odd key": `sk-/+"&<\é~27182818284590`, "a key in a file": "sk-file-14142135623730",
+	"a key": "sk-given-31415926535897", "an odd key": `sk-/+"&<\e~27182818284590`, "a key in a file": "sk-file-14142135623730",
 	"a key in a variable": "sk-env-17320508075688", "a key of a command": "sk-command-22360679774997", "a key in Vault": "sk-vault-26457513110645",
 	"Vault's token": "hvs.token-33166247903553", "the command's token": "op-token-36055512754639", "an access token": "at-first-41231056256176",
 	"a refresh token": "rt-first-43588989435406", "another refresh token": "rt-second-47958315233127", "an extra header": "account-53851648071345",
