@@ -327,7 +327,34 @@ func (r *Redirect) adoptLinks() error {
 			}
 			continue
 		}
+		if err := a.dropOthers(); err != nil {
+			return errors.Join(err, a.close())
+		}
 		r.links[id] = a
+	}
+	return nil
+}
+
+// dropOthers takes off the hooks of another version that this one has no program for: theirs would go on, over maps that
+// nobody else has any more.
+func (a *attachment) dropOthers() error {
+	entries, err := os.ReadDir(a.dir)
+	if err != nil {
+		return fmt.Errorf("read pinned links: %w", err)
+	}
+	for _, e := range entries {
+		if slices.Contains(a.names, e.Name()) {
+			continue
+		}
+		if l, err := link.LoadPinnedLink(filepath.Join(a.dir, e.Name()), nil); err == nil {
+			if err := l.Detach(); err != nil && !errors.Is(err, unix.ENOLINK) {
+				return errors.Join(fmt.Errorf("detach %s: %w", e.Name(), err), l.Close())
+			}
+			_ = l.Close()
+		}
+		if err := a.unpin(e.Name()); err != nil {
+			return err
+		}
 	}
 	return nil
 }

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 
@@ -52,6 +53,36 @@ func TestLoadAdoptsItsPins(t *testing.T) {
 	if got := w.agent.do(order{Do: "dial", Dst: origin4}); got.Said != "origin" {
 		t.Errorf("detached: %+v", got)
 	}
+}
+
+// TestLoadTakesOffHooksThatItDoesNotKnow: another version had more of them.
+func TestLoadTakesOffHooksThatItDoesNotKnow(t *testing.T) {
+	w := newWorld(t, bpf.Options{})
+	must(t, w.Close())
+	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+		Type: ebpf.CGroupSock, AttachType: ebpf.AttachCgroupInetSockRelease, License: "GPL",
+		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 1), asm.Return()},
+	})
+	must(t, err)
+	defer prog.Close()
+	other, err := link.AttachCgroup(link.CgroupOptions{Path: w.cgroup, Attach: ebpf.AttachCgroupInetSockRelease, Program: prog})
+	must(t, err)
+	pin := filepath.Join(w.pins, "links", fmt.Sprint(inode(t, w.cgroup)), "sock_release")
+	must(t, errors.Join(other.Pin(pin), other.Close()))
+	w.Redirect = load(t, bpf.Options{PinDir: w.pins})
+	if _, err := os.Stat(pin); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("its pin: %v", err)
+	}
+	dir, err := os.Open(w.cgroup)
+	must(t, err)
+	defer dir.Close()
+	on, err := link.QueryPrograms(link.QueryOptions{Target: int(dir.Fd()), Attach: ebpf.AttachCgroupInetSockRelease})
+	if err != nil || len(on.Programs) != 0 {
+		t.Errorf("still on the cgroup: %+v, %v", on, err)
+	}
+	must(t, w.Attach(w.cgroup))
+	welcome(t, w.Redirect, w.Agent)
+	w.proxied(t, order{Do: "dial", Dst: origin4})
 }
 
 // hooks is how many programs a cgroup gets on this kernel.
