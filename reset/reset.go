@@ -148,34 +148,48 @@ func (r *Resetter) Run(ctx context.Context) error {
 		case <-r.wake:
 		case <-retry.C:
 		}
-		due, err := r.opts.Ledger.DueResets(ctx)
+		due, err := r.claim(ctx)
 		if err != nil && ctx.Err() == nil {
 			r.opts.Log.Error("auth resets cannot be read", "error", err)
 			retry.Reset(ledgerRetry)
 		}
-		for _, d := range due {
-			if waiter, mine := r.claim(d); mine {
-				running.Go(func() {
-					r.carryOut(ctx, d, waiter)
-					r.release(d)
-				})
-			}
+		for _, c := range due {
+			running.Go(func() {
+				r.carryOut(ctx, c.DueReset, c.waiter)
+				r.release(c.DueReset)
+			})
 		}
 	}
 }
 
-// claim says whether the reset is not under way yet, and who waits for it, if anybody.
-func (r *Resetter) claim(d pool.DueReset) (waiter chan<- []Outcome, mine bool) {
+// claimed is a reset that is to be begun, and who waits for it, if anybody.
+type claimed struct {
+	pool.DueReset
+	waiter chan<- []Outcome
+}
+
+// claim lists what is due and not under way. The lock is held from before it is read: what ends while it
+// is would be listed as due, and be under way no more.
+func (r *Resetter) claim(ctx context.Context) ([]claimed, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.busy[d.ID] {
-		return nil, false
+	due, err := r.opts.Ledger.DueResets(ctx)
+	if err != nil {
+		return nil, err
 	}
-	r.busy[d.ID] = true
-	if d.Seq == 0 && r.waiters[d.Pool] != nil {
-		waiter = r.waiters[d.Pool]
+	var all []claimed
+	for _, d := range due {
+		if r.busy[d.ID] {
+			continue
+		}
+		r.busy[d.ID] = true
+		c := claimed{DueReset: d}
+		if d.Seq == 0 && r.waiters[d.Pool] != nil {
+			c.waiter = r.waiters[d.Pool]
+		}
+		all = append(all, c)
 	}
-	return waiter, true
+	return all, nil
 }
 
 // release lets the next reset of the pool begin.

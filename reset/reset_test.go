@@ -269,6 +269,59 @@ func TestWhatCannotBeReadIsReadAgain(t *testing.T) {
 	r.events(2)
 }
 
+// slow takes its time with what it has read, if it is told to.
+type slow struct {
+	reset.Ledger
+	next atomic.Pointer[func()]
+}
+
+func (s *slow) DueResets(ctx context.Context) ([]pool.DueReset, error) {
+	due, err := s.Ledger.DueResets(ctx)
+	if wait := s.next.Swap(nil); wait != nil {
+		(*wait)()
+	}
+	return due, err
+}
+
+// TestWhatEndsWhileItIsListedIsNotDoneAgain: a reset ends between another look at what is due and what follows from that.
+func TestWhatEndsWhileItIsListedIsNotDoneAgain(t *testing.T) {
+	t.Parallel()
+	var ledger *slow
+	r := newRig(t, func(o *reset.Options) {
+		o.Always = true
+		ledger = &slow{Ledger: o.Ledger}
+		o.Ledger = ledger
+	})
+	end := make(chan struct{})
+	r.stage.exec = func(context.Context, reset.Command) (reset.Result, error) {
+		<-end
+		return reset.Result{}, nil
+	}
+	r.recover("p")
+	<-r.stage.began
+	listed := make(chan struct{})
+	wait := func() {
+		close(end)
+		for at := time.Now(); time.Since(at) < 5*time.Second; time.Sleep(time.Millisecond) {
+			if due, err := r.keep.DueResets(context.Background()); err == nil && len(due) == 1 {
+				break // loose
+			}
+		}
+		time.Sleep(100 * time.Millisecond) // for whoever ended it to say so
+		close(listed)
+	}
+	ledger.next.Store(&wait)
+	r.recover("loose") // has it look
+	<-listed
+	time.Sleep(100 * time.Millisecond) // for it to begin again
+	r.settled()
+	for _, e := range r.events(2) {
+		if e.Pool == "p" && e.Kind != pool.EventAuthReset {
+			t.Errorf("%+v", e)
+		}
+	}
+}
+
 // TestNobodyWaitsInVain: of many who ask one after the other, each gets an answer.
 func TestNobodyWaitsInVain(t *testing.T) {
 	t.Parallel()
