@@ -238,7 +238,7 @@ func hear(fd int) (answer, error) {
 		return answer{}, err
 	}
 	said := make([]byte, 256)
-	n, err := unix.Read(fd, said)
+	n, err := again(func() (int, error) { return unix.Read(fd, said) })
 	if err != nil {
 		return answer{Peer: text(peer)}, err
 	}
@@ -252,7 +252,7 @@ func (s *state) dial(o order) (answer, error) {
 	}
 	defer func() { _ = unix.Close(fd) }()
 	dst, _ := sockaddr(o.Dst)
-	if err := unix.Connect(fd, dst); err != nil {
+	if _, err := again(func() (int, error) { return 0, unix.Connect(fd, dst) }); err != nil {
 		return answer{}, err
 	}
 	if o.FastOpenConnect { // the SYN leaves with the first write
@@ -308,4 +308,12 @@ func (s *state) goDial(o order) (answer, error) {
 	defer func() { _ = c.Close() }()
 	said, err := io.ReadAll(c)
 	return answer{Said: string(said), Peer: c.RemoteAddr().String()}, err
+}
+
+// again has a system call go on that was interrupted: what is left of an io_uring when it has been closed comes between the
+// next ones, which with a time-out are not begun again by themselves.
+func again(call func() (int, error)) (n int, err error) {
+	for n, err = call(); errors.Is(err, unix.EINTR); n, err = call() {
+	}
+	return n, err
 }
