@@ -89,7 +89,9 @@ func (h *host) onKernel(ctx context.Context, i image, name, parcel string) error
 const ofTheKernel = "^Test(Probe|Ways.*|Strict|WithoutIPv6|Guard.*|OlderConnections|ServersAreLetBe|Vigil|TakeIsOnce|LoadAdoptsItsPins|RemoveLeavesNothing)$"
 
 // notInAGuest are those of them that are not for the guest; docs/kernels.md says why each is not.
-const notInAGuest = "^TestGuardOutlivesTheDaemon$|^TestWaysOfAsking$/^case_40_programs$|^TestWaysOut$/^namespaces_of_its_own$"
+const notInAGuest = "^TestGuardOutlivesTheDaemon$|^TestWaysOfAsking$/^case_40_programs$|^TestWaysOut$/^namespaces_of_its_own$" +
+	"|^TestGuardFrames$/^around_the_queues_in_32_bits$" +
+	"|^TestWaysOfAsking$/^case_16_frames_of_its_own_making$/^around_the_queues_in_32_bits$"
 
 // wants reports whether a test is among those that were asked for.
 func (h *host) wants(test string) bool {
