@@ -135,7 +135,8 @@ type found struct{ at, end, form int }
 // it is valid if none was found in whole.
 func (m *Matcher) next(p []byte, from int) (first found, begun int) {
 	h := hunt{m: m, p: p, from: from, first: found{form: -1}, begun: len(p)}
-	for q := from; ; q += m.stride {
+	// The first sample is as far on as one may be that is in whatever begins at from.
+	for q := from + m.stride - 1; ; q += m.stride {
 		if q >= from+reach {
 			q = m.sieve.pass(p, q, m.stride)
 		}
@@ -237,6 +238,9 @@ func (m *Matcher) tail(p []byte, from int) int {
 		s--
 	}
 	for ; s+1 < len(p); s++ {
+		if m.bytes[p[s]]&isFirst == 0 {
+			continue // asked for first: all pairs are many cache lines
+		}
 		pair := uint16(p[s]) | uint16(p[s+1])<<8
 		if m.pairs[pair/64]&(1<<(pair%64)) == 0 {
 			continue
