@@ -69,14 +69,18 @@ func (r *Redirect) GuardProgram(arphrd uint16) *ebpf.Program {
 // GuardLink puts the guard before all other programs on what leaves by a link of the
 // calling thread's network namespace, whose cookie is netns. It does nothing if it is there
 // already. What is pinned outlives this process. The error matches [ebpf.ErrNotSupported] where
-// the kernel has no tcx (before Linux 6.6).
-func (r *Redirect) GuardLink(netns uint64, index int, arphrd uint16) (err error) {
+// the kernel has no tcx (before Linux 6.6), and [unix.E2BIG] where it is on most links of the namespace
+// already; 0 is any number.
+func (r *Redirect) GuardLink(netns uint64, index int, arphrd uint16, most int) (err error) {
 	prog, kind := r.guard.program(arphrd)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	there, err := guards(index, prog)
 	if err != nil || there {
 		return err
+	}
+	if most > 0 && len(r.guard.links[netns]) >= most {
+		return fmt.Errorf("attach to link %d: %w", index, unix.E2BIG)
 	}
 	l, err := link.AttachTCX(link.TCXOptions{Interface: index, Program: prog, Attach: ebpf.AttachTCXEgress, Anchor: link.Head()})
 	if err != nil {

@@ -97,7 +97,7 @@ func index(t testing.TB, netns, name string) (index int) {
 func (w *world) guardAll(t testing.TB) {
 	t.Helper()
 	guard := func(index int, arphrd uint16) error {
-		if err := w.GuardLink(w.doorman.cookie, index, arphrd); !errors.Is(err, ebpf.ErrNotSupported) {
+		if err := w.GuardLink(w.doorman.cookie, index, arphrd, 0); !errors.Is(err, ebpf.ErrNotSupported) {
 			return err
 		}
 		qdisc := &netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{
@@ -383,7 +383,7 @@ func TestGuardOutlivesTheDaemon(t *testing.T) {
 		t.Errorf("%d links, namespaces %v", n, all)
 	}
 	must(t, kerneltest.In(w.Agent, func() error { return run(t, "ip", "link", "add", "v0", "type", "veth", "peer", "name", "v1") }))
-	must(t, kerneltest.In(w.Agent, func() error { return w.GuardLink(w.doorman.cookie, linkIndex("v0"), unix.ARPHRD_ETHER) }))
+	must(t, kerneltest.In(w.Agent, func() error { return w.GuardLink(w.doorman.cookie, linkIndex("v0"), unix.ARPHRD_ETHER, 0) }))
 	must(t, kerneltest.In(w.Agent, func() error { return run(t, "ip", "link", "del", "v0") }))
 	eventually(t, "a link that is gone is let go of", func() bool {
 		must(t, w.SweepGuard(w.doorman.cookie))

@@ -23,10 +23,10 @@ import (
 // lenient is a guard's programs that let everything pass.
 type lenient struct{ *ebpf.Program }
 
-func (lenient) GuardLink(uint64, int, uint16) error { return ebpf.ErrNotSupported }
-func (lenient) SweepGuard(uint64) error             { return nil }
-func (lenient) Unguard(uint64) error                { return nil }
-func (p lenient) GuardProgram(uint16) *ebpf.Program { return p.Program }
+func (lenient) GuardLink(uint64, int, uint16, int) error { return ebpf.ErrNotSupported }
+func (lenient) SweepGuard(uint64) error                  { return nil }
+func (lenient) Unguard(uint64) error                     { return nil }
+func (p lenient) GuardProgram(uint16) *ebpf.Program      { return p.Program }
 
 // TestDetachAllClearsGuards has a daemon die that guarded links as older kernels need it: nobody
 // remembers in which namespaces it did, and nothing of it is pinned.

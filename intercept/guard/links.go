@@ -28,8 +28,9 @@ const (
 // Programs are what judges packets. *bpf.Redirect has them. An ARPHRD type says which one a link needs.
 type Programs interface {
 	// GuardLink puts one on a link of the calling thread's namespace by tcx, once. The error
-	// matches ebpf.ErrNotSupported where there is no tcx.
-	GuardLink(netns uint64, index int, arphrd uint16) error
+	// matches ebpf.ErrNotSupported where there is no tcx, and unix.E2BIG where most links of the
+	// namespace (0: any number) have one.
+	GuardLink(netns uint64, index int, arphrd uint16, most int) error
 	// SweepGuard lets go of the links of a namespace that are gone.
 	SweepGuard(netns uint64) error
 	// Unguard takes off what GuardLink put on.
@@ -44,7 +45,13 @@ type Namespace interface {
 	Do(f func() error) error
 	// Cookie is the kernel's id of it.
 	Cookie() uint64
+	// Own tells whether it is this process's.
+	Own() bool
 }
+
+// maxLinks are guarded in a namespace other than our own: whoever may make links in one makes as many as it likes, each takes a
+// descriptor of ours, and others wait until all are guarded.
+const maxLinks = 256
 
 // Options are what a Guard works with.
 type Options struct {
@@ -91,6 +98,7 @@ type Links struct {
 	how     method // nil: none
 
 	mu    sync.Mutex // held while links are put under guard
+	full  bool       // there were more than are guarded
 	off   bool       // the guard was taken off
 	end   chan struct{}
 	ended chan struct{}
@@ -174,17 +182,34 @@ func (l *Links) choose() error {
 
 func (l *Links) guardThese(how method, links []netlink.Link) error {
 	for _, link := range links {
-		if err := how.guard(link); err != nil && !errors.Is(err, unix.ENODEV) {
+		if err := l.guardOne(how, link); err != nil && !errors.Is(err, unix.ENODEV) {
 			return err
 		}
 	}
 	return how.refresh()
 }
 
+// guardOne says once that there are more links than are guarded: that is no error, or each one of them would be.
+func (l *Links) guardOne(how method, link netlink.Link) error {
+	err := how.guard(link)
+	if !errors.Is(err, unix.E2BIG) {
+		return err
+	}
+	if !l.full {
+		l.guard.opts.Log.Warn("a network namespace has more links than are guarded", "netns", l.ns.Cookie(), "guarded", maxLinks)
+	}
+	l.full = true
+	return nil
+}
+
 func (l *Links) method(b Backend) method {
 	switch b {
 	case TCX:
-		return &tcx{l.guard.opts.Programs, l.ns.Cookie()}
+		most := maxLinks
+		if l.ns.Own() {
+			most = 0
+		}
+		return &tcx{l.guard.opts.Programs, l.ns.Cookie(), most}
 	case Clsact:
 		return &clsact{l.guard.opts.Programs, l.guard.opts.Name}
 	default:
@@ -311,7 +336,7 @@ func (l *Links) apply(u netlink.LinkUpdate) {
 		if u.Header.Type == unix.RTM_DELLINK {
 			return l.how.sweep()
 		}
-		return l.how.guard(u.Link)
+		return l.guardOne(l.how, u.Link)
 	})
 	if err != nil && !errors.Is(err, unix.ENODEV) {
 		l.guard.opts.Log.Error("link not guarded", "link", u.Attrs().Name, "error", err)
@@ -362,10 +387,11 @@ func arphrd(l netlink.Link) uint16 {
 type tcx struct {
 	programs Programs
 	netns    uint64
+	most     int
 }
 
 func (t *tcx) guard(l netlink.Link) error {
-	return t.programs.GuardLink(t.netns, l.Attrs().Index, arphrd(l))
+	return t.programs.GuardLink(t.netns, l.Attrs().Index, arphrd(l), t.most)
 }
 func (t *tcx) sweep() error   { return t.programs.SweepGuard(t.netns) }
 func (t *tcx) refresh() error { return nil }

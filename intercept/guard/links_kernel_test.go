@@ -5,6 +5,8 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 	"os"
@@ -12,6 +14,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -338,6 +341,69 @@ func TestProgramsOnLinks(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestLinksOfOneNamespaceAreBounded: a program makes as many links as it likes in a network namespace of its own. The daemon takes a
+// descriptor for so many of them, says so once, and the first ones are guarded.
+func TestLinksOfOneNamespaceAreBounded(t *testing.T) {
+	s := newScene(t)
+	r, err := bpf.Load(bpf.Options{PinDir: filepath.Join(kerneltest.BPFFS(t), "sluice")})
+	must(t, err)
+	t.Cleanup(func() { _ = r.Close() })
+	must(t, r.SetPorts([]uint16{443}))
+	must(t, r.Attach(s.cgroup))
+	const most, pairs = 256, 150
+	var batch strings.Builder
+	for i := range pairs {
+		fmt.Fprintf(&batch, "link add m%d type veth peer name n%d\n", i, i)
+	}
+	must(t, kerneltest.In(s.Agent, func() error {
+		cmd := exec.Command("ip", "-batch", "-")
+		cmd.Stdin = strings.NewReader(batch.String())
+		return cmd.Run()
+	}))
+	var said syncBuffer
+	log := slog.New(slog.NewTextHandler(&said, nil))
+	links, err := guard.New(guard.Options{Programs: r, Backend: guard.TCX, Log: log}).Protect(s.ns)
+	must(t, err)
+	t.Cleanup(func() { _ = links.Close() })
+	if n := r.Guarded(s.ns.Cookie()); n != most {
+		t.Errorf("%d links are guarded, want %d", n, most)
+	}
+	if got := s.shoot(s.cgroup, shot{How: "frame", Link: "eth0", Dst: "10.77.0.1:443"}); got != "ENOBUFS" {
+		t.Errorf("the way out: %q", got)
+	}
+	s.in("link", "add", "more0", "type", "veth", "peer", "name", "more1")
+	s.in("link", "del", "m0") // which makes room
+	s.in("link", "add", "late0", "type", "veth", "peer", "name", "late1")
+	s.in("link", "set", "late0", "up")
+	eventually(t, "a link that comes where there is room", func() bool {
+		return s.shoot(s.cgroup, shot{How: "frame", Link: "late0", Dst: "10.77.0.1:443"}) == "ENOBUFS"
+	})
+	if n := r.Guarded(s.ns.Cookie()); n > most {
+		t.Errorf("%d links are guarded, want at most %d", n, most)
+	}
+	if n := strings.Count(said.String(), "more links than are guarded"); n != 1 {
+		t.Errorf("said %d times: %s", n, said.String())
+	}
+}
+
+// syncBuffer is one for two goroutines.
+type syncBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (s *syncBuffer) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.Write(p)
+}
+
+func (s *syncBuffer) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.String()
 }
 
 // A discipline and filters of somebody else stay as they are.
