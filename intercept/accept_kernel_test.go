@@ -28,6 +28,29 @@ func TestConnectionsAreBounded(t *testing.T) {
 	}
 }
 
+// TestPortUsedAgainWhileItWaits: a connection that is reset while it waits to be served leaves its port to another one, which must
+// be served in its own right.
+func TestPortUsedAgainWhileItWaits(t *testing.T) {
+	kernel := onKernel(t, newRedirect(t))
+	s := newStreet(t, func(b *bench, o *Options) {
+		kernel(b, o)
+		o.MaxConns = 1
+	}, echoBack)
+	r := &road{street: s, dir: s.target.Cgroup}
+	got := r.python(t, `s.sendall(b'one'); s.recv(3)
+reset = socket.socket(); reset.bind(('', 40000)); reset.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b'\1\0\0\0\0\0\0\0')
+reset.connect(('`+originAddr+`', 443)); reset.sendall(b'nobody'); reset.close()
+again = socket.socket(); again.settimeout(5); again.bind(('', 40000)); again.connect(('`+originAddr+`', 443)); again.sendall(b'two')
+s.close()
+print(again.recv(3).decode(), end='')`)
+	if got != "two" {
+		t.Errorf("got %q; counters %+v", got, s.Counters())
+	}
+	if n := s.Counters(); n.Spliced != 2 || n.Lost != 1 || n.Unsolicited != 0 {
+		t.Errorf("counters %+v", n)
+	}
+}
+
 // TestOneTargetLeavesConnectionsForOthers: one that opens as many as it can keeps no other one out.
 func TestOneTargetLeavesConnectionsForOthers(t *testing.T) {
 	const served = 64

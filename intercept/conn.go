@@ -10,6 +10,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/sluice-proxy/sluice/bpf"
 	"github.com/sluice-proxy/sluice/intercept/exchange"
 	"github.com/sluice-proxy/sluice/intercept/sniff"
@@ -45,6 +47,11 @@ type conn struct {
 func (in *Interceptor) serve(client *net.TCPConn, h *home) {
 	defer client.Close()
 	in.count.accepted.Add(1)
+	raw, err := client.SyscallConn()
+	if err != nil || isOver(raw) {
+		in.count.lost.Add(1)
+		return
+	}
 	flow, ok, err := in.opts.Flows.Take(h.ns.Cookie(), addrPort(client.RemoteAddr()), addrPort(client.LocalAddr()))
 	if err != nil || !ok {
 		// Not redirected: somebody connected to the listener itself. It is never dialled on.
@@ -64,13 +71,17 @@ func (in *Interceptor) serve(client *net.TCPConn, h *home) {
 		_ = client.SetLinger(0)
 		return
 	}
-	c := &conn{in: in, home: h, owner: t, client: client, flow: flow}
-	if c.raw, err = client.SyscallConn(); err != nil {
-		in.count.lost.Add(1)
-		return
-	}
+	c := &conn{in: in, home: h, owner: t, client: client, raw: raw, flow: flow}
 	defer c.closeUpstream()
 	c.run(t.conn)
+}
+
+// isOver tells whether a connection was reset while it waited. Its flow went with it, and its port may be another's by now:
+// what is there under it is that one's.
+func isOver(raw syscall.RawConn) bool {
+	var err error
+	ctl := raw.Control(func(fd uintptr) { _, err = unix.Getpeername(int(fd)) })
+	return ctl != nil || errors.Is(err, unix.ENOTCONN)
 }
 
 func addrPort(a net.Addr) netip.AddrPort {
