@@ -6,6 +6,8 @@ import (
 	"net"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // accept serves a listener until it is closed. It begins once every remembered target
@@ -23,6 +25,15 @@ func (in *Interceptor) accept(s *space, l *net.TCPListener) {
 	for {
 		c, err := l.AcceptTCP()
 		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if errors.Is(err, unix.EINVAL) { // it does not listen any more
+			select {
+			case <-time.After(most): // whoever destroyed it may go on with that
+				in.reopen(s)
+			case <-s.done:
+			case <-in.live.Done():
+			}
 			return
 		}
 		if err != nil {

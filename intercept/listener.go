@@ -385,6 +385,11 @@ func (in *Interceptor) review(s *space) error {
 		in.hold(s, p)
 		return nil
 	}
+	return in.withdraw(s)
+}
+
+// withdraw gives up a space. The caller holds ops.
+func (in *Interceptor) withdraw(s *space) error {
 	cookie := s.home.ns.Cookie()
 	in.mu.Lock()
 	delete(in.spaces, cookie)
@@ -399,6 +404,29 @@ func (in *Interceptor) review(s *space) error {
 	// Somebody may have come between the survey and the withdrawal, and saw a listener.
 	in.lookAround()
 	return err
+}
+
+// reopen has a listener opened again that somebody destroyed, who has CAP_NET_ADMIN in its namespace (SOCK_DESTROY).
+func (in *Interceptor) reopen(s *space) {
+	in.behind.Lock()
+	defer in.behind.Unlock()
+	in.ops.Lock()
+	defer in.ops.Unlock()
+	in.mu.RLock()
+	given := in.spaces[s.home.ns.Cookie()] != s
+	in.mu.RUnlock()
+	if given || in.stopped {
+		return
+	}
+	// Whoever can do it can do it again and again: that is not to fill the log.
+	in.opts.Log.Debug("a listener was destroyed in its network namespace: it is opened again", "netns", s.home.ns.Cookie())
+	if s.holder != nil {
+		s.holder.close()
+		s.holder = nil
+	}
+	if err := in.withdraw(s); err != nil {
+		in.opts.Log.Error("listener not taken back", "error", err)
+	}
 }
 
 // survey looks for the processes of attached cgroups in a space: it brings users up to

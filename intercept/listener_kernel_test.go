@@ -2,6 +2,7 @@ package intercept
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -254,6 +255,26 @@ func TestAcceptSurvivesAFullFileTable(t *testing.T) {
 		eventually(t, "a failed accept", func() bool { return b.Counters().AcceptErrors > 0 })
 	}()
 	eventually(t, "accepted after all", func() bool { return b.Counters().Accepted == 1 })
+}
+
+// TestDestroyedListenerIsOpenedAgain: whoever has CAP_NET_ADMIN in a namespace may destroy its sockets, the daemon's among them.
+func TestDestroyedListenerIsOpenedAgain(t *testing.T) {
+	s := newStreet(t, onKernel(t, newRedirect(t)), echoBack)
+	r := &road{street: s, dir: s.target.Cgroup}
+	const talk = "s.sendall(b'one'); print(s.recv(3).decode(), end='')"
+	if got := r.python(t, talk); got != "one" {
+		t.Fatalf("got %q", got)
+	}
+	published, err := s.Interceptor.opts.Listeners.Listeners()
+	must(t, err)
+	shell(t, r.dir, r.ns, fmt.Sprintf("ss -K -ltn sport = :%d", published[r.ns.Cookie()].Port4))
+	if got := r.python(t, talk); got == "one" {
+		t.Fatal("it is there still")
+	}
+	eventually(t, "it is there again", func() bool { return r.python(t, talk) == "one" })
+	if n := s.Counters().AcceptErrors; n != 0 {
+		t.Errorf("%d errors as if there were no room", n)
+	}
 }
 
 func TestFailedListenerLeavesNothing(t *testing.T) {

@@ -108,7 +108,7 @@ type capability struct {
 func ranked() []capability {
 	return []capability{
 		{unix.CAP_NET_RAW, "CAP_NET_RAW", true, "it may send frames of its own making, which no connect hook sees: to bound ports only the guard on links drops them, which sees none where it is nftables or guard = \"off\""},
-		{unix.CAP_NET_ADMIN, "CAP_NET_ADMIN", true, "it may change the links, routes and filters of its network namespace, the guard among them, and destroy the listener's socket: then its connects are refused"},
+		{unix.CAP_NET_ADMIN, "CAP_NET_ADMIN", true, "it may change the links, routes and filters of its network namespace, the guard among them, and destroy the listener's socket: then its connects are refused until it is opened again"},
 		{unix.CAP_SYS_ADMIN, "CAP_SYS_ADMIN", false, "it may mount the cgroup tree, enter other namespaces and take programs off: it can leave"},
 		{unix.CAP_BPF, "CAP_BPF", false, "it may load BPF programs, and with CAP_NET_ADMIN put some after sluice's that undo what those do"},
 		{unix.CAP_PERFMON, "CAP_PERFMON", false, "it may trace the kernel and other processes, and read secrets as they pass"},
