@@ -10,9 +10,23 @@ import (
 )
 
 // engine is who makes containers at a socket's request: one without a redirect on it, for whoever asks.
-var engines = []string{"docker.sock", "containerd/containerd.sock", "podman/podman.sock", "crio/crio.sock", "buildkit/buildkitd.sock"}
+var engines = []string{
+	"docker.sock", "containerd/containerd.sock", "k3s/containerd/containerd.sock", "podman/podman.sock", "crio/crio.sock", "buildkit/buildkitd.sock",
+	"libvirt/libvirt-sock",
+}
 
-// sockets are those of container engines, and the daemon's own, that it can connect to.
+// managers are the paths of who starts programs for the process's user, outside of the cgroup of whoever asks: the user's own systemd, and
+// for root the host's.
+func managers(p *process) []string {
+	own := path.Join("/run/user", strconv.Itoa(p.uid))
+	all := []string{path.Join(own, "systemd/private"), path.Join(own, "bus")}
+	if p.hostRoot() {
+		all = append(all, "/run/systemd/private", "/run/dbus/system_bus_socket", "/var/run/dbus/system_bus_socket")
+	}
+	return all
+}
+
+// sockets are those of container engines, of systemd, and the daemon's own, that it can connect to.
 func (h Host) sockets(p *process) []Power {
 	root, err := unix.Open(filepath.Join(h.Proc, strconv.Itoa(p.pid), "root"), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -35,12 +49,16 @@ func (h Host) sockets(p *process) []Power {
 		add(at, "whoever can talk to it starts containers that are not attached, privileged ones among them, and is the host's root",
 			"do not mount it into an agent; keep the agent's user out of the group that may use it")
 	}
+	for _, at := range managers(p) {
+		add(at, "whoever can talk to it has systemd start programs for its user (systemd-run), outside of the target's cgroup: those are not attached",
+			"run the agent as a user of its own that has no session and no lingering (loginctl disable-linger), or where the socket is not: in a container, or with systemd's InaccessiblePaths="+path.Dir(at))
+	}
 	return all
 }
 
 // candidates are the paths where such sockets may be: the usual ones, and those by the same names below or at what is mounted.
 func candidates(p *process) []string {
-	var all []string
+	all := []string{"/var/lib/lxd/unix.socket", "/var/snap/lxd/common/lxd/unix.socket", "/var/lib/incus/unix.socket"}
 	below := func(dir string) {
 		for _, e := range engines {
 			all = append(all, path.Join(dir, e))

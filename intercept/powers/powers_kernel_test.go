@@ -99,6 +99,9 @@ func TestContainers(t *testing.T) {
 	deep := socket(t, filepath.Join(dir, "r", "containerd", "containerd.sock"), 0o660)
 	podman := socket(t, filepath.Join(dir, "p", "podman", "podman.sock"), 0o666)
 	crio := socket(t, filepath.Join(dir, "q", "crio.sock"), 0o660)
+	systemd := socket(t, filepath.Join(dir, "m", "systemd", "private"), 0o755)
+	must(t, os.Chown(systemd, 1000, 1000))
+	bus := socket(t, filepath.Join(dir, "b"), 0o666)
 	pins := filepath.Join(kerneltest.BPFFS(t), "sluice")
 	must(t, os.Mkdir(pins, 0o700))
 	other := kerneltest.BPFFS(t)
@@ -130,10 +133,20 @@ func TestContainers(t *testing.T) {
 		"its directory":   {spec: []oci.SpecOpts{bind(filepath.Join(dir, "r"), "/host", "rw")}, want: []string{root, "/host/containerd/containerd.sock"}},
 		"podman, by all":  {uid: 1000, spec: []oci.SpecOpts{bind(podman, "/run/podman/podman.sock", "rw")}, want: []string{"/run/podman/podman.sock"}},
 		"crio":            {spec: []oci.SpecOpts{bind(crio, "/run/crio.sock", "rw")}, want: []string{root, "/run/crio.sock"}},
+		"LXD":             {uid: 1000, spec: []oci.SpecOpts{bind(bus, "/var/lib/lxd/unix.socket", "rw")}, want: []string{"/var/lib/lxd/unix.socket"}},
 		"of another user": {uid: 1000, spec: []oci.SpecOpts{bind(docker, "/var/run/docker.sock", "rw"), bind(deep, "/run/containerd/containerd.sock", "rw")}},
 		"of the group": {
 			uid: 1000, spec: []oci.SpecOpts{bind(docker, "/var/run/docker.sock", "rw"), oci.WithAppendAdditionalGroups("0")},
 			want: []string{"/var/run/docker.sock"},
+		},
+		"the user's systemd": {
+			uid: 1000, spec: []oci.SpecOpts{bind(systemd, "/run/user/1000/systemd/private", "rw"), bind(bus, "/run/user/1000/bus", "rw")},
+			want: []string{"/run/user/1000/systemd/private", "/run/user/1000/bus"},
+		},
+		"another user's systemd": {uid: 1001, spec: []oci.SpecOpts{bind(filepath.Join(dir, "m"), "/run/user/1001", "rw")}},
+		"the host's bus":         {spec: []oci.SpecOpts{bind(bus, "/run/dbus/system_bus_socket", "rw")}, want: []string{root, "/run/dbus/system_bus_socket"}},
+		"the host's bus, as a user": {
+			uid: 1000, spec: []oci.SpecOpts{bind(bus, "/run/dbus/system_bus_socket", "rw")},
 		},
 		"sluice's socket": {spec: []oci.SpecOpts{bind(daemon, daemon, "rw")}, want: []string{root, daemon}},
 		"cgroup tree, writable": {
