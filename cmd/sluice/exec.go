@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -69,6 +70,10 @@ func (s stage) exec(environment []string) error {
 		}
 	}
 	environment = aroundProxies(environment, s.Hosts)
+	runtime.LockOSThread() // the one that is confined is to become the command
+	if err := confine(); err != nil {
+		return fmt.Errorf("run: keep the command from its terminal's input: %w", err)
+	}
 	if !s.Identity.Keep {
 		environment = s.Identity.environment(environment)
 		if err := s.Identity.assume(); err != nil {

@@ -33,8 +33,9 @@ system's certificate bundles are seen with it added, by this command and its chi
 provider is unset (OPENAI_API_KEY and the like) it holds a placeholder. Where a variable names a proxy (HTTPS_PROXY and the
 like), NO_PROXY names the pools' hosts besides what it had: what goes through a proxy cannot be intercepted.
 
-Input, output, signals and the exit status pass through. Under sudo the command runs as the user who called sudo, unless
---user says otherwise. When the command ends, what it left running is named and killed, and the target is detached.
+Input, output, signals and the exit status pass through; the command cannot type into its own terminal (TIOCSTI), whose shell
+is not intercepted, nor open AF_VSOCK sockets. Under sudo it runs as the user who called sudo, unless --user says
+otherwise. When it ends, what it left running is named and killed, and the target is detached.
 
 The exit status is the command's, 128+N if signal N ended it, 127 if it was not found, 126 if it cannot be executed.`,
 		Example: `  sudo sluice run -- python agent.py

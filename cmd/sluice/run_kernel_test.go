@@ -149,6 +149,45 @@ func TestRunStopsWithItsCommand(t *testing.T) {
 	}
 }
 
+// TestRunTypesNothing: what a command puts into the input of its terminal would be the shell's to do, outside of the cgroup, once the
+// command has ended. The rest of the terminal is its own.
+func TestRunTypesNothing(t *testing.T) {
+	t.Parallel()
+	needs(t, "bash", "python3")
+	h := newHouse(t, nil)
+	cmd := h.agent([]string{"PS1=ready ", "TERM=dumb", "HISTFILE="}, "bash", "--norc", "--noprofile", "-i")
+	s := onScreen(t, cmd, 200)
+	mark := s.until(0, "ready ")
+	for _, line := range []string{
+		h.path + ` run --user root -- python3 -c 'import os, fcntl, termios; print(os.get_terminal_size().columns, "columns")
+for c in "echo ty" + "ped\n": fcntl.ioctl(0, termios.TIOCSTI, c.encode())'`,
+		`echo all "done"`,
+	} {
+		if _, err := s.file.WriteString(line + "\n"); err != nil {
+			t.Fatal(err)
+		}
+		mark = s.until(mark, "ready ")
+	}
+	s.until(0, "all done")
+	if text := s.shown(); strings.Contains(text, "typed") || !strings.Contains(text, "200 columns") || !strings.Contains(text, "Operation not permitted") {
+		t.Error(text)
+	}
+}
+
+// TestRunHasNoHypervisor: nor does it get a socket that no hook sees.
+func TestRunHasNoHypervisor(t *testing.T) {
+	t.Parallel()
+	needs(t, "python3")
+	h := newHouse(t, nil)
+	got := h.output("python3", "-c", `import socket
+for family in (socket.AF_VSOCK, socket.AF_INET):
+    try: print(socket.socket(family, socket.SOCK_STREAM).family.name)
+    except OSError as e: print(e.strerror)`)
+	if want := "Address family not supported by protocol\nAF_INET\n"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+}
+
 // TestRunInsideOfRun: whoever works in a shell under 'sluice run' starts the next agent from there. Its variables name
 // what was made for the shell.
 func TestRunInsideOfRun(t *testing.T) {
