@@ -55,6 +55,32 @@ func TestPresetsForKindsOfCredentials(t *testing.T) {
 	}
 }
 
+// An answer is looked through for what went with its own request, and of that for what is secret for sure. The threat model says so.
+func TestEchoesThatAreNotLookedFor(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, nil)
+	b.add(t, "first-of-two")
+	if _, err := b.AddCredential(t.Context(), pool.CredentialSpec{
+		Name: "account", Type: pool.OAuth, OAuth: &pool.OAuthTokens{
+			AccessToken: vault.NewSecret([]byte("access-token")), RefreshToken: vault.NewSecret([]byte("refresh-token")), ExpiresAt: b.clock().Add(time.Hour),
+		}, ExtraHeaders: []pool.ExtraHeader{{Name: "X-Account", Value: vault.NewSecret([]byte("one-account-of-many"))}},
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.CreatePool(t.Context(), pool.Pool{Name: "p", Members: []string{"first-of-two", "account"}, Provider: "anthropic"}); err != nil {
+		t.Fatal(err)
+	}
+	r, _ := b.Route("api.anthropic.com", 443, nil)
+	first, account := b.acquire(t, r), b.acquire(t, r, "first-of-two")
+	for secret, found := range map[string][2]bool{
+		"sk-first-of-two": {true, false}, "access-token": {false, true}, "refresh-token": {false, true}, "one-account-of-many": {},
+	} {
+		if got := [2]bool{first.Echo.Contains([]byte(secret)), account.Echo.Contains([]byte(secret))}; got != found {
+			t.Errorf("%s: found %t, want %t", secret, got, found)
+		}
+	}
+}
+
 // Anthropic takes the token of an account from those who name the beta, whatever the agent
 // says of itself; a key needs no such thing.
 func TestAnthropicIsToldOfAccounts(t *testing.T) {
