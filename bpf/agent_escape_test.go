@@ -101,6 +101,15 @@ func (s *state) inherited(o order) (answer, error) {
 	return answer{}, nil
 }
 
+// accepted takes a connection from the listener that Data names, and keeps it.
+func (s *state) accepted(o order) (answer, error) {
+	fd, _, err := unix.Accept4(s.sockets[o.Data], unix.SOCK_CLOEXEC)
+	if err == nil {
+		s.sockets[o.Socket] = fd
+	}
+	return answer{}, err
+}
+
 // spawn has a child do what Data says. The child is made by clone(CLONE_VFORK|CLONE_VM), or with a Path by
 // clone3(CLONE_INTO_CGROUP) into the cgroup there.
 func (s *state) spawn(o order) (answer, error) {

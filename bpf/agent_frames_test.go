@@ -17,20 +17,31 @@ func htons(v uint16) uint16 {
 	return binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, v))
 }
 
-// frame sends Bytes by the link Index through a packet socket; Proto is what the sender says that they are.
+// frame sends Bytes by the link Index through a packet socket; Proto is what the sender says that they are. With a Socket it uses the one
+// of that name, or makes it and sends nothing.
 func (s *state) frame(o order) (answer, error) {
 	if o.Type == 0 {
 		o.Type = unix.SOCK_RAW
 	}
-	fd, err := unix.Socket(unix.AF_PACKET, o.Type|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return answer{}, err
+	fd, kept := s.sockets[o.Socket]
+	if !kept {
+		var err error
+		if fd, err = unix.Socket(unix.AF_PACKET, o.Type|unix.SOCK_CLOEXEC, 0); err != nil {
+			return answer{}, err
+		}
+		if o.Socket != "" {
+			s.sockets[o.Socket] = fd
+		} else {
+			defer func() { _ = unix.Close(fd) }()
+		}
 	}
-	defer func() { _ = unix.Close(fd) }()
 	if o.Bypass {
 		if err := unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_QDISC_BYPASS, 1); err != nil {
 			return answer{}, err
 		}
+	}
+	if !kept && o.Socket != "" {
+		return answer{}, nil
 	}
 	if o.Segment {
 		if err := unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_VNET_HDR, 1); err != nil {

@@ -63,10 +63,11 @@ func actions() map[string]func(*state, order) (answer, error) {
 	return map[string]func(*state, order) (answer, error){
 		"dial": (*state).dial, "socket": (*state).socket, "connect": (*state).connect, "close": (*state).closeSocket,
 		"disconnect": (*state).disconnect, "twice": (*state).connectTwice, "fastopen": (*state).fastOpen,
+		"put off": (*state).putOff, "say all": (*state).sayAll, "hear all": (*state).hearAll, "source route": (*state).sourceRoute,
 		"go": (*state).goDial, "many": (*state).many, "sequential": (*state).sequential,
 		"sendto": (*state).sendTo, "sendmmsg": (*state).sendMany, "gso": (*state).sendSegments, "pktinfo": (*state).sendPktInfo,
 		"frame": (*state).frame, "raw": (*state).raw, "option": (*state).option, "cookie": (*state).cookie, "say": (*state).say, "ping": (*state).ping,
-		"listen": (*state).listen, "accept": (*state).accept,
+		"listen": (*state).listen, "accept": (*state).accept, "accepted": (*state).accepted,
 		"bind": (*state).bind, "unshare": (*state).unshare, "bench": (*state).bench,
 		"setns": (*state).setns, "namespaces": (*state).newNamespaces, "move": (*state).move, "move thread": (*state).moveThread,
 		"receive": (*state).receive, "give": (*state).give, "steal": (*state).steal, "inherited": (*state).inherited, "spawn": (*state).spawn, "execute": (*state).execute,

@@ -90,6 +90,79 @@ func (s *state) fastOpen(o order) (answer, error) {
 	return a, nil
 }
 
+// putOff connects N sockets whose SYN leaves with their first data.
+func (s *state) putOff(o order) (answer, error) {
+	o.FastOpenConnect = true
+	dst, _ := sockaddr(o.Dst)
+	for i := range o.N {
+		fd, err := s.make(o)
+		if err != nil {
+			return answer{N: i}, err
+		}
+		s.sockets[fmt.Sprint("put off ", i)] = fd
+		if err := unix.Connect(fd, dst); err != nil {
+			return answer{N: i}, err
+		}
+	}
+	return answer{N: o.N}, nil
+}
+
+func (s *state) sayAll(o order) (answer, error) {
+	for i := range o.N {
+		_, _ = unix.Write(s.sockets[fmt.Sprint("put off ", i)], []byte("data"))
+	}
+	return answer{}, nil
+}
+
+// hearAll counts those that hear their destination, and tells what the others hear.
+func (s *state) hearAll(o order) (answer, error) {
+	var a answer
+	for i := range o.N {
+		name := fmt.Sprint("put off ", i)
+		fd := s.sockets[name]
+		delete(s.sockets, name)
+		if heard, err := hear(fd); err != nil || heard.Said != o.Dst || heard.Peer != o.Dst {
+			a.Wrong = append(a.Wrong, fmt.Sprintf("%+v, %v", heard, err))
+		} else {
+			a.N++
+		}
+		if err := unix.Close(fd); err != nil {
+			return a, err
+		}
+	}
+	a.Wrong = first(a.Wrong)
+	return a, nil
+}
+
+// sourceRoute goes to Dst by way of the first of Dsts, which the packets are addressed to: by IP's loose source route (RFC 791), or by a
+// segment routing header (RFC 8754), neither of which takes a privilege.
+func (s *state) sourceRoute(o order) (answer, error) {
+	fd, err := s.make(o)
+	if err != nil {
+		return answer{}, err
+	}
+	defer func() { _ = unix.Close(fd) }()
+	dst, ap := sockaddr(o.Dst)
+	_, via := sockaddr(o.Dsts[0])
+	if ap.Addr().Is4() {
+		route := append([]byte{131, 7, 4}, via.Addr().AsSlice()...)
+		err = unix.SetsockoptString(fd, unix.SOL_IP, unix.IP_OPTIONS, string(append(route, 0)))
+	} else {
+		route := slices.Concat([]byte{0, 4, 4, 1, 1, 0, 0, 0}, ap.Addr().AsSlice(), via.Addr().AsSlice())
+		err = unix.SetsockoptString(fd, unix.IPPROTO_IPV6, unix.IPV6_RTHDR, string(route))
+	}
+	if err != nil {
+		return answer{}, fmt.Errorf("the route: %s", err)
+	}
+	if o.Type == unix.SOCK_DGRAM {
+		return answer{}, unix.Sendto(fd, []byte("datagram"), 0, dst)
+	}
+	if err := unix.Connect(fd, dst); err != nil {
+		return answer{}, err
+	}
+	return hear(fd)
+}
+
 func (s *state) sendFastOpen(o order) (answer, error) {
 	fd, err := s.make(o)
 	if err != nil {

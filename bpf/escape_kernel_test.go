@@ -51,6 +51,7 @@ func TestWaysOut(t *testing.T) {
 		heir.do(order{Do: "inherited", Socket: "s", N: 3})
 		reached(t, heir.do(order{Do: "connect", Socket: "s", Dst: origin4}))
 	})
+	t.Run("case_22_listener_inherited_from_outside", func(t *testing.T) { listenerFromOutside(t, w, reached) })
 	t.Run("case_22_socket_sent_to_outside", func(t *testing.T) { socketSentToOutside(t, w) })
 	t.Run("socket_taken_from_a_process_outside", func(t *testing.T) {
 		outside := newAgent(t, kerneltest.Cgroup(t), w.Agent)
@@ -114,9 +115,53 @@ func TestWaysOut(t *testing.T) {
 			t.Errorf("the listener's port: %+v", got)
 		}
 	})
+	t.Run("program_started_by_somebody_outside", func(t *testing.T) {
+		outside := newAgent(t, kerneltest.Cgroup(t), w.Agent)
+		l, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
+		must(t, err)
+		task, err := json.Marshal(order{Do: "dial", Dst: origin4})
+		must(t, err)
+		done := make(chan struct{})
+		go func() { // as a user's systemd does, cron, or a server of ssh
+			defer close(done)
+			if c, err := l.Accept(); err == nil {
+				_, _ = io.WriteString(c, outside.do(order{Do: "spawn", Data: string(task)}).Said)
+				_ = c.Close()
+			}
+		}()
+		reached(t, w.agent.do(order{Do: "unix", Path: l.Addr().String()}))
+		must(t, l.Close())
+		<-done
+	})
 	t.Run("firewalls_by_cgroup", func(t *testing.T) { firewallByCgroup(t, w) })
 	t.Run("forwarders_of_others", func(t *testing.T) { forwarders(t, w, reached) })
 	eventually(t, "no flow is left", func() bool { return w.flows(t) == 0 })
+}
+
+// listenerFromOutside is one that was made to listen on: it, and what it accepts, can be disconnected and connected anew.
+func listenerFromOutside(t *testing.T, w *world, reached func(*testing.T, answer)) {
+	l, _ := listenIn(t, w.Agent, "0.0.0.0:0")
+	file, err := l.File()
+	must(t, err)
+	defer func() { _ = file.Close() }()
+	must(t, unix.SetNonblock(int(file.Fd()), false))
+	heir := newAgentWith(t, w.cgroup, w.Agent, file)
+	heir.do(order{Do: "inherited", Socket: "listener", N: 3})
+	at := fmt.Sprintf("%s:%d", w.AgentIP4, portOf(l))
+	w.agent.do(order{Do: "socket", Socket: "client", Dst: at})
+	if got := w.agent.do(order{Do: "connect", Socket: "client", Dst: at, Data: "mute"}); got.Error != "" {
+		t.Fatalf("%+v", got)
+	}
+	if got := heir.do(order{Do: "accepted", Socket: "accepted", Data: "listener"}); got.Error != "" {
+		t.Fatalf("%+v", got)
+	}
+	for _, socket := range []string{"accepted", "listener"} {
+		if got := heir.do(order{Do: "disconnect", Socket: socket}); got.Error != "" {
+			t.Fatalf("%s: %+v", socket, got)
+		}
+		reached(t, heir.do(order{Do: "connect", Socket: socket, Dst: originMapped})) // they are of IPv6, as Go has it
+	}
+	w.agent.do(order{Do: "close", Socket: "client"})
 }
 
 // firewallByCgroup forbids the cgroup the origin's address, as IPAddressDeny= of a unit does: what the agent sends to the listener is let

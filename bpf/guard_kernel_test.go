@@ -202,6 +202,21 @@ func TestGuardFrames(t *testing.T) {
 			t.Errorf("a long option: %+v", got)
 		}
 	})
+	t.Run("around_the_queues_since_before_the_attach", func(t *testing.T) { // documented as a way round
+		must(t, w.Detach(w.cgroup))
+		opened := w.agent.do(order{Do: "frame", Socket: "older", Bypass: true})
+		must(t, w.Attach(w.cgroup))
+		if opened.Error != "" {
+			t.Fatalf("%+v", opened)
+		}
+		frame := ether(unix.ETH_P_IP, ip4(unix.IPPROTO_UDP, 0, nil, udp(443, mark("older"))))
+		if got := w.agent.do(order{Do: "frame", Socket: "older", Index: link, Proto: unix.ETH_P_IP, Bytes: frame}); got.Error != "" {
+			t.Errorf("%+v", got)
+		}
+		eventually(t, "it comes through", func() bool { return eye.count("older") > 0 })
+		w.agent.do(order{Do: "close", Socket: "older"})
+		eventually(t, "the origin has it", func() bool { return w.origin.udp.Swap(0) == 1 })
+	})
 	t.Run("around_the_queues_in_32_bits", func(t *testing.T) { // whose options the hook on cgroups is not asked about
 		program := build32(t, "./testdata/bypass/go")
 		if program == "" {

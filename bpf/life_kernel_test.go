@@ -25,10 +25,19 @@ func TestWaysRoundInTime(t *testing.T) {
 				t.Fatalf("%+v", got)
 			}
 		}
+		multi := w.agent.do(order{Do: "socket", Socket: "multi", Proto: unix.IPPROTO_MPTCP, Dst: origin4})
 		must(t, w.Attach(w.cgroup))
 		for name, dst := range map[string]string{"four": origin4, "six": origin6} {
 			if got := w.agent.do(order{Do: "connect", Socket: name, Dst: dst}); got.Said != dst || got.Peer != dst {
 				t.Errorf("%s: %+v", dst, got)
+			}
+		}
+		if multi.Error == "" { // its getpeername tells of the listener, and nothing else is different
+			for _, dst := range []string{origin4, "10.77.0.1:8443"} {
+				if got := w.agent.do(order{Do: "connect", Socket: "multi", Dst: dst}); got.Said != dst {
+					t.Errorf("MPTCP to %s: %+v", dst, got)
+				}
+				w.agent.do(order{Do: "disconnect", Socket: "multi"})
 			}
 		}
 		w.untouched(t)
@@ -51,7 +60,9 @@ func TestWaysRoundInTime(t *testing.T) {
 	t.Run("case_35_attached_twice", TestAttachTwice)
 	t.Run("case_35_parent_and_child", TestAttachParentAndChild)
 	t.Run("case_35_exclusive_ancestor", TestExclusiveProgramsWayOut)
-	t.Run("case_47_flows_full", func(t *testing.T) { full(t) })
+	t.Run("case_47_flows_full", func(t *testing.T) { full(t, false) })
+	t.Run("case_47_flows_full_parent_and_child", func(t *testing.T) { full(t, true) })
+	t.Run("case_47_flows_full_put_off", func(t *testing.T) { fullPutOff(t) })
 	t.Run("case_48_loopback_down", func(t *testing.T) {
 		w := newWorld(t, bpf.Options{})
 		must(t, run(t, "ip", "-n", filepath.Base(w.Agent), "link", "set", "lo", "down"))
@@ -164,35 +175,81 @@ func stalled(t *testing.T) {
 	w.proxied(t, order{Do: "dial", Dst: origin4})
 }
 
-func full(t *testing.T) {
+// full fills the map. Where the hooks of a parent run as well each flow counts once, when it comes and when it goes.
+func full(t *testing.T, nested bool) {
 	const size = 8
 	w := newWorld(t, bpf.Options{MaxFlows: size})
-	mute, cookie := listenIn(t, w.Agent, "127.0.0.1:0") // accepts in the kernel, takes no flow
-	must(t, w.SetListener(cookie, bpf.Listener{Port4: portOf(mute)}))
-	for i := range size {
-		name := fmt.Sprint(i)
-		w.agent.do(order{Do: "socket", Socket: name, Dst: origin4})
-		if got := w.agent.do(order{Do: "connect", Socket: name, Dst: origin4, Data: "mute"}); got.Error != "" {
-			t.Fatalf("connect %d: %+v", i, got)
+	if nested {
+		child := filepath.Join(w.cgroup, "child")
+		must(t, os.Mkdir(child, 0o755))
+		must(t, w.Attach(child))
+		w.agent = newAgent(t, child, w.Agent)
+	}
+	for range 2 { // what closed gave its place back, once
+		mute, cookie := listenIn(t, w.Agent, "127.0.0.1:0") // accepts in the kernel, takes no flow
+		must(t, w.SetListener(cookie, bpf.Listener{Port4: portOf(mute)}))
+		for i := range size {
+			name := fmt.Sprint(i)
+			w.agent.do(order{Do: "socket", Socket: name, Dst: origin4})
+			if got := w.agent.do(order{Do: "connect", Socket: name, Dst: origin4, Data: "mute"}); got.Error != "" {
+				t.Fatalf("connect %d: %+v", i, got)
+			}
+		}
+		before := w.count(t, "refused_flows_full")
+		w.agent.refusedAtOnce(t, order{Do: "dial", Dst: origin4})
+		if n := w.count(t, "refused_flows_full"); n == before {
+			t.Error("not counted")
+		}
+		if n := w.flows(t); n != size {
+			t.Errorf("%d flows", n)
+		}
+		for i := range size {
+			w.agent.do(order{Do: "close", Socket: fmt.Sprint(i)})
+		}
+		must(t, mute.Close()) // resets them: they close, and are deleted without anybody taking them
+		eventually(t, "closed connections leave no flow", func() bool { return w.flows(t) == 0 })
+		w.untouched(t)
+		welcome(t, w.Redirect, w.Agent)
+		for range 2 * size { // and so does what is taken
+			w.proxied(t, order{Do: "dial", Dst: origin4})
 		}
 	}
+}
+
+// fullPutOff connects more sockets than there is room for before the first of them is counted, which is when its data leaves. The map
+// takes what fits, and the rest gets nowhere.
+func fullPutOff(t *testing.T) {
+	const size, room, over = 8, 8 + 1024, 5
+	w := newWorld(t, bpf.Options{MaxFlows: size})
+	sysctl(t, w.Agent, "ipv4/tcp_fastopen", "1031")
+	mute, cookie := listenIn(t, w.Agent, "127.0.0.1:0")
+	must(t, w.SetListener(cookie, bpf.Listener{Port4: portOf(mute)}))
+	if got := w.agent.do(order{Do: "put off", N: room + over, Dst: origin4}); got.Error != "" {
+		t.Fatalf("%+v", got)
+	}
+	if n := w.flows(t); n != 0 {
+		t.Fatalf("%d flows before the first data", n)
+	}
+	before := w.count(t, "lost_publish")
+	w.agent.do(order{Do: "say all", N: room + over})
+	if n, lost := w.flows(t), w.count(t, "lost_publish")-before; n != room || lost != over {
+		t.Errorf("%d flows and %d without, want %d and %d", n, lost, room, over)
+	}
 	w.agent.refusedAtOnce(t, order{Do: "dial", Dst: origin4})
-	if n := w.count(t, "refused_flows_full"); n == 0 {
-		t.Error("not counted")
+	late := &doorman{r: w.Redirect, cookie: cookie}
+	t.Cleanup(late.group.Wait)
+	t.Cleanup(func() { _ = mute.Close() })
+	late.serve(t, mute)
+	if got := w.agent.do(order{Do: "hear all", N: room + over, Dst: origin4}); got.Error != "" || got.N != room || len(got.Wrong) != over {
+		t.Errorf("%+v", got)
 	}
-	if n := w.flows(t); n != size {
-		t.Errorf("%d flows", n)
+	if n := late.noFlow.Load(); n != over {
+		t.Errorf("%d connections without a flow, want %d", n, over)
 	}
-	for i := range size {
-		w.agent.do(order{Do: "close", Socket: fmt.Sprint(i)})
-	}
-	must(t, mute.Close()) // resets them: they close, and are deleted without anybody taking them
-	eventually(t, "closed connections leave no flow", func() bool { return w.flows(t) == 0 })
 	w.untouched(t)
+	eventually(t, "no flow is left", func() bool { return w.flows(t) == 0 })
 	welcome(t, w.Redirect, w.Agent)
-	for range 2 * size { // what closed gave its place back, and so does what is taken
-		w.proxied(t, order{Do: "dial", Dst: origin4})
-	}
+	w.proxied(t, order{Do: "dial", Dst: origin4})
 }
 
 // TestManyConnections is case 27: no destination is mixed up, and no entry is left. `make soak`

@@ -3,6 +3,7 @@ package bpf_test
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
@@ -58,6 +59,36 @@ func TestPortsRewrittenOnTheWay(t *testing.T) {
 	if got := w.agent.do(order{Do: "dial", Dst: "10.77.0.1:80"}); got.Said != "origin" {
 		t.Errorf("without rules: %+v", got)
 	}
+}
+
+// TestConnectionTakenForAnothers: two targets share a network namespace, and one has CAP_NET_ADMIN there. It holds back what the other
+// sends to the listener, and has its own come from the other's port. Documented as what such an agent can do: a listener knows
+// whose a connection is by nothing else.
+func TestConnectionTakenForAnothers(t *testing.T) {
+	w := newWorld(t, bpf.Options{})
+	cgroup := kerneltest.Cgroup(t)
+	must(t, w.Attach(cgroup))
+	other := newAgent(t, cgroup, w.Agent)
+	rules := filepath.Join(t.TempDir(), "rules")
+	must(t, os.WriteFile(rules, []byte(strings.ReplaceAll(`add table inet own
+add chain inet own out { type filter hook output priority -300; }
+add rule inet own out tcp sport 40001 tcp dport PORT drop
+add rule inet own out tcp sport 40002 tcp dport PORT tcp sport set 40001
+add chain inet own in { type filter hook prerouting priority -300; }
+add rule inet own in tcp sport PORT tcp dport 40001 tcp dport set 40002
+`, "PORT", fmt.Sprint(w.doorman.port))), 0o644))
+	must(t, kerneltest.In(w.Agent, func() error { return run(t, "nft", "-f", rules) }))
+	other.do(order{Do: "socket", Socket: "s", Dst: origin4, Source: "0.0.0.0:40001", Wait: 100 * time.Millisecond})
+	if got := other.do(order{Do: "connect", Socket: "s", Dst: origin4}); got.Error != "EINPROGRESS" {
+		t.Fatalf("%+v", got)
+	}
+	got := w.agent.do(order{Do: "dial", Dst: "10.77.0.9:8443", Source: "0.0.0.0:40002"})
+	if got.Said != origin4 || int(w.doorman.pid.Load()) != other.cmd.Process.Pid {
+		t.Errorf("documented as what it can do, and it cannot: %+v of %d", got, w.doorman.pid.Load())
+	}
+	other.do(order{Do: "close", Socket: "s"})
+	w.untouched(t)
+	eventually(t, "no flow is left", func() bool { return w.flows(t) == 0 })
 }
 
 // TestPacketsOfNobody: what the kernel sends for a connection that is over has no socket that it could be judged by, and

@@ -52,6 +52,28 @@ func TestWaysOfAsking(t *testing.T) {
 			w.proxied(t, o)
 		}
 	})
+	t.Run("routes_of_its_own", func(t *testing.T) {
+		// To loopback, which is let be, by way of the origin; and what is redirected by way of it, which has the listener's port then.
+		for _, c := range []struct{ dst, via, counter string }{
+			{"127.0.0.1:443", origin4, "dropped_"},
+			{"[::1]:443", origin6, "dropped_"},
+			{origin4, "10.77.0.1:0", ""},
+			{origin6, "[fd77::1]:0", ""},
+		} {
+			for protocol, kind := range map[string]int{"tcp": unix.SOCK_STREAM, "udp": unix.SOCK_DGRAM} {
+				counter := c.counter + protocol
+				if c.counter == "" {
+					counter = map[string]string{"tcp": "redirected", "udp": "refused_udp"}[protocol]
+				}
+				before := w.count(t, counter)
+				got := w.agent.do(order{Do: "source route", Type: kind, Dst: c.dst, Dsts: []string{c.via}, Wait: 200 * time.Millisecond})
+				if got.Error == "" || strings.HasPrefix(got.Error, "the route") || w.count(t, counter) == before {
+					t.Errorf("%s to %s: %+v, not counted as %s", protocol, c.dst, got, counter)
+				}
+			}
+		}
+		w.untouched(t)
+	})
 	t.Run("families_mixed", func(t *testing.T) { familiesMixed(t, w) })
 	t.Run("listener_port_shared_by_reuseport", func(t *testing.T) {
 		for _, ip := range []string{"127.0.0.1", "127.0.0.2", "0.0.0.0", "[::1]", "[::]"} {
