@@ -140,6 +140,9 @@ func (d *sluiced) openStore(ctx context.Context) error {
 	if err := os.MkdirAll(d.cfg.StateDir, 0o700); err != nil {
 		return fmt.Errorf("state dir: %w", err)
 	}
+	if err := ownStateDir(d.cfg.StateDir); err != nil {
+		return err
+	}
 	db, err := store.Open(ctx, d.cfg.StateDir)
 	if err != nil {
 		return err
