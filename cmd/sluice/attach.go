@@ -44,7 +44,7 @@ are named with the way out; 'sluice targets' and 'sluice doctor' name them later
   sudo sluice attach --pid "$(pgrep -o my-agent)" --pool main`,
 		Args: arguments(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			spec, err := f.spec()
+			spec, err := f.spec(cmd.Flags().Changed)
 			if err != nil {
 				return err
 			}
@@ -76,27 +76,36 @@ are named with the way out; 'sluice targets' and 'sluice doctor' name them later
 	return cmd
 }
 
-// spec is what the flags say, which has to be one thing.
-func (f attachFlags) spec() (api.TargetSpec, error) {
+// spec is what the flags say, which has to be one thing; given says which of them are there.
+func (f attachFlags) spec(given func(name string) bool) (api.TargetSpec, error) {
 	var spec api.TargetSpec
-	given := 0
+	count := 0
 	for _, x := range []struct {
-		value string
-		into  **string
-	}{{f.cgroup, &spec.Cgroup}, {f.unit, &spec.Unit}, {f.container, &spec.Container}, {f.selector, &spec.Selector}} {
-		if x.value != "" {
-			given++
-			*x.into = &x.value
+		name, value string
+		into        **string
+	}{
+		{"cgroup", f.cgroup, &spec.Cgroup},
+		{"unit", f.unit, &spec.Unit},
+		{"container", f.container, &spec.Container},
+		{"selector", f.selector, &spec.Selector},
+	} {
+		if !given(x.name) {
+			continue
 		}
+		if x.value == "" { // of a variable that is not set, say
+			return spec, usageError{fmt.Sprintf("sluice attach: --%s is empty", x.name)}
+		}
+		count++
+		*x.into = &x.value
 	}
-	if f.pid != 0 {
-		given++
+	if given("pid") {
+		count++
 		spec.Pid = &f.pid
 	}
 	switch {
-	case given != 1:
+	case count != 1:
 		return spec, usageError{"sluice attach needs one of --container, --selector, --unit, --cgroup and --pid"}
-	case f.pid < 0:
+	case spec.Pid != nil && f.pid < 1:
 		return spec, usageError{fmt.Sprintf("--pid %d: not a process id", f.pid)}
 	case f.namespace != "" && f.container == "" && f.selector == "":
 		return spec, usageError{"--namespace is containerd's: it goes with --container or --selector"}
