@@ -166,6 +166,8 @@ func checkBPFFS(pinDir string) finding {
 	const check = "bpffs"
 	mounted, err := onBPFFS(pinDir)
 	switch {
+	case errors.Is(err, fs.ErrPermission):
+		return failed(check, "run 'sudo sluice doctor'", "%s: %s", pinDir, err)
 	case err != nil:
 		return failed(check, "see whether /sys is mounted", "%s: %s", pinDir, err)
 	case !mounted:

@@ -7,9 +7,12 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/sluice-proxy/sluice/bpf"
 )
@@ -68,6 +71,39 @@ func TestDoctorOfADaemonThatHangs(t *testing.T) {
 	if len(got) != 1 || got[0].State != findingFail || !strings.Contains(got[0].Detail, "does not answer") || !strings.Contains(got[0].Mend, "restart") {
 		t.Errorf("%+v", got)
 	}
+}
+
+// The usual place of the pins is root's alone: not to be let in there says nothing of /sys.
+func TestDoctorMayNotLook(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	if err := os.Chmod(dir, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	unprivileged(t, func() {
+		f := checkBPFFS(filepath.Join(dir, "sluice"))
+		if f.State != findingFail || !strings.Contains(f.Detail, "permission denied") || f.Mend != "run 'sudo sluice doctor'" {
+			t.Errorf("%+v", f)
+		}
+	})
+}
+
+// unprivileged calls f where root's power over files is not to be had.
+func unprivileged(t *testing.T, f func()) {
+	t.Helper()
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		runtime.LockOSThread() // to the end: the thread goes with the goroutine
+		if os.Geteuid() == 0 {
+			if err := unix.Setfsuid(65534); err != nil {
+				t.Error(err)
+				return
+			}
+		}
+		f()
+	}()
+	<-ended
 }
 
 // doctor asks the daemon of the configuration that it reads, unless it is told of another one.
