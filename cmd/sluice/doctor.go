@@ -243,7 +243,11 @@ func checkStateDir(dir string) []finding {
 // openFiles finds what others than the owner may read or write.
 func openFiles(dir string) []finding {
 	var findings []finding
-	err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
+	dir, err := filepath.EvalSymlinks(dir) // a link has no mode of its own, and is not walked
+	if err != nil {
+		return []finding{failed("state", "run 'sudo sluice doctor'", "%s", err)}
+	}
+	err = filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}

@@ -106,6 +106,23 @@ func unprivileged(t *testing.T, f func()) {
 	<-ended
 }
 
+// A state directory on another disk is reached by a link, whose mode says nothing.
+func TestDoctorFollowsALinkToTheState(t *testing.T) {
+	t.Parallel()
+	state, link := t.TempDir(), filepath.Join(t.TempDir(), "sluice")
+	if err := os.Symlink(state, link); err != nil {
+		t.Fatal(err)
+	}
+	for mode, want := range map[os.FileMode]string{0o700: findingOK, 0o755: findingFail} {
+		if err := os.Chmod(state, mode); err != nil {
+			t.Fatal(err)
+		}
+		if f := checkStateDir(link); len(f) != 1 || f[0].State != want {
+			t.Errorf("mode %04o: %+v, want %s", mode, f, want)
+		}
+	}
+}
+
 // doctor asks the daemon of the configuration that it reads, unless it is told of another one.
 func TestDoctorAsksTheDaemonOfItsConfiguration(t *testing.T) {
 	t.Parallel()
