@@ -39,6 +39,28 @@ func TestReadSecret(t *testing.T) {
 	}
 }
 
+// An end is shown with its date unless the time of day says which one is meant.
+func TestMoment(t *testing.T) {
+	t.Parallel()
+	now := time.Date(2026, 11, 28, 23, 30, 0, 0, time.Local)
+	c := &cli{env: env{now: func() time.Time { return now }}}
+	for away, want := range map[time.Duration]string{
+		-time.Hour:                   "2026-11-28 22:30:00",
+		41 * time.Minute:             "00:11:00 (in 41m)",
+		24*time.Hour - time.Second:   "23:29:59 (in 23h59m)",
+		24 * time.Hour:               "2026-11-29 23:30:00 (in 24h00m)",
+		9*24*time.Hour + 2*time.Hour: "2026-12-08 01:30:00 (in 9d2h)",
+	} {
+		at := now.Add(away)
+		if got := c.moment(&at); got != want {
+			t.Errorf("in %s: %q, want %q", away, got, want)
+		}
+	}
+	if got := c.moment(nil); got != "-" {
+		t.Errorf("%q for no end", got)
+	}
+}
+
 func TestParseAccount(t *testing.T) {
 	t.Parallel()
 	const canary = "canary-5f1c"

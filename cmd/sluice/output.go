@@ -171,8 +171,12 @@ func (c *cli) moment(t *time.Time) string {
 	if t == nil {
 		return "-"
 	}
-	if away := t.Sub(c.now()); away > 0 {
+	const day = "2006-01-02 15:04:05"
+	switch away := t.Sub(c.now()); {
+	case away >= 24*time.Hour: // the same time of another day is meant
+		return t.Local().Format(day) + " (in " + span(away) + ")"
+	case away > 0:
 		return t.Local().Format("15:04:05") + " (in " + span(away) + ")"
 	}
-	return t.Local().Format("2006-01-02 15:04:05")
+	return t.Local().Format(day)
 }
