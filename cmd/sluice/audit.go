@@ -32,7 +32,7 @@ its last line cannot be seen then.`,
 		Example: `  sudo sluice audit verify
   sudo sluice audit verify /backup/audit-00000000000000000001.jsonl`,
 		Args: arguments("[FILE]"),
-		RunE: func(_ *cobra.Command, args []string) error {
+		RunE: orAsRoot(func(_ *cobra.Command, args []string) error {
 			cfg, err := loadConfig(configFile)
 			if err != nil {
 				return err
@@ -43,7 +43,7 @@ its last line cannot be seen then.`,
 				}
 			}
 			return c.verifyAudit(cfg.StateDir, args)
-		},
+		}),
 	}
 	cmd.Flags().StringVar(&configFile, "config", "", "configuration file (default "+defaultConfigFile+", if it is there)")
 	cmd.Flags().StringVar(&stateDir, "state-dir", "", "the daemon's state directory (default "+defaultStateDir+")")
@@ -86,8 +86,6 @@ func (c *cli) verifyAudit(stateDir string, args []string) error {
 		return fmt.Errorf("audit log broken: %w; %s", err, afterDamage(dir, len(args) > 0))
 	case errors.Is(err, audit.ErrNoLog):
 		return fmt.Errorf("%w; 'sluice serve' begins one, and --state-dir says where it is", err)
-	case errors.Is(err, fs.ErrPermission):
-		return fmt.Errorf("%w; run it as root: sudo sluice audit verify", err)
 	case errors.Is(err, fs.ErrNotExist):
 		return fmt.Errorf("%w; --state-dir says where the daemon keeps its state, and with it the key", err)
 	case err != nil:

@@ -36,7 +36,7 @@ it and has to be backed up apart. 'sluice restore' puts a backup in place.`,
 		ValidArgsFunction: func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 			return nil, cobra.ShellCompDirectiveDefault
 		},
-		RunE: func(cmd *cobra.Command, args []string) error {
+		RunE: orAsRoot(func(cmd *cobra.Command, args []string) error {
 			if args[0] == "-" && c.format == formatJSON {
 				return usageError{"sluice backup -: the archive goes to standard output, and JSON would too; name a file"}
 			}
@@ -54,9 +54,6 @@ it and has to be backed up apart. 'sluice restore' puts a backup in place.`,
 			if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EROFS) {
 				return fmt.Errorf("backup: %w: it needs room for a copy in %s, beside the state, and for the file", err, filepath.Dir(dir))
 			}
-			if errors.Is(err, fs.ErrPermission) {
-				return fmt.Errorf("backup: %w; run it as root: sudo sluice backup %s", err, args[0])
-			}
 			if err != nil {
 				return fmt.Errorf("backup: %w", err)
 			}
@@ -65,7 +62,7 @@ it and has to be backed up apart. 'sluice restore' puts a backup in place.`,
 				return nil
 			}
 			return c.done(made, made.File)
-		},
+		}),
 	}
 	cmd.Flags().StringVar(&configFile, "config", "", "configuration file (default "+defaultConfigFile+", if it is there)")
 	cmd.Flags().StringVar(&stateDir, "state-dir", "", "the daemon's state directory (default "+defaultStateDir+")")

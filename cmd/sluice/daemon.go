@@ -77,9 +77,6 @@ type sluiced struct {
 // serve runs a daemon until SIGTERM or SIGINT; a second one kills it.
 // SIGHUP has the configuration read again.
 func serve(ctx context.Context, cfg config, read func() (config, error), e env) error {
-	if os.Geteuid() != 0 {
-		return errors.New("serve: programs have to be put into the kernel, which needs root: use 'sudo sluice serve'")
-	}
 	if err := seclude(); err != nil {
 		return fmt.Errorf("serve: %w", err)
 	}

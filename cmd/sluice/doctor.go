@@ -55,7 +55,7 @@ func (c *cli) doctorCommand() *cobra.Command {
 attached is in force, and at what the agents' processes could do to get past it. A line is OK, WARN (it works,
 but read it) or FAIL (it does not work); each of the last two says what to do. The exit status is 1 if anything fails.`,
 		Args: arguments(),
-		RunE: func(cmd *cobra.Command, _ []string) error {
+		RunE: orAsRoot(func(cmd *cobra.Command, _ []string) error {
 			cfg, err := loadConfig(configFile)
 			if err != nil {
 				return err
@@ -64,8 +64,12 @@ but read it) or FAIL (it does not work); each of the last two says what to do. T
 				cfg.StateDir = stateDir
 			}
 			cfg.Socket = c.socketOf(cfg)
-			return c.report(c.examine(cmd.Context(), cfg))
-		},
+			findings := c.examine(cmd.Context(), cfg)
+			for i := range findings {
+				findings[i].Mend = strings.Replace(findings[i].Mend, "sudo sluice doctor", asRoot(cmd, nil), 1)
+			}
+			return c.report(findings)
+		}),
 	}
 	cmd.Flags().StringVar(&configFile, "config", "", "configuration file (default "+defaultConfigFile+", if it is there)")
 	cmd.Flags().StringVar(&stateDir, "state-dir", "", "where the daemon keeps its state (default: what the configuration says)")

@@ -34,7 +34,7 @@ were refreshed after the backup are out of date in it: 'sluice cred update' give
 		ValidArgsFunction: func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 			return nil, cobra.ShellCompDirectiveDefault
 		},
-		RunE: func(cmd *cobra.Command, args []string) (err error) {
+		RunE: orAsRoot(func(cmd *cobra.Command, args []string) (err error) {
 			dir, err := c.stateDirectory(configFile, stateDir)
 			if err != nil {
 				return err
@@ -75,7 +75,7 @@ were refreshed after the backup are out of date in it: 'sluice cred update' give
 			c.caution(found, "put it back before the daemon starts")
 			found.File = dir
 			return c.done(found, dir)
-		},
+		}),
 	}
 	cmd.Flags().StringVar(&configFile, "config", "", "configuration file (default "+defaultConfigFile+", if it is there)")
 	cmd.Flags().StringVar(&stateDir, "state-dir", "", "where the daemon is to find its state (default "+defaultStateDir+")")

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"os"
 	"path/filepath"
 
 	"github.com/spf13/cobra"
@@ -24,6 +25,9 @@ keys that changed the log says that a restart is needed. A file with a mistake c
   sudo sluice serve --config /etc/sluice/config.toml`,
 		Args: arguments(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if os.Geteuid() != 0 {
+				return fmt.Errorf("serve: programs have to be put into the kernel, which needs root: use '%s'", asRoot(cmd, nil))
+			}
 			read := func() (config, error) { return c.serveConfig(configFile, stateDir) }
 			cfg, err := read()
 			if err != nil {

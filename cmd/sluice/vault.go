@@ -47,7 +47,7 @@ Backups from before need the identity from before. An identity that comes from s
 replaced by this.`,
 		Example: `  sudo systemctl stop sluice && sudo sluice vault rekey && sudo systemctl start sluice`,
 		Args:    arguments(),
-		RunE: func(cmd *cobra.Command, _ []string) error {
+		RunE: orAsRoot(func(cmd *cobra.Command, _ []string) error {
 			cfg, err := loadConfig(configFile)
 			if err != nil {
 				return err
@@ -59,15 +59,13 @@ replaced by this.`,
 			}
 			n, err := rekey(cmd.Context(), cfg.StateDir, c.getenv("CREDENTIALS_DIRECTORY"))
 			switch {
-			case errors.Is(err, fs.ErrPermission):
-				return fmt.Errorf("vault rekey: %w; run it as root: sudo sluice vault rekey", err)
 			case errors.Is(err, fs.ErrNotExist):
 				return fmt.Errorf("vault rekey: %w; --state-dir says where the daemon keeps its state", err)
 			case err != nil:
 				return fmt.Errorf("vault rekey: %w", err)
 			}
 			return c.done(rekeyed{Credentials: n}, fmt.Sprintf("encrypted for a new identity: %d", n))
-		},
+		}),
 	}
 	cmd.Flags().StringVar(&configFile, "config", "", "configuration file (default "+defaultConfigFile+", if it is there)")
 	cmd.Flags().StringVar(&stateDir, "state-dir", "", "the daemon's state directory (default "+defaultStateDir+")")
