@@ -142,6 +142,25 @@ func (k *Keeper) probeOrExhausted(ctx context.Context, p *poolView, r Route, bin
 // up by now or not, and visible even if the store refuses it. The lock is held.
 func (k *Keeper) apply(ctx context.Context, p *poolView, c Change) {
 	k.commit(context.WithoutCancel(ctx), c)
+	k.reveal(p, c)
+}
+
+// decide is apply for what a person asked for: if the store refuses it, nothing has changed and they are told so,
+// for it would not outlive the daemon. The lock is held.
+func (k *Keeper) decide(ctx context.Context, p *poolView, c Change) error {
+	ctx = context.WithoutCancel(ctx)
+	if err := k.save(ctx); err != nil { // what came before it
+		return err
+	}
+	if err := k.opts.Store.Apply(ctx, c); err != nil {
+		return err
+	}
+	k.reveal(p, c)
+	return nil
+}
+
+// reveal makes a change visible. The lock is held.
+func (k *Keeper) reveal(p *poolView, c Change) {
 	for member, cooldown := range c.Cooldowns {
 		k.remember(member, &cooldown)
 	}

@@ -127,12 +127,11 @@ func (k *Keeper) Rotate(ctx context.Context, name string) error {
 	if to < 0 {
 		return Conflict("pool %q stays with %q: every other member is cooling down", name, p.members[from].name)
 	}
-	k.apply(ctx, p, Change{
+	return k.decide(ctx, p, Change{
 		Pool: p.id, Active: p.members[to].id, At: now,
 		Events: asked(ctx, Event{Kind: EventPoolRotated, Pool: name, Member: p.members[from].name, To: p.members[to].name}),
 		Parked: map[int64]bool{p.members[from].id: true, p.members[to].id: false},
 	})
-	return nil
 }
 
 // Clear lifts the cooldown of a member, or of all of them if member is empty.
@@ -158,8 +157,7 @@ func (k *Keeper) Clear(ctx context.Context, name, member string) error {
 	if p.state.Load() == StateExhausted {
 		change.To, change.EdgeEvent = StateHealthy, recoveredEvent(p, back)
 	}
-	k.apply(ctx, p, change)
-	return nil
+	return k.decide(ctx, p, change)
 }
 
 // RemovePool removes a pool. Its credentials stay; its exhaustion ends unannounced.

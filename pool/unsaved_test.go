@@ -3,6 +3,8 @@ package pool_test
 import (
 	"context"
 	"errors"
+	"reflect"
+	"slices"
 	"strconv"
 	"testing"
 	"time"
@@ -115,6 +117,46 @@ func TestAFullDiskStopsNobody(t *testing.T) {
 	}
 	if l := b.acquire(t, r); l.Member != "c" {
 		t.Errorf("got %s, want the one that is not cooling", l.Member)
+	}
+}
+
+// TestAFullDiskRefusesWhatAPersonAsksFor: a rotation or a cooldown that was lifted is there after a restart, or was
+// refused.
+func TestAFullDiskRefusesWhatAPersonAsksFor(t *testing.T) {
+	t.Parallel()
+	b, s := newFull(t, nil)
+	r := b.pool(t, "a", "b", "c", "d")
+	b.answer(t, b.acquire(t, r), 429, "300") // b is active
+	s.set(true)
+	for _, waits := range []int{0, 1} {
+		before := b.status(t)
+		if err := b.Rotate(t.Context(), "p"); !errors.Is(err, errFull) {
+			t.Errorf("rotate: %v, want that there is no room", err)
+		}
+		if err := b.Clear(t.Context(), "p", ""); !errors.Is(err, errFull) {
+			t.Errorf("clear: %v, want that there is no room", err)
+		}
+		if after := b.status(t); !reflect.DeepEqual(after, before) {
+			t.Fatalf("refused, and yet %+v, before %+v", after, before)
+		}
+		if n := b.Unsaved(); n != waits {
+			t.Errorf("%d changes wait, want %d", n, waits)
+		}
+		if waits == 0 {
+			b.answer(t, b.acquire(t, r, "b", "c"), 429, "600") // of d
+		}
+	}
+	s.set(false)
+	if err := errors.Join(b.Rotate(t.Context(), "p"), b.Clear(t.Context(), "p", "a")); err != nil {
+		t.Fatal(err)
+	}
+	b.restart(t)
+	var states []pool.MemberState
+	for _, m := range b.status(t).Members {
+		states = append(states, m.State)
+	}
+	if want := []pool.MemberState{pool.MemberStandby, pool.MemberParked, pool.MemberActive, pool.MemberCooldown}; !slices.Equal(states, want) {
+		t.Errorf("after a restart %v, want %v", states, want)
 	}
 }
 
