@@ -162,7 +162,7 @@ func (db *DB) explain(err error) error {
 		}
 	}
 	if !damaged {
-		return db.sayFull(err)
+		return db.sayWhy(err)
 	}
 	why := strings.TrimPrefix(err.Error(), ErrDamaged.Error()+": ")
 	return fmt.Errorf("%s: %w (SQLite: %s): it was left as it is; restore it from a backup, or move it away to begin with an empty one", db.path, ErrDamaged, why)
@@ -170,19 +170,29 @@ func (db *DB) explain(err error) error {
 
 // tx runs f in a transaction.
 func (db *DB) tx(ctx context.Context, f func(*sql.Tx) error) error {
-	return db.sayFull(db.inTx(ctx, f))
+	return db.sayWhy(db.inTx(ctx, f))
 }
 
 // exec runs one statement that changes something.
 func (db *DB) exec(ctx context.Context, statement string, args ...any) (sql.Result, error) {
 	res, err := db.sql.ExecContext(ctx, statement, args...)
-	return res, db.sayFull(err)
+	return res, db.sayWhy(err)
 }
 
-// sayFull says of a full disk what is to be done.
-func (db *DB) sayFull(err error) error {
-	if e, ok := errors.AsType[*sqlite.Error](err); ok && e.Code()&0xff == sqlite3.SQLITE_FULL {
+// sayWhy says what is to be done where it is the disk, or somebody else, that keeps anything from being stored.
+func (db *DB) sayWhy(err error) error {
+	e, ok := errors.AsType[*sqlite.Error](err)
+	if !ok {
+		return err
+	}
+	switch e.Code() & 0xff {
+	case sqlite3.SQLITE_FULL:
 		return pool.Unavailable("the disk that holds %s is full, and nothing can be stored: make room and try again", db.path)
+	case sqlite3.SQLITE_BUSY:
+		return pool.Unavailable("another process has %s locked, and nothing can be stored: end it ('fuser -v %s' names it) and try again", db.path, db.path)
+	case sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY:
+		return pool.Unavailable("the disk that holds %s takes no more (%s), and nothing can be stored: see the kernel's log (dmesg), mend the disk and try again",
+			db.path, e)
 	}
 	return err
 }

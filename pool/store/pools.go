@@ -143,15 +143,18 @@ func (db *DB) SetAuthResetTarget(ctx context.Context, name, target string) error
 	})
 }
 
-// Config reads all pools and credentials at one instant.
+// Config reads all pools and credentials at one instant. It waits for nobody who writes: what was stored a moment
+// before is to be seen, and not to be told of as failed.
 func (db *DB) Config(ctx context.Context) (cfg pool.Config, err error) {
-	err = db.tx(ctx, func(tx *sql.Tx) error {
-		if cfg.Credentials, err = credentials(ctx, tx); err != nil {
-			return err
-		}
-		cfg.Pools, err = pools(ctx, tx)
-		return err
-	})
+	tx, err := db.read.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
+	if err != nil {
+		return cfg, fmt.Errorf("begin: %w", err)
+	}
+	defer func() { err = errors.Join(err, ignoreDone(tx.Rollback())) }()
+	if cfg.Credentials, err = credentials(ctx, tx); err != nil {
+		return cfg, err
+	}
+	cfg.Pools, err = pools(ctx, tx)
 	return cfg, err
 }
 

@@ -66,7 +66,7 @@ func (db *DB) Scrub(ctx context.Context) error {
 	}
 	var busy, pages, moved int
 	if err := db.sql.QueryRowContext(ctx, `PRAGMA wal_checkpoint(TRUNCATE)`).Scan(&busy, &pages, &moved); err != nil {
-		return fmt.Errorf("empty the database's log: %w", db.sayFull(err))
+		return fmt.Errorf("empty the database's log: %w", db.sayWhy(err))
 	}
 	if busy != 0 {
 		return fmt.Errorf("empty the database's log: somebody else has %s open: end that first", db.path)

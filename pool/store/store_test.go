@@ -319,3 +319,40 @@ func TestTransactionLeavesNothingOnError(t *testing.T) {
 		t.Fatal(diff)
 	}
 }
+
+// TestAnotherProcessHasItLocked: whoever wants to store something is told that, and who reads does not wait.
+func TestAnotherProcessHasItLocked(t *testing.T) {
+	t.Parallel()
+	db := mustOpen(t, t.TempDir())
+	populate(t, db)
+	other, err := sql.Open("sqlite", "file:"+db.path+"?_txlock=immediate")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	tx, err := other.BeginTx(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	if cfg, err := db.Config(t.Context()); err != nil || len(cfg.Pools) != 2 || len(cfg.Credentials) != 3 {
+		t.Errorf("read %+v, %v", cfg, err)
+	}
+	if took := time.Since(began); took > 2*time.Second {
+		t.Errorf("reading waited for who writes: %s", took)
+	}
+	err = db.RemovePool(t.Context(), "p")
+	var known *pool.Error
+	if !errors.As(err, &known) || known.Code != pool.CodeUnavailable || !strings.Contains(err.Error(), "another process has "+db.path+" locked") {
+		t.Errorf("error is %v, want one that says who is in the way", err)
+	}
+	if err := tx.Rollback(); err != nil {
+		t.Fatal(err)
+	}
+	if err := db.RemovePool(t.Context(), "p"); err != nil {
+		t.Errorf("unlocked, and yet: %v", err)
+	}
+	if cfg, err := db.Config(t.Context()); err != nil || len(cfg.Pools) != 1 {
+		t.Errorf("read %+v, %v", cfg, err)
+	}
+}
