@@ -24,6 +24,7 @@ type bench struct {
 	db   *store.DB
 	opts pool.Options
 	wrap func(pool.Store) pool.Store // nil: the store as it is
+	lock func(pool.Vault) pool.Vault // nil: the vault as it is
 
 	mu  sync.Mutex
 	now time.Time
@@ -55,6 +56,9 @@ func (b *bench) start(t testing.TB) {
 	b.opts.Store, b.opts.Vault = b.db, v
 	if b.wrap != nil {
 		b.opts.Store = b.wrap(b.db)
+	}
+	if b.lock != nil {
+		b.opts.Vault = b.lock(v)
 	}
 	if b.Keeper, err = pool.NewKeeper(context.Background(), b.opts); err != nil {
 		t.Fatal(err)

@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -28,6 +29,7 @@ type view struct {
 	endpoints   map[hostPort][]*poolView     // with accounts that are refreshed there; oldest first
 	paths       map[hostPort]map[string]bool // of these token endpoints, clean
 	known       map[tokenDigest]*poolView    // placeholders, and tokens of members
+	opened      map[string]opened            // credentials of members
 	changed     signal                       // raised when the next view is in place
 }
 
@@ -123,6 +125,30 @@ func (m *material) token() []byte {
 	return m.Secret
 }
 
+// opened is what was sealed and what was found in it.
+type opened struct {
+	sealed   []byte
+	material *material
+}
+
+// openOnce opens a credential for a view, unless it is sealed in the view before as it is now: to open all of them at
+// every change would make each the slower the more there are.
+func (k *Keeper) openOnce(v *view, r *CredentialRecord) (*material, error) {
+	name := r.Credential.Name
+	if before := k.view.Load(); before != nil {
+		if o, ok := before.opened[name]; ok && bytes.Equal(o.sealed, r.Sealed) {
+			v.opened[name] = o
+			return o.material, nil
+		}
+	}
+	m, err := k.open(r)
+	if err != nil {
+		return nil, err
+	}
+	v.opened[name] = opened{r.Sealed, m}
+	return m, nil
+}
+
 func (k *Keeper) seal(m *material) ([]byte, error) {
 	plain, err := json.Marshal(m)
 	if err != nil {
@@ -157,6 +183,7 @@ func (k *Keeper) reload(ctx context.Context) error {
 		pools: make(map[string]*poolView), byID: make(map[int64]*poolView), tallies: make(map[int64]*tally),
 		credentials: make(map[string]Credential), routes: make(map[hostPort][]*poolView),
 		endpoints: make(map[hostPort][]*poolView), paths: make(map[hostPort]map[string]bool), known: make(map[tokenDigest]*poolView),
+		opened: make(map[string]opened),
 	}
 	v.changed.init()
 	records := make(map[string]*CredentialRecord)
@@ -214,7 +241,7 @@ func (k *Keeper) poolView(v *view, r *PoolRecord, credentials map[string]*Creden
 				m.ends = c.ExpiresAt.UnixNano()
 			}
 		}
-		mat, err := k.open(record)
+		mat, err := k.openOnce(v, record)
 		if err != nil {
 			return nil, err
 		}
