@@ -287,15 +287,10 @@ func (k *Keeper) UpdateCredential(ctx context.Context, name string, ch Credentia
 	defer got.zero()
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	cfg, err := k.opts.Store.Config(ctx)
+	r, err := k.opts.Store.Credential(ctx, name)
 	if err != nil {
-		return Credential{}, err
+		return Credential{}, k.view.Load().near(err)
 	}
-	i := slices.IndexFunc(cfg.Credentials, func(r CredentialRecord) bool { return r.Credential.Name == name })
-	if i < 0 {
-		return Credential{}, k.view.Load().near(NoCredential(name))
-	}
-	r := cfg.Credentials[i]
 	m, err := k.open(&r)
 	if err != nil {
 		return Credential{}, err

@@ -131,16 +131,15 @@ func (k *Keeper) spendable(ctx context.Context, name string) (Credential, *mater
 
 // account reads what is stored of a credential.
 func (k *Keeper) account(ctx context.Context, name string) (CredentialRecord, *material, error) {
-	cfg, err := k.opts.Store.Config(ctx)
+	r, err := k.opts.Store.Credential(ctx, name)
+	if known, is := errors.AsType[*Error](err); is && known.Code == CodeNotFound {
+		return CredentialRecord{}, nil, errReplaced
+	}
 	if err != nil {
 		return CredentialRecord{}, nil, err
 	}
-	i := slices.IndexFunc(cfg.Credentials, func(r CredentialRecord) bool { return r.Credential.Name == name })
-	if i < 0 {
-		return CredentialRecord{}, nil, errReplaced
-	}
-	m, err := k.open(&cfg.Credentials[i])
-	return cfg.Credentials[i], m, err
+	m, err := k.open(&r)
+	return r, m, err
 }
 
 // keepTokens makes new tokens durable and then visible, unless somebody has given the

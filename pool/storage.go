@@ -36,6 +36,8 @@ type PoolStore interface {
 
 // CredentialStore changes credentials.
 type CredentialStore interface {
+	// Credential reads one; the error is [NoCredential]'s if there is none of the name.
+	Credential(ctx context.Context, name string) (CredentialRecord, error)
 	AddCredential(ctx context.Context, r CredentialRecord) error
 	UpdateCredential(ctx context.Context, r CredentialRecord) error
 	RemoveCredential(ctx context.Context, name string) error

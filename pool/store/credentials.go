@@ -91,10 +91,22 @@ func (db *DB) RemoveCredential(ctx context.Context, name string) error {
 	})
 }
 
-func credentials(ctx context.Context, tx *sql.Tx) ([]pool.CredentialRecord, error) {
-	rows, err := tx.QueryContext(ctx, `SELECT c.name, c.type, c.sealed, c.token_url, c.client_id, c.extra_headers, c.expires_at, c.refresh_failed,
+// Credential reads a credential.
+func (db *DB) Credential(ctx context.Context, name string) (pool.CredentialRecord, error) {
+	found, err := credentials(ctx, db.read, `WHERE c.name = ?`, name)
+	if err != nil {
+		return pool.CredentialRecord{}, err
+	}
+	if len(found) == 0 {
+		return pool.CredentialRecord{}, pool.NoCredential(name)
+	}
+	return found[0], nil
+}
+
+func credentials(ctx context.Context, from querier, which string, args ...any) ([]pool.CredentialRecord, error) {
+	rows, err := from.QueryContext(ctx, `SELECT c.name, c.type, c.sealed, c.token_url, c.client_id, c.extra_headers, c.expires_at, c.refresh_failed,
 		c.source, c.source_error, COALESCE(p.name, '')
-		FROM credentials c LEFT JOIN members m ON m.credential_id = c.id LEFT JOIN pools p ON p.id = m.pool_id ORDER BY c.id`)
+		FROM credentials c LEFT JOIN members m ON m.credential_id = c.id LEFT JOIN pools p ON p.id = m.pool_id `+which+` ORDER BY c.id`, args...)
 	if err != nil {
 		return nil, fmt.Errorf("read credentials: %w", err)
 	}

@@ -151,7 +151,7 @@ func (db *DB) Config(ctx context.Context) (cfg pool.Config, err error) {
 		return cfg, fmt.Errorf("begin: %w", err)
 	}
 	defer func() { err = errors.Join(err, ignoreDone(tx.Rollback())) }()
-	if cfg.Credentials, err = credentials(ctx, tx); err != nil {
+	if cfg.Credentials, err = credentials(ctx, tx, ""); err != nil {
 		return cfg, err
 	}
 	cfg.Pools, err = pools(ctx, tx)
