@@ -96,7 +96,7 @@ func shiftEach(instants map[string]time.Time, by time.Duration) {
 
 // hasten has a credential's source read soon, because an upstream refused its secret.
 func (k *Keeper) hasten(name string) {
-	if k.view.Load().credentials[name].Source == "" {
+	if c, _ := k.view.Load().credential(name); c.Source == "" {
 		return
 	}
 	f := k.fetches
@@ -153,7 +153,7 @@ func (k *Keeper) nextFetch() (name string, at time.Time) {
 
 // fetchNow reads a credential's source and notes what came of it.
 func (k *Keeper) fetchNow(ctx context.Context, name string) {
-	c := k.view.Load().credentials[name]
+	c, _ := k.view.Load().credential(name)
 	got, err := k.fetch(ctx, c.Source, c.Type)
 	f, now := k.fetches, k.opts.Now()
 	f.mu.Lock()

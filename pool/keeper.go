@@ -69,8 +69,9 @@ type Keeper struct {
 	fetches *fetcher
 
 	mu      sync.Mutex // held while the store is changed
-	waiting signal     // raised when a cooldown changes
-	events  signal     // raised when an event is added
+	holders holders
+	waiting signal // raised when a cooldown changes
+	events  signal // raised when an event is added
 }
 
 // NewKeeper reads the store. Close must be called.

@@ -1,8 +1,12 @@
 package pool_test
 
 import (
+	"context"
+	"fmt"
+	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/sluice-proxy/sluice/pool"
 	"github.com/sluice-proxy/sluice/pool/vault"
@@ -48,4 +52,76 @@ func TestAChangeOpensWhatChanged(t *testing.T) {
 		t.Errorf("%s carries %q", l.Member, l.Inject[0].Value)
 	}
 	step("a removed pool", 0, b.RemovePool(t.Context(), "p"))
+}
+
+// countingStore counts how often everything is read.
+type countingStore struct {
+	pool.Store
+	read *atomic.Int64
+}
+
+func (s countingStore) Config(ctx context.Context) (pool.Config, error) {
+	s.read.Add(1)
+	return s.Store.Config(ctx)
+}
+
+// TestTheTenThousandthCredential costs what the first did: nothing is read or opened of the others for it, but that of
+// accounts the refresh tokens are made known once.
+func TestTheTenThousandthCredential(t *testing.T) {
+	t.Parallel()
+	var read, opened atomic.Int64
+	b := newBench(t, nil)
+	b.stop()
+	b.lock = func(v pool.Vault) pool.Vault { return countingVault{v, &opened} }
+	b.wrap = func(s pool.Store) pool.Store { return countingStore{s, &read} }
+	b.start(t)
+	account := func(name, refresh string) error {
+		_, err := b.AddCredential(t.Context(), pool.CredentialSpec{
+			Name: name, Type: pool.OAuth, TokenURL: "https://auth.example/token",
+			OAuth: &pool.OAuthTokens{
+				AccessToken: vault.NewSecret([]byte("at-" + name)), RefreshToken: vault.NewSecret([]byte(refresh)), ExpiresAt: b.clock().Add(time.Hour),
+			},
+		})
+		return err
+	}
+	for i := range 50 {
+		b.add(t, fmt.Sprintf("key-%d", i))
+		if err := account(fmt.Sprintf("account-%d", i), fmt.Sprintf("rt-%d", i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := read.Load(); n > 2 { // at the start, and for the first account
+		t.Errorf("everything was read %d times", n)
+	}
+	if n := opened.Load(); n > 0 {
+		t.Errorf("%d secrets were opened", n)
+	}
+	if err := account("another", "rt-7"); err == nil || !strings.Contains(err.Error(), "account-7") {
+		t.Error("took the refresh token of another account")
+	}
+	for i := range 25 {
+		for _, name := range []string{fmt.Sprintf("key-%d", i), fmt.Sprintf("account-%d", i)} {
+			if err := b.RemoveCredential(t.Context(), name); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if n := read.Load(); n > 2 {
+		t.Errorf("to remove some, everything was read: %d times in all", n)
+	}
+	if err := account("another", "rt-7"); err != nil {
+		t.Errorf("whose it was is gone: %v", err)
+	}
+	before, err := b.Credentials(t.Context())
+	if err != nil || len(before) != 51 {
+		t.Fatalf("%d credentials, %v", len(before), err)
+	}
+	b.restart(t)
+	after, err := b.Credentials(t.Context())
+	if err != nil || fmt.Sprint(after) != fmt.Sprint(before) {
+		t.Errorf("after a restart %v, before %v: %v", after, before, err)
+	}
+	if err := account("one-more", "rt-30"); err == nil || !strings.Contains(err.Error(), "account-30") {
+		t.Error("took the refresh token of another account after a restart")
+	}
 }

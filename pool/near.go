@@ -63,8 +63,8 @@ func (v *view) near(err error) error {
 			names = append(names, p.members[i].name)
 		}
 	default:
-		for name := range v.credentials {
-			names = append(names, name)
+		for c := range v.all() {
+			names = append(names, c.Name)
 		}
 	}
 	return known.Near(names)

@@ -3,6 +3,7 @@ package pool
 import (
 	"cmp"
 	"context"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -22,15 +23,23 @@ func (k *Keeper) CreatePool(ctx context.Context, p Pool) (Pool, error) {
 func (k *Keeper) configure(ctx context.Context, e Event, change func(context.Context) error) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if err := change(k.noting(ctx, e)); err != nil {
-		return k.view.Load().near(err)
+	if err := k.store(ctx, e, change); err != nil {
+		return err
 	}
-	k.events.raise()
 	// The change is durable: finish it even if the caller has given up.
 	if err := k.reload(context.WithoutCancel(ctx)); err != nil {
 		return err
 	}
 	k.waiting.raise()
+	return nil
+}
+
+// store makes a change durable, and who asked for it. The lock is held.
+func (k *Keeper) store(ctx context.Context, e Event, change func(context.Context) error) error {
+	if err := change(k.noting(ctx, e)); err != nil {
+		return k.view.Load().near(err)
+	}
+	k.events.raise()
 	return nil
 }
 
@@ -192,7 +201,7 @@ func (k *Keeper) SetAuthResetTarget(ctx context.Context, pool, target string) er
 // Credentials lists the credentials by name.
 func (k *Keeper) Credentials(context.Context) ([]Credential, error) {
 	var all []Credential
-	for _, c := range k.view.Load().credentials {
+	for c := range k.view.Load().all() {
 		all = append(all, c)
 	}
 	slices.SortFunc(all, func(a, b Credential) int { return cmp.Compare(a.Name, b.Name) })
@@ -211,7 +220,7 @@ func (k *Keeper) AddCredential(ctx context.Context, s CredentialSpec) (Credentia
 			return Credential{}, err
 		}
 		defer got.zero()
-		if _, taken := k.view.Load().credentials[s.Name]; !taken {
+		if _, taken := k.view.Load().credential(s.Name); !taken {
 			k.fetches.read(s.Name, k.opts.Now(), k.opts.FetchInterval)
 		}
 		s.Secret, s.OAuth, m.Fetched = got.secret, got.oauth, got.digest
@@ -230,12 +239,34 @@ func (k *Keeper) AddCredential(ctx context.Context, s CredentialSpec) (Credentia
 	if c.Source != "" {
 		e.Detail += ", from " + c.Source
 	}
-	return c, k.configure(ctx, e, func(ctx context.Context) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	err = k.store(ctx, e, func(ctx context.Context) error {
 		if err := k.onlyHolder(ctx, c, &m); err != nil {
 			return err
 		}
 		return k.opts.Store.AddCredential(ctx, CredentialRecord{Credential: c, Sealed: sealed})
 	})
+	if err != nil {
+		return c, err
+	}
+	k.holders.add(k, c.Name, &m)
+	k.enlist(c, true)
+	return c, nil
+}
+
+// enlist shows a credential that no pool holds, or that it is gone. To build a view of all that there is for it would
+// make many take the longer the more there are. The lock is held.
+func (k *Keeper) enlist(c Credential, there bool) {
+	v := k.view.Load()
+	if there {
+		v.credentials.Store(c.Name, c)
+	} else {
+		v.credentials.Delete(c.Name)
+	}
+	if c.Type == OAuth || c.Source != "" { // it is to be refreshed, or read again
+		v.changed.raise()
+	}
 }
 
 // onlyHolder refuses an account whose refresh token another one has or had: the one that is
@@ -245,26 +276,60 @@ func (k *Keeper) onlyHolder(ctx context.Context, c Credential, m *material) erro
 	if c.Type != OAuth {
 		return nil
 	}
+	if err := k.findHolders(ctx); err != nil {
+		return err
+	}
+	if holder := k.holders[k.digestOf(string(m.Refresh))]; holder != "" && holder != c.Name {
+		return Conflict("oauth.refresh_token: is that of %q, now or before, and good for one of them only: sign in once more for another account", holder)
+	}
+	return nil
+}
+
+// holders are the names of accounts by the digests of their refresh tokens, spent ones too. Nil until somebody wants to
+// know, for it takes to open all of them. Guarded by the keeper's lock.
+type holders map[tokenDigest]string
+
+// findHolders makes them known. The lock is held.
+func (k *Keeper) findHolders(ctx context.Context) error {
+	if k.holders != nil {
+		return nil
+	}
 	cfg, err := k.opts.Store.Config(ctx)
 	if err != nil {
 		return err
 	}
-	digest := k.digestOf(string(m.Refresh))
+	all := make(holders)
 	for i := range cfg.Credentials {
 		r := &cfg.Credentials[i]
-		if r.Credential.Type != OAuth || r.Credential.Name == c.Name {
+		if r.Credential.Type != OAuth {
 			continue
 		}
-		other, err := k.open(r)
+		m, err := k.open(r)
 		if err != nil {
 			return err
 		}
-		if k.digestOf(string(other.Refresh)) == digest || other.spent(digest) {
-			return Conflict("oauth.refresh_token: is that of %q, now or before, and good for one of them only: sign in once more for another account",
-				r.Credential.Name)
+		all.add(k, r.Credential.Name, m)
+	}
+	k.holders = all
+	return nil
+}
+
+// add notes what an account has now.
+func (h holders) add(k *Keeper, name string, m *material) {
+	if h == nil || len(m.Refresh) == 0 {
+		return
+	}
+	h[k.digestOf(string(m.Refresh))] = name
+	for _, d := range m.Former {
+		if len(d) == len(tokenDigest{}) {
+			h[tokenDigest(d)] = name
 		}
 	}
-	return nil
+}
+
+// remove forgets an account.
+func (h holders) remove(name string) {
+	maps.DeleteFunc(h, func(_ tokenDigest, holder string) bool { return holder == name })
 }
 
 func (m *material) setExtra(c *Credential, extra []ExtraHeader) {
@@ -317,6 +382,7 @@ func (k *Keeper) UpdateCredential(ctx context.Context, name string, ch Credentia
 	if err := k.opts.Store.UpdateCredential(k.noting(ctx, e), r); err != nil {
 		return Credential{}, err
 	}
+	k.holders.add(k, name, m)
 	k.events.raise()
 	ctx = context.WithoutCancel(ctx)
 	if err := k.reload(ctx); err != nil || !another {
@@ -398,9 +464,14 @@ func (ch CredentialChange) fields() string {
 // RemoveCredential forgets a credential that no pool holds.
 func (k *Keeper) RemoveCredential(ctx context.Context, name string) error {
 	e := Event{Kind: EventCredRemoved, Member: name}
-	if err := k.configure(ctx, e, func(ctx context.Context) error { return k.opts.Store.RemoveCredential(ctx, name) }); err != nil {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if err := k.store(ctx, e, func(ctx context.Context) error { return k.opts.Store.RemoveCredential(ctx, name) }); err != nil {
 		return err
 	}
+	k.holders.remove(name)
+	c, _ := k.view.Load().credential(name)
+	k.enlist(c, false)
 	k.fetches.forget(name) // the next one of this name is another one
 	k.refresh.forget(name)
 	return nil

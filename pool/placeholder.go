@@ -137,7 +137,7 @@ func (k *Keeper) Placeholders(pools []string) map[string]string {
 func (k *Keeper) agentTokensOf(p *poolView) *AgentTokens {
 	v := k.view.Load()
 	for i := range p.members {
-		if v.credentials[p.members[i].name].Type == OAuth {
+		if c, _ := v.credential(p.members[i].name); c.Type == OAuth {
 			t := agentTokens(k.key, p.pool)
 			return &t
 		}

@@ -166,6 +166,7 @@ func (k *Keeper) keepTokens(ctx context.Context, name string, asked vault.Secret
 	if err := k.opts.Store.UpdateCredential(context.WithValue(ctx, noteKey{}, e), r); err != nil {
 		return fmt.Errorf("store the new tokens: %w", err)
 	}
+	k.holders.add(k, name, m)
 	k.events.raise()
 	if err := k.reload(ctx); err != nil {
 		return err

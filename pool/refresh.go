@@ -139,9 +139,10 @@ func (k *Keeper) refreshAhead(ctx context.Context) {
 			continue
 		}
 		// Failures are noted where they happen, and retried at an instant of their own.
-		ends := k.view.Load().credentials[name].ExpiresAt
+		ended, _ := k.view.Load().credential(name)
 		_ = k.refreshNow(ctx, name, "ahead of its end", false, func() bool {
-			return k.view.Load().credentials[name].ExpiresAt.Equal(ends)
+			c, _ := k.view.Load().credential(name)
+			return c.ExpiresAt.Equal(ended.ExpiresAt)
 		})
 	}
 }
@@ -149,7 +150,7 @@ func (k *Keeper) refreshAhead(ctx context.Context) {
 // nextRefresh is the account that is to be refreshed first, and when; "" if none is.
 func (k *Keeper) nextRefresh() (name string, at time.Time) {
 	v, now := k.view.Load(), k.opts.Now()
-	for _, c := range v.credentials {
+	for c := range v.all() {
 		if c.Type != OAuth || c.ExpiresAt.IsZero() || v.tokenURL(c) == "" {
 			continue
 		}

@@ -95,7 +95,7 @@ func (k *Keeper) fetchFor(ctx context.Context, name string, ch CredentialChange)
 	if err := validSource(*ch.Source); err != nil {
 		return nil, err
 	}
-	c, there := k.view.Load().credentials[name]
+	c, there := k.view.Load().credential(name)
 	if !there {
 		return nil, k.view.Load().near(NoCredential(name))
 	}
@@ -165,6 +165,7 @@ func (k *Keeper) keepFetched(ctx context.Context, name, source string, got *fetc
 	if err := k.opts.Store.UpdateCredential(ctx, r); err != nil {
 		return fmt.Errorf("store what was fetched: %w", err)
 	}
+	k.holders.add(k, name, m)
 	k.events.raise()
 	if err := k.reload(ctx); err != nil || !another {
 		return err
@@ -213,7 +214,7 @@ func ParseTokens(raw []byte) (*OAuthTokens, error) {
 // sourced are the credentials that have a source, by name.
 func (v *view) sourced() []Credential {
 	var all []Credential
-	for _, c := range v.credentials {
+	for c := range v.all() {
 		if c.Source != "" {
 			all = append(all, c)
 		}

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"iter"
 	"log/slog"
 	"slices"
 	"sort"
@@ -23,8 +24,8 @@ type view struct {
 	pools       map[string]*poolView
 	ordered     []*poolView // oldest first
 	byID        map[int64]*poolView
-	tallies     map[int64]*tally // by member
-	credentials map[string]Credential
+	tallies     map[int64]*tally             // by member
+	credentials sync.Map                     // Credential by name; those that no pool holds come and go in place
 	routes      map[hostPort][]*poolView     // oldest first
 	endpoints   map[hostPort][]*poolView     // with accounts that are refreshed there; oldest first
 	paths       map[hostPort]map[string]bool // of these token endpoints, clean
@@ -66,6 +67,22 @@ type memberView struct {
 	also        [][]Field // likewise
 	echo        func() *echo.Matcher
 	tally       *tally
+}
+
+// credential is zero if there is none of the name.
+func (v *view) credential(name string) (c Credential, there bool) {
+	found, there := v.credentials.Load(name)
+	if there {
+		c = found.(Credential)
+	}
+	return c, there
+}
+
+// all are the credentials, in no order.
+func (v *view) all() iter.Seq[Credential] {
+	return func(yield func(Credential) bool) {
+		v.credentials.Range(func(_, c any) bool { return yield(c.(Credential)) })
+	}
 }
 
 // activeIndex is where selection begins.
@@ -181,8 +198,7 @@ func (k *Keeper) reload(ctx context.Context) error {
 	}
 	v := &view{
 		pools: make(map[string]*poolView), byID: make(map[int64]*poolView), tallies: make(map[int64]*tally),
-		credentials: make(map[string]Credential), routes: make(map[hostPort][]*poolView),
-		endpoints: make(map[hostPort][]*poolView), paths: make(map[hostPort]map[string]bool), known: make(map[tokenDigest]*poolView),
+		routes: make(map[hostPort][]*poolView), endpoints: make(map[hostPort][]*poolView), paths: make(map[hostPort]map[string]bool), known: make(map[tokenDigest]*poolView),
 		opened: make(map[string]opened),
 	}
 	v.changed.init()
@@ -190,7 +206,7 @@ func (k *Keeper) reload(ctx context.Context) error {
 	for i := range cfg.Credentials {
 		r := &cfg.Credentials[i]
 		records[r.Credential.Name] = r
-		v.credentials[r.Credential.Name] = r.Credential
+		v.credentials.Store(r.Credential.Name, r.Credential)
 	}
 	for i := range cfg.Pools {
 		p, err := k.poolView(v, &cfg.Pools[i], records)
