@@ -3,12 +3,13 @@ package pool
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 )
 
 const (
-	// DefaultMaxTies is how many things that accounts made are remembered, the newest.
+	// DefaultMaxTies is how many things that accounts made are remembered, each pool's newest.
 	DefaultMaxTies = 100_000
 	// TieAge is for how long they are.
 	TieAge = 30 * 24 * time.Hour
@@ -25,9 +26,9 @@ const (
 type TieStore interface {
 	// Ties lists them, oldest first.
 	Ties(ctx context.Context) ([]TieRecord, error)
-	// AddTies adds some, as a whole, and forgets what was made up to an instant or is
-	// not among the newest keep.
-	AddTies(ctx context.Context, ties []TieRecord, before time.Time, keep int) error
+	// AddTies adds some and then forgets those that were dropped and what was made up to an
+	// instant, as a whole.
+	AddTies(ctx context.Context, ties, dropped []TieRecord, before time.Time) error
 }
 
 // TieRecord says that a member made what a mark stands for.
@@ -50,10 +51,10 @@ type tieIndex struct {
 
 	mu      sync.RWMutex
 	makers  map[tieKey]maker
-	order   []tieKey // as they were made; one that was made again is there twice
-	count   map[int64]int
+	pools   map[int64]*poolTies
 	seq     uint64
 	pending []TieRecord
+	dropped []TieRecord // that may be written down
 
 	wake chan struct{} // of capacity 1
 	once sync.Once
@@ -72,10 +73,21 @@ type maker struct {
 	made   time.Time
 }
 
+// poolTies are a pool's in the order in which they were made; one that was made again is there twice.
+type poolTies struct {
+	count int
+	order []tiePlace
+}
+
+type tiePlace struct {
+	mark Mark
+	seq  uint64
+}
+
 func newTieIndex(limit int, records []TieRecord) *tieIndex {
 	t := &tieIndex{
 		limit:  limit,
-		makers: make(map[tieKey]maker, len(records)), count: make(map[int64]int),
+		makers: make(map[tieKey]maker, len(records)), pools: make(map[int64]*poolTies),
 		wake: make(chan struct{}, 1), done: make(chan struct{}), gone: make(chan struct{}),
 	}
 	for _, r := range records {
@@ -84,29 +96,55 @@ func newTieIndex(limit int, records []TieRecord) *tieIndex {
 	return t
 }
 
-// put adds a tie and forgets the oldest beyond the limit. The lock is held.
+// put adds a tie. Beyond the limit, the pool that has the most forgets its oldest: one whose agents make
+// much takes nothing from the others. The lock is held.
 func (t *tieIndex) put(r TieRecord) {
 	key := tieKey{r.Pool, r.Mark}
+	p := t.pools[r.Pool]
+	if p == nil {
+		p = new(poolTies)
+		t.pools[r.Pool] = p
+	}
 	t.seq++
-	if _, known := t.makers[key]; !known {
-		t.count[r.Pool]++
+	before, known := t.makers[key]
+	switch {
+	case !known:
+		p.count++
+	case before.member != r.Member:
+		t.dropped = append(t.dropped, TieRecord{Mark: r.Mark, Pool: r.Pool, Member: before.member})
 	}
 	t.makers[key] = maker{r.Member, t.seq, r.Made}
-	t.order = append(t.order, key)
-	for len(t.order) > t.limit {
-		oldest := t.order[0]
-		t.order = t.order[1:]
-		// Where it was made again since, this is not its last place.
-		if m := t.makers[oldest]; m.seq <= t.seq-uint64(t.limit) {
-			t.drop(oldest)
-		}
+	p.order = append(p.order, tiePlace{r.Mark, t.seq})
+	if len(p.order) > 2*p.count+64 {
+		p.order = slices.DeleteFunc(p.order, func(x tiePlace) bool { return !t.last(r.Pool, x) })
+	}
+	for len(t.makers) > t.limit {
+		t.dropOldest(r.Pool)
 	}
 }
 
-func (t *tieIndex) drop(key tieKey) {
+// last says whether a place is that of a tie as it was made last.
+func (t *tieIndex) last(pool int64, x tiePlace) bool {
+	return t.makers[tieKey{pool, x.mark}].seq == x.seq
+}
+
+// dropOldest drops the oldest tie of the pool that has the most, which is that one unless another has more.
+func (t *tieIndex) dropOldest(pool int64) {
+	for id, p := range t.pools {
+		if p.count > t.pools[pool].count {
+			pool = id
+		}
+	}
+	p := t.pools[pool]
+	for !t.last(pool, p.order[0]) {
+		p.order = p.order[1:]
+	}
+	key := tieKey{pool, p.order[0].mark}
+	t.dropped = append(t.dropped, TieRecord{Mark: key.mark, Pool: pool, Member: t.makers[key].member})
+	p.order = p.order[1:]
 	delete(t.makers, key)
-	if t.count[key.pool]--; t.count[key.pool] == 0 {
-		delete(t.count, key.pool)
+	if p.count--; p.count == 0 {
+		delete(t.pools, pool)
 	}
 }
 
@@ -114,7 +152,7 @@ func (t *tieIndex) drop(key tieKey) {
 func (t *tieIndex) any(pool int64) bool {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
-	return t.count[pool] > 0
+	return t.pools[pool] != nil
 }
 
 // find is the newest maker among the clues; members says who still counts.
@@ -155,23 +193,32 @@ func (t *tieIndex) add(pool, member int64, clues []Clue, now time.Time) {
 
 // bound keeps what cannot be written from growing for ever. The lock is held.
 func (t *tieIndex) bound() {
-	if over := len(t.pending) - t.limit; over > 0 {
-		t.pending = t.pending[over:]
+	if len(t.pending) > 2*t.limit {
+		t.pending = slices.DeleteFunc(t.pending, func(r TieRecord) bool {
+			m := t.makers[tieKey{r.Pool, r.Mark}] // at most limit of them are there still
+			return m.member != r.Member || !m.made.Equal(r.Made)
+		})
+	}
+	if len(t.dropped) > 2*t.limit { // what is not dropped from the database now is at the next start
+		t.dropped = slices.Delete(t.dropped, 0, t.limit)
 	}
 }
 
-func (t *tieIndex) takePending() []TieRecord {
+// takePending takes what is to be written: what was made again since it was dropped is not.
+func (t *tieIndex) takePending() (made, dropped []TieRecord) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	p := t.pending
-	t.pending = nil
-	return p
+	made, dropped = t.pending, slices.DeleteFunc(t.dropped, func(r TieRecord) bool {
+		return t.makers[tieKey{r.Pool, r.Mark}].member == r.Member
+	})
+	t.pending, t.dropped = nil, nil
+	return made, dropped
 }
 
-func (t *tieIndex) putBack(p []TieRecord) {
+func (t *tieIndex) putBack(made, dropped []TieRecord) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.pending = append(p, t.pending...)
+	t.pending, t.dropped = append(made, t.pending...), append(dropped, t.dropped...)
 	t.bound()
 }
 
@@ -187,12 +234,12 @@ func (k *Keeper) writeTies() {
 		case <-t.done:
 			open = false
 		}
-		p := t.takePending()
-		if len(p) == 0 {
+		made, dropped := t.takePending()
+		if len(made)+len(dropped) == 0 {
 			continue
 		}
 		now := k.opts.Now()
-		err := k.opts.Store.AddTies(context.Background(), p, now.Add(-TieAge), t.limit)
+		err := k.opts.Store.AddTies(context.Background(), made, dropped, now.Add(-TieAge))
 		switch {
 		case err == nil:
 			failed = false
@@ -201,7 +248,7 @@ func (k *Keeper) writeTies() {
 			k.opts.Log.Error("what accounts made is not written down: requests that name it may go to another one after a restart", "error", err)
 		}
 		failed = true
-		t.putBack(p)
+		t.putBack(made, dropped)
 		if open = open && pause(t.done, tieRetry); open {
 			select {
 			case t.wake <- struct{}{}:

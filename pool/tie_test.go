@@ -208,6 +208,42 @@ func TestTiesAreBounded(t *testing.T) {
 	}
 }
 
+// TestOnePoolsTiesTakeNoOthers: however much the agents of one pool make, those of another find what theirs made.
+func TestOnePoolsTiesTakeNoOthers(t *testing.T) {
+	t.Parallel()
+	const limit = 500
+	b := newBench(t, func(o *pool.Options) { o.MaxTies = limit })
+	quiet := b.pool(t, "a", "b")
+	b.add(t, "c", "d")
+	if _, err := b.CreatePool(t.Context(), pool.Pool{Name: "busy", Members: []string{"c", "d"}, Provider: "codex"}); err != nil {
+		t.Fatal(err)
+	}
+	busy, ok := b.Route("chatgpt.com", 443, nil)
+	if !ok {
+		t.Fatal("the preset's host is not bound")
+	}
+	b.made(t, quiet, b.acquire(t, quiet), "resp_quiet")
+	l := b.acquire(t, busy)
+	for i := range 4 * limit {
+		b.Made(l, []pool.Clue{{Mark: pool.Mark{byte(i), byte(i >> 8), 1}}})
+	}
+	for _, id := range []string{"resp_busy", "resp_quiet"} { // again, so that it is dropped and there all the same
+		b.made(t, busy, l, id)
+	}
+	for range 2 {
+		if _, ok := b.tie(quiet, "resp_quiet"); !ok {
+			t.Error("what a quiet pool made is forgotten because of a busy one")
+		}
+		if _, ok := b.tie(busy, "resp_busy"); !ok {
+			t.Error("the newest of a busy pool is forgotten")
+		}
+		b.restart(t)
+		if ties, err := b.db.Ties(t.Context()); err != nil || len(ties) != limit {
+			t.Errorf("%d ties are stored, %v", len(ties), err)
+		}
+	}
+}
+
 func TestOnlyThoseWithAChoiceLookForTies(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, nil)

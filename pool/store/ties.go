@@ -32,9 +32,9 @@ func (db *DB) Ties(ctx context.Context) ([]pool.TieRecord, error) {
 	return all, rows.Err()
 }
 
-// AddTies adds what members made, and forgets what was made up to before or is not among
-// the newest keep. Of a member that has left, nothing is added.
-func (db *DB) AddTies(ctx context.Context, ties []pool.TieRecord, before time.Time, keep int) error {
+// AddTies adds what members made, and forgets what was dropped and what was made up to before. Of a member that has
+// left, nothing is added.
+func (db *DB) AddTies(ctx context.Context, ties, dropped []pool.TieRecord, before time.Time) error {
 	return db.tx(ctx, func(tx *sql.Tx) error {
 		for _, t := range ties {
 			if _, err := tx.ExecContext(ctx, `INSERT OR REPLACE INTO ties (seq, mark, member_id, made)
@@ -43,8 +43,12 @@ func (db *DB) AddTies(ctx context.Context, ties []pool.TieRecord, before time.Ti
 				return fmt.Errorf("add a tie: %w", err)
 			}
 		}
-		if _, err := tx.ExecContext(ctx, `DELETE FROM ties WHERE made <= ?1 OR seq <= (SELECT MAX(seq) FROM ties) - ?2`,
-			nanos(before), keep); err != nil {
+		for _, t := range dropped {
+			if _, err := tx.ExecContext(ctx, `DELETE FROM ties WHERE mark = ? AND member_id = ?`, t.Mark[:], t.Member); err != nil {
+				return fmt.Errorf("forget a tie: %w", err)
+			}
+		}
+		if _, err := tx.ExecContext(ctx, `DELETE FROM ties WHERE made <= ?`, nanos(before)); err != nil {
 			return fmt.Errorf("forget old ties: %w", err)
 		}
 		return nil
