@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -68,6 +69,9 @@ type delivery struct {
 	reader  Reader
 	batch   int
 	log     *slog.Logger
+	// taken is the seq up to which the reader has taken all: the store may not take that down, on a full disk say, and
+	// nobody is to be told the same again and again until it does.
+	taken int64
 
 	mu    sync.Mutex
 	seq   int64      // up to which all is delivered; guarded by mu
@@ -161,8 +165,12 @@ func (d *delivery) follow(ctx context.Context, pause *backoff.ExponentialBackOff
 // deliver returns the seq up to which all is delivered and written down.
 func (d *delivery) deliver(ctx context.Context, events []pool.Event) (int64, error) {
 	last := events[len(events)-1].Seq
-	if err := d.reader.Deliver(ctx, events); err != nil {
-		return 0, err
+	events = slices.DeleteFunc(events, func(e pool.Event) bool { return e.Seq <= d.taken })
+	if len(events) > 0 {
+		if err := d.reader.Deliver(ctx, events); err != nil {
+			return 0, err
+		}
+		d.taken = last
 	}
 	// It is delivered, whatever happens to ctx: only the cursor keeps it from being so twice.
 	if err := d.cursors.SetCursor(context.WithoutCancel(ctx), d.reader.Name(), last); err != nil {

@@ -252,32 +252,49 @@ func (f *failing) SetCursor(ctx context.Context, reader string, seq int64) error
 	return f.Cursors.SetCursor(ctx, reader, seq)
 }
 
-// TestACursorThatCannotBeWrittenRepeats shows what is promised: at least once, and the
-// seq by which a repetition is known.
-func TestACursorThatCannotBeWrittenRepeats(t *testing.T) {
+// TestACursorThatCannotBeWritten: on a full disk nobody is told the same again and again, and all is told in order once
+// there is room; only a kill repeats the last, whose seq tells.
+func TestACursorThatCannotBeWritten(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
 		w := open(t, dir)
 		defer w.close(t)
 		chat := &inbox{name: "chat"}
-		m, err := New(t.Context(), Options{Pools: w, Events: w, Cursors: &failing{w.db, 1}, Channels: []Channel{chat}})
-		if err != nil {
-			t.Fatal(err)
+		start := func(failures int) (stop func()) {
+			m, err := New(t.Context(), Options{Pools: w, Events: w, Cursors: &failing{w.db, failures}, Channels: []Channel{chat}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithCancel(context.Background())
+			done := make(chan error, 1)
+			go func() { done <- m.run(ctx, bubbleAlarm{}, steadyClock) }()
+			return func() {
+				cancel()
+				if err := <-done; err != nil {
+					t.Error(err)
+				}
+			}
 		}
-		ctx, cancel := context.WithCancel(context.Background())
-		done := make(chan error, 1)
-		go func() { done <- m.run(ctx, bubbleAlarm{}, steadyClock) }()
+		stop := start(10)
+		w.record(t, 2)
+		time.Sleep(20 * time.Second)
+		if got := chat.got(); !slices.Equal(got, []int64{1}) {
+			t.Errorf("while nothing can be written: %v", got)
+		}
+		time.Sleep(2 * time.Hour)
+		if got := chat.got(); !slices.Equal(got, []int64{1, 3}) {
+			t.Errorf("once it can: %v", got)
+		}
+		stop()
+		stop = start(1 << 30)
 		w.record(t, 1)
+		time.Sleep(time.Hour)
+		stop() // as good as killed: that it was told is nowhere
+		stop = start(0)
 		time.Sleep(time.Minute)
-		if backlog, err := m.Backlog(ctx); err != nil || backlog["chat"] != 0 {
-			t.Errorf("backlog %v, %v", backlog, err)
-		}
-		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-		if got := chat.got(); !slices.Equal(got, []int64{1, 1}) {
-			t.Errorf("got %v", got)
+		stop()
+		if got := chat.got(); !slices.Equal(got, []int64{1, 3, 5, 5}) {
+			t.Errorf("after a restart: %v", got)
 		}
 	})
 }
