@@ -99,7 +99,7 @@ func (b *Bot) pressed(ctx context.Context, q *models.CallbackQuery) {
 	}
 	err = persistently(ctx, func(ctx context.Context) error {
 		_, err := b.api.EditMessageText(ctx, &bot.EditMessageTextParams{
-			ChatID: chat, MessageID: message, Text: r.pieces()[0], ReplyMarkup: keyboard(r.buttons),
+			ChatID: chat, MessageID: message, Text: r.one(), ReplyMarkup: keyboard(r.buttons),
 		})
 		return err
 	})
@@ -163,9 +163,9 @@ func (c call) pressPool(ctx context.Context, verb string, p pool.PoolStatus, mem
 	case verbShow:
 		return poolReply(p, now), nil
 	case verbAskRotate:
-		return confirm(poolText(p, now)+"\n\nMake the next member active?", versioned(verbRotate, p, "")), nil
+		return confirm("Make the next member active?\n\n"+poolText(p, now), versioned(verbRotate, p, "")), nil
 	case verbAskClear:
-		return confirm(poolText(p, now)+"\n\nLift all cooldowns?", versioned(verbClear, p, "")), nil
+		return confirm("Lift all cooldowns?\n\n"+poolText(p, now), versioned(verbClear, p, "")), nil
 	case verbRotate:
 		p, err := c.RotatePool(ctx, c.by, p.Name)
 		return c.said("Rotated.", p, err)

@@ -68,11 +68,11 @@ func (c *Channel) Name() string { return c.name }
 // Send writes the notice's sentence into the chat, and below it what the pool is
 // like by now.
 func (c *Channel) Send(ctx context.Context, n notice.Notice) error {
-	params := &bot.SendMessageParams{ChatID: c.chat, Text: n.Text}
+	params := &bot.SendMessageParams{ChatID: c.chat, Text: reply{text: n.Text}.one()}
 	if n.Event.Pool != "" && c.pools != nil {
 		// A pool that is gone, or cannot be read, keeps no notice back.
 		if p, err := c.pools.PoolStatus(ctx, n.Event.Pool); err == nil {
-			params.Text = reply{text: n.Text + "\n\n" + poolText(p, time.Now())}.pieces()[0]
+			params.Text = reply{text: n.Text + "\n\n" + poolText(p, time.Now())}.one()
 			if c.press {
 				params.ReplyMarkup = keyboard(poolButtons(p.Name))
 			}

@@ -137,8 +137,12 @@ func TestNoticeWithState(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	// One that cannot be sent as it is would keep all that follow it back.
+	if err := c.Send(t.Context(), notice.Notice{Text: strings.Repeat("long <b>&_* ", 1000)}); err != nil {
+		t.Error(err)
+	}
 	all := api.All()
-	if len(all) != 2 {
+	if len(all) != 3 {
 		t.Fatal(all)
 	}
 	first, second := all[0], all[1]

@@ -24,6 +24,22 @@ type reply struct {
 
 type button struct{ label, data string }
 
+// andMore ends what does not fit.
+const andMore = "\n… and more: the command line has all of it."
+
+// one is the text as far as it fits in one message, which a notice is, and what takes the place of another.
+func (r reply) one() string {
+	text := strings.TrimSpace(r.text)
+	if len(text) <= maxPiece {
+		return text
+	}
+	cut := strings.LastIndexByte(text[:maxPiece], '\n')
+	if cut <= 0 {
+		cut = cutAt(text, maxPiece)
+	}
+	return text[:cut] + andMore
+}
+
 // pieces are the texts of the messages that the reply fits in, cut at ends of lines
 // where there are any.
 func (r reply) pieces() []string {
@@ -38,7 +54,7 @@ func (r reply) pieces() []string {
 		rest = strings.TrimLeft(rest[cut:], "\n")
 	}
 	if len(rest) > maxPiece {
-		rest = rest[:cutAt(rest, maxPiece)] + "\n… and more: the command line has all of it."
+		rest = rest[:cutAt(rest, maxPiece)] + andMore
 	}
 	return append(all, rest)
 }

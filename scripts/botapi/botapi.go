@@ -11,6 +11,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode/utf16"
+	"unicode/utf8"
 )
 
 // BotName is the bot's user name.
@@ -83,6 +85,10 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			refusal(w, status, after)
 			return
 		}
+	}
+	if text, sent := fields["text"]; sent && (strings.TrimSpace(text) == "" || !utf8.ValidString(text) || len(utf16.Encode([]rune(text))) > 4096) {
+		refusal(w, http.StatusBadRequest, 0)
+		return
 	}
 	switch method {
 	case "getMe":
