@@ -5,8 +5,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/sluice-proxy/sluice/intercept"
@@ -98,6 +100,12 @@ func TestExplain(t *testing.T) {
 		}
 	}
 	told := &pool.Error{Code: pool.CodeConflict, Message: "taken"}
+	for fault, mend := range map[syscall.Errno]string{syscall.ENOSPC: "make room", syscall.EDQUOT: "make room", syscall.EROFS: "mount it read-write"} {
+		err := fmt.Errorf("save the CA: %w", errors.Join(&fs.PathError{Op: "write", Path: "/state/ca/x", Err: fault}, errors.New("y")))
+		if got := Explain(err); got.Code != pool.CodeUnavailable || !strings.Contains(got.Message, "/state/ca/x") || !strings.Contains(got.Message, mend) {
+			t.Errorf("%v: %+v", err, got)
+		}
+	}
 	if got := Explain(errors.Join(errors.New("x"), told)); got != told {
 		t.Errorf("%+v", got)
 	}
