@@ -123,6 +123,33 @@ func TestAFullDisk(t *testing.T) {
 	h.sluice("", "audit", "verify", "--state-dir", filepath.Join(h.dir, "state"))
 }
 
+// TestStartOnADiskThatTakesNothing: nor is anything lost of what is there.
+func TestStartOnADiskThatTakesNothing(t *testing.T) {
+	t.Parallel()
+	kerneltest.Require(t)
+	for options, want := range map[string]string{
+		"size=64k,mode=0700": "mount it read-write", "size=64k,mode=0700,nr_inodes=1": "make room",
+	} {
+		dir := t.TempDir()
+		if err := unix.Mount("sluice-small", dir, "tmpfs", 0, options); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+				t.Error(err)
+			}
+		})
+		if strings.Contains(want, "read-write") {
+			if err := unix.Mount("", dir, "", unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := store.Open(t.Context(), dir); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: error is %v, want %q", options, err, want)
+		}
+	}
+}
+
 // TestStartOnAFullDisk: whoever starts a daemon there, or restores a backup, is told that it is the disk.
 func TestStartOnAFullDisk(t *testing.T) {
 	t.Parallel()

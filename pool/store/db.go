@@ -115,7 +115,12 @@ func (db *DB) Close() error {
 func lockDir(dir string) (*os.File, error) {
 	path := filepath.Join(dir, "lock")
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
+	switch {
+	case errors.Is(err, unix.EROFS):
+		return nil, fmt.Errorf("lock the state directory: %w: mount it read-write, or use another --state-dir", err)
+	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
+		return nil, fmt.Errorf("lock the state directory: %w: make room", err)
+	case err != nil:
 		return nil, fmt.Errorf("lock the state directory: %w", err)
 	}
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
