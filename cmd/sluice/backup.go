@@ -69,16 +69,22 @@ it and has to be backed up apart. 'sluice restore' puts a backup in place.`,
 	return cmd
 }
 
-// stateDirectory is the flag's, else the configuration's.
+// stateDirectory is the flag's, else the configuration's; if it is a link, as to another disk, what that leads to.
 func (c *cli) stateDirectory(configFile, stateDir string) (string, error) {
 	cfg, err := loadConfig(configFile)
-	if err != nil || stateDir == "" {
-		return cfg.StateDir, err
+	if err != nil {
+		return "", err
+	}
+	if stateDir == "" {
+		stateDir = cfg.StateDir
 	}
 	if stateDir, err = filepath.Abs(stateDir); err != nil {
 		return "", fmt.Errorf("--state-dir: %w", err)
 	}
-	return stateDir, nil
+	if to, err := filepath.EvalSymlinks(stateDir); err == nil {
+		return to, nil
+	}
+	return stateDir, nil // whoever wants to use it says what is wrong
 }
 
 // backedUp is what -o json prints of a backup that was made or restored.
@@ -174,6 +180,8 @@ func stageState(ctx context.Context, stateDir, staged string) error {
 			return nil
 		case entry.IsDir():
 			return os.Mkdir(filepath.Join(staged, name), 0o700)
+		case entry.Type() == fs.ModeSymlink:
+			return fmt.Errorf("%s is a link, and what it leads to would not be in the backup: put that in its place", path)
 		case !entry.Type().IsRegular():
 			return nil
 		}

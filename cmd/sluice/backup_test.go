@@ -79,6 +79,38 @@ func TestBackupAndRestore(t *testing.T) {
 	}
 }
 
+// A state directory on another disk is reached by a link: all of it is in a backup, and one is restored to that disk.
+func TestBackupOfALinkedStateDirectory(t *testing.T) {
+	t.Parallel()
+	here, other := t.TempDir(), t.TempDir()
+	link, dir, file := filepath.Join(here, "sluice"), filepath.Join(other, "state"), filepath.Join(here, "backup")
+	if err := errors.Join(os.Rename(stateWith(t, "c2stY2FuYXJ5"), dir), os.Symlink(dir, link)); err != nil {
+		t.Fatal(err)
+	}
+	if out, errs, status := offline(t, "", "backup", file, "--state-dir", link); status != 0 {
+		t.Fatalf("status %d: %s%s", status, out, errs)
+	}
+	if err := errors.Join(os.RemoveAll(dir), os.Mkdir(dir, 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	if out, errs, status := offline(t, "", "restore", file, "--state-dir", link); status != 0 {
+		t.Fatalf("status %d: %s%s", status, out, errs)
+	}
+	if err := openParts(t, dir); err != nil {
+		t.Errorf("a daemon does not start from it: %v", err)
+	}
+	if to, err := os.Readlink(link); err != nil || to != dir {
+		t.Errorf("the link leads to %q, %v", to, err)
+	}
+	// What would be missing from a backup is said before anybody needs it.
+	if err := os.Symlink(t.TempDir(), filepath.Join(dir, "ca")); err != nil {
+		t.Fatal(err)
+	}
+	if out, errs, status := offline(t, "", "backup", file, "--state-dir", link); status != 1 || !strings.Contains(errs, "ca is a link") {
+		t.Errorf("status %d: %s%s", status, out, errs)
+	}
+}
+
 // Whose directory a backup goes to may be an agent, which gets nothing of it, and has nothing overwritten by it.
 func TestBackupBesideWhatOthersPut(t *testing.T) {
 	t.Parallel()
