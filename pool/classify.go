@@ -75,8 +75,11 @@ func Classify(a Answer, now time.Time) Verdict {
 		return v
 	case a.Status == http.StatusUnauthorized:
 		v.Outcome = OutcomeAuthFailed
-		if notOfTheAccount(a.Body) {
+		switch {
+		case notOfTheAccount(a.Body):
 			v.Outcome = OutcomeOther
+		case noCredit(a.Body): // of a key that is accepted
+			v.Outcome = OutcomeBilling
 		}
 		return v
 	case a.Status == http.StatusPaymentRequired:
@@ -98,10 +101,10 @@ func Classify(a Answer, now time.Time) Verdict {
 func outcomeOf(a Answer) Outcome {
 	about := said(a.Body)
 	switch {
-	case a.Status == http.StatusBadRequest:
-		return about.account
 	case noCredit(a.Body):
 		return OutcomeBilling
+	case a.Status == http.StatusBadRequest:
+		return about.account
 	case a.Status == http.StatusTooManyRequests && about.request && len(rejectedWindows(a.Header)) == 0:
 		return OutcomeOther
 	case a.Status == http.StatusTooManyRequests, limited(a.Header, a.Body):

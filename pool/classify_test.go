@@ -111,6 +111,8 @@ func TestClassify(t *testing.T) {
 		"429, no credit of another's":    {429, nil, `{"error":{"code":429,"metadata":{"raw":"{\"error\":{\"code\":\"insufficient_quota\"}}"}}}`, OutcomeRateLimited},
 		"403, no credit":                 {403, nil, `{"code":"insufficient_quota"}`, OutcomeBilling},
 		"402":                            {402, nil, `{"error":{"message":"Insufficient Balance"}}`, OutcomeBilling},
+		"400, no credit":                 {400, nil, `{"error":{"code":"insufficient_quota"}}`, OutcomeBilling},
+		"401, no credit":                 {401, nil, `{"error":{"message":"You exceeded your current quota","type":"insufficient_quota","code":401}}`, OutcomeBilling},
 		"401":                            {401, nil, "", OutcomeAuthFailed},
 		"400, the context is too long":   {400, nil, `{"error":{"code":"context_length_exceeded"}}`, OutcomeOther},
 		"400, anthropic's credit":        {400, nil, anthropicError("invalid_request_error", "Your credit balance is too low to access the Anthropic API. Please go to Plans & Billing to upgrade or purchase credits."), OutcomeBilling},
