@@ -61,7 +61,10 @@ var limitNamed = regexp.MustCompile(`(?i)(?:limits?|quotas?)[ _-]?(?:(?:is|are|w
 	`|insufficient[ _-]?(?:user[ _-]?)?(?:quota|credits?|balance|funds)|(?:secondary[ _-]?rate|spending)[ _-]?limit` +
 	`|(?:reached|exceeded|hit)[ _](?:(?:the|an?|your|its|[a-z]+'s) [^.]{0,40}?|(?:[a-z]+[ _]){0,2}?)(?:limits?|quotas?)(?:\b|_)` +
 	`|too many requests|(?:any|no|out of) (?:[a-z]+ ){0,2}(?:quota|credits)\b|(?:balance|credits?) (?:is|are) (?:insufficient|not enough|too low)` +
-	`|free tier [^.]{0,40}?exhausted`)
+	`|free tier [^.]{0,40}?exhausted|\brate[ _-]?limited\b`)
+
+// inMarks is what a request has named: OpenAI puts such marks around a model to which a project has no access.
+var inMarks = regexp.MustCompile("`[^`]*`")
 
 // Classify judges an answer. It is pure; now is the local clock at which the answer came.
 func Classify(a Answer, now time.Time) Verdict {
@@ -198,7 +201,7 @@ func limited(h http.Header, body []byte) bool {
 			return true
 		}
 	}
-	return !quotesInput(body) && limitNamed.Match(body[:min(len(body), MaxAnswerBody)])
+	return !quotesInput(body) && limitNamed.Match(inMarks.ReplaceAll(body[:min(len(body), MaxAnswerBody)], nil))
 }
 
 // quotesInput says whether a body has in it what was sent: OpenRouter's moderation says so what it

@@ -84,6 +84,8 @@ func TestClassify(t *testing.T) {
 		"403, too many requests":         {403, nil, `{"message":"Too many requests"}`, OutcomeRateLimited},
 		"403, a free tier":               {403, nil, `{"error":{"message":"The free tier of the model has been exhausted.","code":"AllocationQuota.FreeTierOnly"}}`, OutcomeRateLimited},
 		"403, no credits":                {403, nil, `{"code":"x","error":"Your newly created team doesn't have any credits yet."}`, OutcomeRateLimited},
+		"403, limited":                   {403, nil, `{"message":"You are being rate limited.","retry_after":64.57,"global":false}`, OutcomeRateLimited},
+		"403, a model that is so called": {403, nil, "{\"error\":{\"message\":\"Project `proj_1` does not have access to model `rate limit exceeded`\",\"code\":\"model_not_found\"}}", OutcomeOther},
 		"403, a balance":                 {403, nil, `{"code":30001,"message":"Sorry, your account balance is insufficient"}`, OutcomeRateLimited},
 		"403, no permission":             {403, nil, `{"error":{"message":"Insufficient permissions for this operation. Missing scopes: api.quota.read"}}`, OutcomeOther},
 		"403, no free tier":              {403, nil, `{"error":{"message":"The free tier is not available in your country."}}`, OutcomeOther},
