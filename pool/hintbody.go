@@ -98,8 +98,10 @@ func relayed(all []object) []object {
 }
 
 // text is a string, or a number as it was written.
-func text(o object, key string) string {
-	switch v := o[key].(type) {
+func text(o object, key string) string { return written(o[key]) }
+
+func written(v any) string {
+	switch v := v.(type) {
 	case string:
 		return v
 	case json.Number:
@@ -111,24 +113,32 @@ func text(o object, key string) string {
 // body reads a JSON error, in all its wrappings.
 func (c *collector) body(all []object) {
 	for _, o := range all {
-		for _, name := range [...]string{"retry_after", "reset_after", "retryAfter", "retry-after", "retry_after_seconds", "retryAfterSeconds"} {
-			if wait, ok := parseRetryAfter(text(o, name), c.ref); ok {
-				c.add(hintFirm, wait, name, text(o, name))
-			}
-		}
-		for _, name := range [...]string{"retry_after_ms", "retryAfterMs"} {
-			if wait, ok := parseWait(text(o, name), time.Millisecond); ok {
-				c.add(hintFirm, wait, name, text(o, name))
+		for _, o := range [...]object{o, child(o, "details"), child(o, "metadata")} {
+			for name, v := range o {
+				c.named(name, written(v))
 			}
 		}
 		c.google(o)
 	}
 	c.usageLimit(all)
-	for _, o := range all {
-		for _, name := range [...]string{"message", "msg", "error", "detail", "error_description"} {
-			c.prose(text(o, name))
+}
+
+// spelling is what the spellings of a name differ in: retry_after, retryAfter, Retry-After.
+var spelling = strings.NewReplacer("_", "", "-", "")
+
+// named reads what says by its name how long to wait, or what happened.
+func (c *collector) named(name, value string) {
+	switch strings.ToLower(spelling.Replace(name)) {
+	case "retryafter", "resetafter", "retryafterseconds", "retryaftersec", "resetafterseconds":
+		if wait, ok := parseRetryAfter(value, c.ref); ok {
+			c.add(hintFirm, wait, name, value)
 		}
-		c.prose(text(child(o, "metadata"), "raw"))
+	case "retryafterms", "resetafterms":
+		if wait, ok := parseWait(value, time.Millisecond); ok {
+			c.add(hintFirm, wait, name, value)
+		}
+	case "message", "msg", "error", "errormessage", "errormsg", "errordescription", "detail", "raw":
+		c.prose(value)
 	}
 }
 
@@ -199,7 +209,8 @@ func protoDuration(detail object, key string) (time.Duration, bool) {
 	}
 	seconds, hasSeconds := parseNumber(text(o, "seconds"))
 	nanos, hasNanos := parseNumber(text(o, "nanos"))
-	return times(seconds, time.Second) + times(min(nanos, 1e9), time.Nanosecond), hasSeconds || hasNanos
+	readable := (hasSeconds || o["seconds"] == nil) && (hasNanos || o["nanos"] == nil) // in JSON, what is zero is left out
+	return times(seconds, time.Second) + times(min(nanos, 1e9), time.Nanosecond), readable && (hasSeconds || hasNanos)
 }
 
 // dailyQuota reads Gemini's quotas per day, which begin anew at midnight in Los Angeles.
