@@ -199,8 +199,15 @@ func refusedBy(root object) (status int, body []byte, refused bool) {
 			said = child(child(response, "status_details"), "error") // Realtime's response.done
 		}
 	}
+	whole := object{}
 	if said == nil && text(root, "type") == "error" {
 		said = root
+	} else {
+		for key, v := range root { // a wait may stand beside the error; a response would be too long
+			if written(v) != "" {
+				whole[key] = v
+			}
+		}
 	}
 	known := refusals()
 	for _, key := range []string{"type", "code", "status"} {
@@ -211,7 +218,8 @@ func refusedBy(root object) (status int, body []byte, refused bool) {
 	if !refused {
 		return 0, nil, false
 	}
-	body, err := json.Marshal(object{"error": said})
+	whole["error"] = said
+	body, err := json.Marshal(whole)
 	return status, body, err == nil
 }
 

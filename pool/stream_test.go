@@ -22,6 +22,7 @@ func TestRefusedInStream(t *testing.T) {
 		"anthropic":         {"event: error\r\n" + `data: {"type":"error","error":{"type":"rate_limit_error","message":"slow down"}}`, OutcomeRateLimited, 0},
 		"gemini":            {`data: {"error":{"code":429,"status":"RESOURCE_EXHAUSTED","message":"m","details":[{"@type":"type.googleapis.com/google.rpc.RetryInfo","retryDelay":"34s"}]}}`, OutcomeRateLimited, 34 * time.Second},
 		"openrouter":        {`data: {"error":{"code":429,"message":"Rate limit exceeded"}}`, OutcomeRateLimited, 0},
+		"a wait beside it":  {`data: {"error":{"code":429,"message":"m"},"retry_after":31,"response":{"instructions":"x"}}`, OutcomeRateLimited, 31 * time.Second},
 		"data in two lines": {"data: {\"error\":\ndata: {\"code\":429}}", OutcomeRateLimited, 0},
 		"behind a comment":  {": OPENROUTER PROCESSING\n\n" + `data: {"error":{"code":429,"message":"try again in 12 s"}}`, OutcomeRateLimited, 12 * time.Second},
 		"bad key":           {`data: {"error":{"type":"invalid_request_error","code":"invalid_api_key","message":"m"}}`, OutcomeAuthFailed, 0},
