@@ -250,24 +250,31 @@ var (
 		`((?:\d+(?:\.\d+)?\s*(?:` + proseUnits + `)[\s,]*(?:and\s+)?)+)([^a-zA-Z](?:ago\b)?|$)`)
 	// proseLead is all that stands between those words and a number that is the wait, or ends that: not "or buy 30 days",
 	// "later, the limit is 5 hours", "every 5 hours" or "in -5 s".
-	proseLead = regexp.MustCompile(`(?i)(?:^\s*(?:for\b)?|[:=~(]|\b(?:in|after|within|until|wait(?:ing)?(?: for)?|time(?: is)?)\b)(?:["'\\*~(\s]|` +
+	proseLead = regexp.MustCompile(`(?i)(?:^\s*(?:for\b)?|[:=~(]|\b(?:in|after|within|until|wait(?:ing)?(?: for)?|time(?: is)?)\b)(?:["'\\*~(\s\x60]|` +
 		`\b(?:another|about|approx(?:imately)?|around|roughly|at least|less than|no (?:less|sooner|earlier) than|just|only|under|up to|the next|an? (?:further|additional|minimum of))\b)*$`)
 	proseTerm = regexp.MustCompile(`(?i)(\d+(?:\.\d+)?)\s*(` + proseUnits + `)`)
-	proseTime = regexp.MustCompile(`(?i)\b(?:resets?|try again|retry|available|access|until)\b[^.\d]{0,40}?` +
-		`(\d{4}-\d\d-\d\d(?:T| (?:at )?)\d\d:\d\d(?::\d\d(?:\.\d+)?)?\s?(?:Z|UTC|[+-]\d\d:?\d\d)?)`)
+	proseTime = regexp.MustCompile(`(?i)\b(?:resets?|try again|retry|available|access|until|renews?|refresh(?:es)?)\b[^.\d]{0,40}?` +
+		`(\d{4}-\d\d-\d\d(?:T| (?:at )?)\d\d:\d\d(?::\d\d(?:\.\d+)?)?(?:\s?\(?(?:Z|UTC|GMT)|\s?[+-]\d\d:?\d\d)?|\b[a-z]{3}, \d\d [a-z]{3} \d{4} \d\d:\d\d:\d\d GMT)`)
 	proseMidnight = regexp.MustCompile(`(?i)\bresets?\b[^.\d]{0,40}?\b(?:midnight|00:00)[\s,(]*(?:(UTC|GMT)|Pacific|P[DS]?T)\b`)
 	prosePipe     = regexp.MustCompile(`(?i)limit reached\|(\d{10,13})\b`)
 )
 
 // proseDate makes of a date in a sentence, "2026-12-01 at 00:00 UTC", one that is parsed.
-var proseDate = strings.NewReplacer(" at ", " ", " UTC", "Z")
+var proseDate = strings.NewReplacer(" at ", " ", " UTC", "Z", " (UTC", "Z", " (GMT", "Z")
+
+// page is how HTML begins.
+var page = regexp.MustCompile(`(?i)^<(?:!doctype|html|head|body)\b`)
 
 const proseUnits = `months?|milliseconds?|msecs?|ms|seconds?|secs?|s|minutes?|mins?|m|hours?|hrs?|h|days?|d|weeks?|w`
 
-// prose reads a message as the last resort.
+// prose reads a message as the last resort, unless it is a page.
 func (c *collector) prose(message string) {
-	if len(message) > 4096 {
-		message = message[:4096]
+	if c.best.class > hintText {
+		return
+	}
+	message = strings.Join(strings.Fields(message[:min(len(message), 4096)]), " ") // lines, and spaces that are not to break
+	if page.MatchString(message) {
+		return
 	}
 	if m := prosePipe.FindStringSubmatch(message); m != nil {
 		c.reset(hintText, "message", m[1])

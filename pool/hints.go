@@ -167,7 +167,7 @@ func (c *collector) explicit(h http.Header) {
 	}
 	if !somethingLeft(h) {
 		for _, v := range values(fieldLines(h, "x-ratelimit-reset-after")) {
-			if wait, ok := parseWait(v, time.Second); ok {
+			if wait, ok := parseRetryAfter(v, c.ref); ok {
 				c.add(hintFirm, wait, "x-ratelimit-reset-after", v)
 			}
 		}

@@ -187,6 +187,7 @@ var dateLayouts = []string{
 	"2006-01-02 15:04:05 -0700 MST", "2006-01-02 15:04:05 -0700", "2006-01-02 15:04:05 GMT",
 	"Mon, 2 Jan 2006 15:04:05 -0700", "Mon, 2 Jan 2006 15:04:05 GMT", // RFC 5322, as Python's email.utils writes it
 	"2 Jan 2006 15:04:05 -0700", "2 Jan 2006 15:04:05 GMT", // the same, of which the day's name is optional, or one of two on a line
+	"2-Jan-06 15:04:05 GMT",            // and RFC 850's
 	"Mon Jan 2 2006 15:04:05 GMT-0700", // a JavaScript Date
 }
 
