@@ -40,15 +40,15 @@ func Aside(provider string, target []byte) bool {
 }
 
 // Standing says of a request to a provider's API that it asks how an account stands: who it is, and
-// how much of its plan is used. An account that is used up answers that, too, and Codex does not
-// start without.
+// how much of its plan is used, or whether the API is there at all. An account that is used up answers
+// that, too, and Codex does not start without, nor Claude Code for the first time in a terminal.
 func Standing(provider string, method, target []byte) bool {
 	if string(method) != "GET" {
 		return false
 	}
 	switch provider {
 	case "anthropic":
-		return beginsWith(target, "/api/oauth/")
+		return beginsWith(target, "/api/oauth/", "/api/hello")
 	case "codex":
 		return beginsWith(target, "/backend-api/wham/")
 	}
