@@ -143,24 +143,31 @@ func (b *upload) room(x *Exchanger) ([]byte, error) {
 	return room, nil
 }
 
-// Share is what the requests of one target keep for replay. Its zero value is ready.
-type Share struct{ kept atomic.Int64 }
+// Share is what one target has of the memory that all have together: for requests that are kept for replay, and for answers
+// that are not read. Its zero value is ready.
+type Share struct{ kept, unread atomic.Int64 }
 
-// reserve takes n bytes out of the budget for replay. The last quarter of it is for targets that have no
-// more than a sixteenth: one that sends much, and does not end it, leaves the others room for theirs.
-func (x *Exchanger) reserve(s *Share, n int64) bool {
-	all, own, budget := x.budget.Add(n), s.kept.Add(n), x.opts.ReplayBudget
-	if all > budget || all > budget-budget/4 && own > budget/16 {
-		x.release(s, n)
+// take takes n bytes out of a budget, of which own is a target's part. The last quarter of it is for targets that have no more than a
+// sixteenth: one that has much, and does not end it, leaves the others room for theirs.
+func take(all, own *atomic.Int64, n, budget int64) bool {
+	if a, o := all.Add(n), own.Add(n); a > budget || a > budget-budget/4 && o > budget/16 {
+		give(all, own, n)
 		return false
 	}
 	return true
 }
 
-func (x *Exchanger) release(s *Share, n int64) {
-	s.kept.Add(-n)
-	x.budget.Add(-n)
+func give(all, own *atomic.Int64, n int64) {
+	own.Add(-n)
+	all.Add(-n)
 }
+
+// reserve takes n bytes out of the budget for replay.
+func (x *Exchanger) reserve(s *Share, n int64) bool {
+	return take(&x.budget, &s.kept, n, x.opts.ReplayBudget)
+}
+
+func (x *Exchanger) release(s *Share, n int64) { give(&x.budget, &s.kept, n) }
 
 // forgetBut gives the blocks back, but for the last keep of them, which count no
 // longer. mu is held.

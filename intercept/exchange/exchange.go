@@ -139,6 +139,7 @@ type Exchanger struct {
 	counts counters
 	added  latency
 	budget atomic.Int64 // bytes kept for replay now
+	unread atomic.Int64 // bytes that may have piled up behind answers of HTTP/2 that are being written
 
 	watch    *watcher
 	idle     idlePool

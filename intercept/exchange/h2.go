@@ -397,10 +397,8 @@ func (s *stream) copyBody(resp *http.Response, tee *clueTee, g *h2guard) {
 	flush := resp.ContentLength < 0 || resp.ContentLength > block4k
 	var err error
 	for {
-		if len(p) > 0 {
-			if _, werr := s.w.Write(p); werr != nil {
-				panic(http.ErrAbortHandler)
-			}
+		if s.pass(p, control, flush && err == nil) != nil {
+			panic(http.ErrAbortHandler)
 		}
 		if err == io.EOF {
 			return
@@ -408,11 +406,6 @@ func (s *stream) copyBody(resp *http.Response, tee *clueTee, g *h2guard) {
 		if err != nil {
 			s.cl.x.counts.aborted.Add(1)
 			panic(http.ErrAbortHandler) // the client sees the stream reset, not a clean end
-		}
-		if flush {
-			if control.Flush() != nil {
-				panic(http.ErrAbortHandler)
-			}
 		}
 		copy(block, block[len(p):len(p)+held])
 		var n int
@@ -427,4 +420,32 @@ func (s *stream) copyBody(resp *http.Response, tee *clueTee, g *h2guard) {
 			tee.end()
 		}
 	}
+}
+
+// leastUnread is what answers that are not read may take of memory in any case.
+const leastUnread = 128 << 20
+
+var errUnread = errors.New("too much waits to be read")
+
+// pass writes a part of an answer. As long as the client does not read, the upstream goes on until its window is used up: so many of a
+// target's answers may be in that state, and one more is cut off.
+func (s *stream) pass(p []byte, control *http.ResponseController, flush bool) error {
+	if len(p) == 0 && !flush {
+		return nil
+	}
+	x, share := s.cl.x, s.cl.body.share
+	if !take(&x.unread, &share.unread, streamWindow, max(x.opts.ReplayBudget, leastUnread)) {
+		x.counts.aborted.Add(1)
+		return errUnread
+	}
+	defer give(&x.unread, &share.unread, streamWindow)
+	if len(p) > 0 {
+		if _, err := s.w.Write(p); err != nil {
+			return err
+		}
+	}
+	if flush {
+		return control.Flush()
+	}
+	return nil
 }
