@@ -56,6 +56,7 @@ type gate struct {
 
 // ServeHTTP implements [http.Handler].
 func (g *gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	limitBody(w)
 	if r.URL.Path == "/healthz" {
 		g.server.ServeHTTP(w, r) // it says nothing that a connection does not say
 		return

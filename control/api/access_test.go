@@ -247,37 +247,46 @@ func TestTCP(t *testing.T) {
 }
 
 // A client that sends a body byte by byte is answered when its time is over, and
-// keeps nobody else from being answered.
+// keeps nobody else from being answered. So is one that is refused whatever its body says.
 func TestSlowBody(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		ours, theirs := net.Pipe()
-		var sender sync.WaitGroup
-		defer sender.Wait()
-		defer theirs.Close()
-		s := unreachedServer(t)
-		server := &http.Server{Handler: s, ReadHeaderTimeout: headerTime}
-		defer server.Close()
-		go func() { _ = server.Serve(&oneConn{conn: ours, closed: make(chan struct{})}) }()
-		began := time.Now()
-		sender.Go(func() {
-			fmt.Fprintf(theirs, "POST /api/pools HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n")
-			for {
-				time.Sleep(time.Second)
-				if _, err := theirs.Write([]byte(" ")); err != nil {
-					return
+	for name, tc := range map[string]struct {
+		path    string
+		status  int
+		handler func(*Server) http.Handler
+	}{
+		"a route":    {"/api/pools", 400, func(s *Server) http.Handler { return s }},
+		"no route":   {"/nothing", 404, func(s *Server) http.Handler { return s }},
+		"not let in": {"/api/pools", 421, func(s *Server) http.Handler { return &gate{server: s, plain: true} }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				ours, theirs := net.Pipe()
+				var sender sync.WaitGroup
+				defer sender.Wait()
+				defer theirs.Close()
+				s := unreachedServer(t)
+				server := &http.Server{Handler: tc.handler(s), ReadHeaderTimeout: headerTime}
+				defer server.Close()
+				go func() { _ = server.Serve(&oneConn{conn: ours, closed: make(chan struct{})}) }()
+				began := time.Now()
+				sender.Go(func() {
+					fmt.Fprintf(theirs, "POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n", tc.path)
+					for {
+						time.Sleep(time.Second)
+						if _, err := theirs.Write([]byte(" ")); err != nil {
+							return
+						}
+					}
+				})
+				answer, err := http.ReadResponse(bufio.NewReader(theirs), nil)
+				if err != nil {
+					t.Fatal(err)
 				}
 			}
 		})
-		answer, err := http.ReadResponse(bufio.NewReader(theirs), nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		answer.Body.Close()
-		if took := time.Since(began); answer.StatusCode != 400 || took != bodyTime {
-			t.Errorf("%d after %s", answer.StatusCode, took)
-		}
-	})
+	}
 }
 
 // What takes its time to be answered, an agent's reset say, is answered all the same; who takes no answer has some time for it.
@@ -307,7 +316,11 @@ func TestSlowAnswer(t *testing.T) {
 			}
 			if body, err := io.ReadAll(answer.Body); err != nil || len(body) != 1<<20 {
 				t.Errorf("%d bytes, %v", len(body), err)
-			}
+				answer.Body.Close()
+				if took := time.Since(began); answer.StatusCode != tc.status || took != bodyTime {
+					t.Errorf("%d after %s", answer.StatusCode, took)
+				}
+			})
 			<-wrote
 		}
 		go fmt.Fprintf(theirs, "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")

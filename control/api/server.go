@@ -106,14 +106,18 @@ func (s *Server) serve(ctx context.Context, l net.Listener, handler http.Handler
 	return nil
 }
 
-// validated holds a routed request against the document before it is handled. A
-// client has bodyTime to send the body, however few bytes it sends at a time.
+// limitBody gives a client bodyTime to send the body, however few bytes it sends at a time. A refusal waits for it, too:
+// net/http sends none before it has read the rest of what it is the answer to.
+func limitBody(w http.ResponseWriter) {
+	// The clock is the connection's: deadlines need the real one. A recorder, which has
+	// no connection, has no deadlines either.
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTime))
+}
+
+// validated holds a routed request against the document before it is handled.
 func (s *Server) validated(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		// The clock is the connection's: deadlines need the real one. A recorder, which has
-		// no connection, has no deadlines either.
 		connection := http.NewResponseController(w)
-		_ = connection.SetReadDeadline(time.Now().Add(bodyTime))
 		_ = connection.SetWriteDeadline(time.Time{}) // of the answer before
 		if err := s.check.check(r); err != nil {
 			fail(w, r, s.log, err)
@@ -129,6 +133,7 @@ func (s *Server) validated(next http.Handler) http.Handler {
 func (s *Server) whole(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		begun := &begun{ResponseWriter: w}
+		limitBody(w)
 		defer func() {
 			fault := recover()
 			if fault == nil {
