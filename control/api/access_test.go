@@ -81,8 +81,9 @@ func TestTokens(t *testing.T) {
 	}
 	// What cannot be trusted lets nobody in.
 	for name, spoil := range map[string]func() error{
-		"not a token file": func() error { return os.WriteFile(file, []byte("ci sha256:zz\n"), 0o600) },
-		"open to others":   func() error { return errors.Join(os.WriteFile(file, text, 0o600), os.Chmod(file, 0o644)) },
+		"made open to others": func() error { return os.Chmod(file, 0o640) },
+		"not a token file":    func() error { return os.WriteFile(file, []byte("ci sha256:zz\n"), 0o600) },
+		"open to others":      func() error { return errors.Join(os.WriteFile(file, text, 0o600), os.Chmod(file, 0o644)) },
 		"a hash without kind": func() error {
 			return errors.Join(os.Chmod(file, 0o600), os.WriteFile(file, []byte("ci "+strings.Repeat("0", 64)), 0o600))
 		},
@@ -97,7 +98,10 @@ func TestTokens(t *testing.T) {
 		if err := os.WriteFile(file, text, 0o600); err != nil || os.Chmod(file, 0o600) != nil {
 			t.Fatal(err)
 		}
-		tokens.mark = fileMark{}
+		tokens.mark = fileMark{} // what is written in quick succession may look the same
+		if got, err := tokens.name(second); got != "ci" || err != nil {
+			t.Errorf("after %s: it is %q's, %v", name, got, err)
+		}
 	}
 }
 

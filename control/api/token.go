@@ -126,11 +126,11 @@ func (t *Tokens) load() error {
 	if err != nil {
 		return fmt.Errorf("token file: %w", err)
 	}
-	if t.mark.info != nil && os.SameFile(info, t.mark.info) && info.Size() == t.mark.size && info.ModTime().Equal(t.mark.modified) {
-		return nil
-	}
 	if mode := info.Mode().Perm(); mode&0o077 != 0 {
 		return fmt.Errorf("token file %s has mode %04o, so that others may get at it: use 'chmod 600 %s'", t.file, mode, t.file)
+	}
+	if t.mark.info != nil && os.SameFile(info, t.mark.info) && info.Size() == t.mark.size && info.ModTime().Equal(t.mark.modified) {
+		return nil
 	}
 	text, err := os.ReadFile(t.file)
 	if err != nil {
