@@ -71,7 +71,29 @@ func (g *gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		fail(w, r, g.server.log, err)
 		return
 	}
-	g.server.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), peerKey{}, who)))
+	ctx := context.WithValue(r.Context(), peerKey{}, who)
+	ctx = context.WithValue(ctx, countsKey{}, func() bool {
+		name, err := g.tokens.name(bearer(r))
+		return err == nil && name != ""
+	})
+	g.server.ServeHTTP(w, r.WithContext(ctx))
+}
+
+type countsKey struct{}
+
+// counts says whether who sent the request would still be let in: an answer may go on for longer than a token counts.
+func counts(r *http.Request) bool {
+	still, overTCP := r.Context().Value(countsKey{}).(func() bool)
+	return !overTCP || still()
+}
+
+// bearer is the token that a request brings, empty if it brings none.
+func bearer(r *http.Request) string {
+	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	if !strings.EqualFold(scheme, "Bearer") || len(r.Header.Values("Authorization")) > 1 {
+		return ""
+	}
+	return strings.TrimSpace(token)
 }
 
 // local says that a Host cannot be a name that was made to point here, whose page a
@@ -100,12 +122,12 @@ func (g *gate) admit(w http.ResponseWriter, r *http.Request) (control.Actor, err
 		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(wait.Seconds()))))
 		return control.Actor{}, &pool.Error{Code: pool.CodeRateLimited, Message: "too many wrong tokens came from this address"}
 	}
-	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-	if !strings.EqualFold(scheme, "Bearer") || token == "" || len(r.Header.Values("Authorization")) > 1 {
+	token := bearer(r)
+	if token == "" {
 		w.Header().Set("WWW-Authenticate", `Bearer realm="sluice"`)
 		return control.Actor{}, &pool.Error{Code: pool.CodeUnauthorized, Message: "a bearer token is needed: 'sluice token NAME' makes one"}
 	}
-	name, err := g.tokens.name(strings.TrimSpace(token))
+	name, err := g.tokens.name(token)
 	if err != nil {
 		return control.Actor{}, err
 	}

@@ -250,6 +250,60 @@ func TestTCP(t *testing.T) {
 	}
 }
 
+// A stream of events is as good as the token that opened it: none goes to who has been shut out.
+func TestRevokedTokenIsSentNoMore(t *testing.T) {
+	t.Parallel()
+	s := newServed(t, io.Discard)
+	file := filepath.Join(t.TempDir(), "tokens")
+	token, err := AddToken(file, "laptop")
+	if err != nil {
+		t.Fatal(err)
+	}
+	tokens, err := OpenTokens(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := httptest.NewServer(&gate{server: s.Server, tokens: tokens, plain: true})
+	defer server.Close()
+	far, err := DialURL(server.URL, token, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer far.Close()
+	near, err := Dial(s.socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer near.Close()
+	add := func(name string) {
+		secret := "sk-" + name
+		if _, err := near.AddCredential(t.Context(), CredentialSpec{Name: name, Secret: &secret}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	add("before")
+	got, ended := make(chan Event, 10), make(chan error, 1)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel() // the server waits for what it answers
+	go func() { ended <- far.Follow(ctx, 0, func() {}, func(e Event) error { got <- e; return nil }) }()
+	<-got
+	if err := os.WriteFile(file, []byte("# revoked: laptop\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	add("after")
+	select {
+	case err := <-ended:
+		if err == nil || len(got) > 0 {
+			t.Errorf("%d events came, %v", len(got), err)
+		}
+	case e := <-got:
+		t.Errorf("it is still told of %s", e.Kind)
+	}
+	if err := far.Follow(t.Context(), 0, func() { t.Error("it is let in") }, func(Event) error { return nil }); err == nil {
+		t.Error("no error")
+	}
+}
+
 // A client that sends a body byte by byte is answered when its time is over, and
 // keeps nobody else from being answered. So is one that is refused whatever its body says.
 func TestSlowBody(t *testing.T) {
@@ -288,7 +342,11 @@ func TestSlowBody(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-			}
+				answer.Body.Close()
+				if took := time.Since(began); answer.StatusCode != tc.status || took != bodyTime {
+					t.Errorf("%d after %s", answer.StatusCode, took)
+				}
+			})
 		})
 	}
 }
@@ -320,11 +378,7 @@ func TestSlowAnswer(t *testing.T) {
 			}
 			if body, err := io.ReadAll(answer.Body); err != nil || len(body) != 1<<20 {
 				t.Errorf("%d bytes, %v", len(body), err)
-				answer.Body.Close()
-				if took := time.Since(began); answer.StatusCode != tc.status || took != bodyTime {
-					t.Errorf("%d after %s", answer.StatusCode, took)
-				}
-			})
+			}
 			<-wrote
 		}
 		go fmt.Fprintf(theirs, "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")

@@ -57,6 +57,9 @@ func (s *Server) streamEvents(w http.ResponseWriter, r *http.Request, after int6
 		return
 	}
 	err := s.ops.FollowEvents(ctx, after, limit, func(events []pool.Event) error {
+		if !counts(r) {
+			return errClosed
+		}
 		var block bytes.Buffer
 		for _, event := range newEvents(events) {
 			data, err := json.Marshal(event)
@@ -80,7 +83,7 @@ func (s *Server) streamEvents(w http.ResponseWriter, r *http.Request, after int6
 	}
 }
 
-// errClosed says that the client of a stream has gone.
+// errClosed says that the client of a stream has gone, or is let in no more.
 var errClosed = errors.New("client closed the stream")
 
 func newEvents(events []pool.Event) []Event {
