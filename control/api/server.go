@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"os/user"
+	"path"
 	"runtime/debug"
 	"strconv"
 	"time"
@@ -132,8 +133,8 @@ func (s *Server) validated(next http.Handler) http.Handler {
 // any other, and the daemon goes on.
 func (s *Server) whole(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		begun := &begun{ResponseWriter: w}
 		limitBody(w)
+		begun := &begun{ResponseWriter: w}
 		defer func() {
 			fault := recover()
 			if fault == nil {
@@ -179,7 +180,9 @@ func (b *begun) Unwrap() http.ResponseWriter { return b.ResponseWriter }
 func (s *Server) routed(mux *http.ServeMux) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		refusal, pattern := mux.Handler(r)
-		if pattern != "" {
+		// A path that is not clean would be redirected, and who follows asks for what they did not say.
+		asked := r.URL.EscapedPath()
+		if pattern != "" && path.Clean(asked) == asked {
 			mux.ServeHTTP(w, r)
 			return
 		}

@@ -122,6 +122,10 @@ func TestNoRoute(t *testing.T) {
 		{"GET", "/api", 404, ""},
 		{"GET", "/api/pools/", 404, ""},
 		{"GET", "/api/nothing", 404, ""},
+		{"GET", "//api/pools", 404, ""},
+		{"GET", "/api/../api/pools", 404, ""},
+		{"DELETE", "/api/targets/.", 404, ""},
+		{"DELETE", "/api/pools/a/members/..", 404, ""},
 		{"PUT", "/api/pools", 405, "GET, HEAD, POST"},
 		{"POST", "/api/status", 405, "GET, HEAD"},
 	} {
