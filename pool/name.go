@@ -14,6 +14,8 @@ func ValidName(field, name string) error {
 		return invalid("%s: must not be empty", field)
 	case len(name) > MaxName:
 		return invalid("%s: has %d characters, at most %d are allowed", field, len(name), MaxName)
+	case name == "." || name == "..": // no path of the API leads there
+		return invalid("%s: must not be %q", field, name)
 	case name[0] == '-':
 		return invalid("%s: %q must not start with '-'", field, name)
 	}

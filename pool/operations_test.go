@@ -26,6 +26,8 @@ func TestBadInputNamesTheField(t *testing.T) {
 	}{
 		"no name":            {pool.Pool{Members: []string{"free"}, Provider: "openai"}, pool.CodeInvalid, "name"},
 		"dash":               {pool.Pool{Name: "-x", Members: []string{"free"}, Provider: "openai"}, pool.CodeInvalid, "name"},
+		"dot":                {pool.Pool{Name: ".", Members: []string{"free"}, Provider: "openai"}, pool.CodeInvalid, "name"},
+		"two dots":           {pool.Pool{Name: "..", Members: []string{"free"}, Provider: "openai"}, pool.CodeInvalid, "name"},
 		"long name":          {pool.Pool{Name: strings.Repeat("x", 65), Members: []string{"free"}, Provider: "openai"}, pool.CodeInvalid, "name"},
 		"no member":          {pool.Pool{Name: "n", Provider: "openai"}, pool.CodeInvalid, "members"},
 		"unknown member":     {pool.Pool{Name: "n", Members: []string{"nobody"}, Provider: "openai"}, pool.CodeNotFound, "nobody"},
