@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -182,6 +183,10 @@ func reason(err error) string {
 	var schema *openapi3.SchemaError
 	if errors.As(cause, &schema) {
 		path := schema.JSONPointer()
+		var unknown string
+		if n, _ := fmt.Sscanf(schema.Reason, "property %q is unsupported", &unknown); n == 1 {
+			path = append(slices.Clone(path), unknown)
+		}
 		if len(path) > 0 {
 			field = strings.Join(path, ".")
 		}
