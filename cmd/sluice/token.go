@@ -21,8 +21,8 @@ func (c *cli) tokenCommand() *cobra.Command {
 		Long: `Makes a bearer token for the API over TCP (listen in the [api] part of the configuration) and prints it, once. The
 file keeps only a hash of it, which is enough to know it by. NAME is who did something with it in the log of events.
 A token is revoked by taking its line out of the file; that, and a new one, need no restart.`,
-		Example: `  sudo sluice token laptop > laptop.token
-  curl -H "Authorization: Bearer $(cat laptop.token)" https://sluice.example:7734/api/pools
+		Example: `  (umask 077; sudo sluice token laptop > laptop.token)
+  echo "Authorization: Bearer $(cat laptop.token)" | curl -H @- https://sluice.example:7734/api/pools
   SLUICE_URL=https://sluice.example:7734 SLUICE_TOKEN_FILE=laptop.token sluice pool list`,
 		Args: arguments("NAME"),
 		RunE: func(_ *cobra.Command, args []string) error {
