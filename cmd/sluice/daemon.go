@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
@@ -412,36 +411,4 @@ func (c counted) Counters() (map[string]uint64, error) {
 		all["intercept."+cause] = n
 	}
 	return all, nil
-}
-
-// removePins takes what an earlier daemon left out of the kernel, and forgets its
-// targets, without serving anything. It says which ones those were.
-func (c *cli) removePins(ctx context.Context, configFile, stateDir string) ([]string, error) {
-	cfg, err := loadConfig(configFile)
-	if err != nil {
-		return nil, err
-	}
-	if stateDir != "" {
-		cfg.StateDir = stateDir
-	}
-	if os.Geteuid() != 0 {
-		return nil, errors.New("detach --all: no daemon answers, and taking programs out of the kernel needs root: use sudo")
-	}
-	newReaper(slog.New(slog.DiscardHandler)).clearAll()
-	defer removeScopeParent()
-	forgotten, err := forgetTargets(ctx, cfg.StateDir)
-	if err == nil && bpf.Lacking() == nil { // else nothing was attached, and namespaces cannot be told apart
-		err = clearGuards(cfg.PinDir)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("detach --all: %w", err)
-	}
-	if _, err := os.Stat(cfg.PinDir); errors.Is(err, fs.ErrNotExist) {
-		return forgotten, nil // no pins, then
-	}
-	hooks, err := bpf.Load(bpf.Options{PinDir: cfg.PinDir})
-	if err != nil {
-		return nil, fmt.Errorf("detach --all: %w", err)
-	}
-	return forgotten, hooks.Remove()
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"os"
 
-	"github.com/sluice-proxy/sluice/control/api"
 	"github.com/sluice-proxy/sluice/intercept/container"
 )
 
@@ -29,12 +28,4 @@ func checkContainers(ctx context.Context, cfg containersConfig) []finding {
 			"what a container does first may not be intercepted: %s", err))
 	}
 	return findings
-}
-
-// called is what a sentence says of a target.
-func called(t api.Target) string {
-	if t.Cgroup == "" || t.Kind == api.TargetKindContainer {
-		return about(t)
-	}
-	return t.Cgroup
 }

@@ -97,6 +97,14 @@ func about(t api.Target) string {
 	return string(t.Kind)
 }
 
+// called is what a sentence says of a target.
+func called(t api.Target) string {
+	if t.Cgroup == "" || t.Kind == api.TargetKindContainer {
+		return about(t)
+	}
+	return t.Cgroup
+}
+
 func numbers(values []uint64) string {
 	if len(values) == 0 {
 		return "-"

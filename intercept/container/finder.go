@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -288,5 +287,3 @@ func (f *Finder) load(ctx context.Context, c *client.Client, namespace, id strin
 	}
 	return out, nil
 }
-
-var _ io.Closer = (*Finder)(nil)

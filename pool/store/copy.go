@@ -26,12 +26,3 @@ func Copy(ctx context.Context, dir, to string) (err error) {
 	}
 	return nil
 }
-
-// Rewind moves a reader back to seq if it is past that: what followed is given to it
-// once more, as far as it is kept.
-func (db *DB) Rewind(ctx context.Context, reader string, seq int64) error {
-	if _, err := db.exec(ctx, `UPDATE cursors SET seq = ? WHERE name = ? AND seq > ?`, seq, reader, seq); err != nil {
-		return fmt.Errorf("move the cursor of %s back: %w", reader, err)
-	}
-	return nil
-}
