@@ -68,7 +68,7 @@ func (k *Keeper) acquireSlow(ctx context.Context, r Route, tried []string, now t
 	if binding < 0 {
 		return Lease{}, ErrNoPool
 	}
-	members, err := k.candidates(ctx, p, tried, true, nil)
+	members, err := k.candidates(ctx, p, tried)
 	if err != nil {
 		return Lease{}, err
 	}

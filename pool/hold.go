@@ -142,7 +142,7 @@ func (k *Keeper) backBy(ctx context.Context, name string, member int64, deadline
 	if p == nil {
 		return 0, false
 	}
-	members, err := k.candidates(ctx, p, nil, true, nil)
+	members, err := k.candidates(ctx, p, nil)
 	if err != nil {
 		return 0, false
 	}

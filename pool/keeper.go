@@ -197,15 +197,12 @@ func (k *Keeper) remember(member int64, c *Cooldown) {
 	k.cooldowns.Wait()
 }
 
-// candidates reads what selection needs of each member.
-func (k *Keeper) candidates(ctx context.Context, p *poolView, tried []string, locked bool, buf []candidate) ([]candidate, error) {
-	read := k.cooldown
-	if locked {
-		read = k.cooldownLocked
-	}
+// candidates reads what selection needs of each member. The lock is held.
+func (k *Keeper) candidates(ctx context.Context, p *poolView, tried []string) ([]candidate, error) {
+	members := make([]candidate, 0, len(p.members))
 	for i := range p.members {
 		m := &p.members[i]
-		c, err := read(ctx, m.id)
+		c, err := k.cooldownLocked(ctx, m.id)
 		if err != nil {
 			return nil, err
 		}
@@ -213,9 +210,9 @@ func (k *Keeper) candidates(ctx context.Context, p *poolView, tried []string, lo
 		for _, t := range tried {
 			cand.tried = cand.tried || t == m.name
 		}
-		buf = append(buf, cand)
+		members = append(members, cand)
 	}
-	return buf, nil
+	return members, nil
 }
 
 // Vault opens and seals secrets; *vault.Vault is one.

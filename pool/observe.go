@@ -103,7 +103,7 @@ func (k *Keeper) cool(ctx context.Context, p *poolView, index int, v Verdict, pr
 	after := before.extend(v, probe, now, max(0, k.opts.ProbeInterval))
 	change := Change{Pool: p.id, Cooldowns: map[int64]Cooldown{m.id: after}, At: now}
 
-	members, err := k.candidates(ctx, p, nil, true, nil)
+	members, err := k.candidates(ctx, p, nil)
 	if err != nil {
 		return err
 	}
@@ -166,7 +166,7 @@ func (k *Keeper) Recover(ctx context.Context) (next time.Time, err error) {
 		if p.state.Load() != StateExhausted {
 			continue
 		}
-		members, err := k.candidates(ctx, p, nil, true, nil)
+		members, err := k.candidates(ctx, p, nil)
 		if err != nil {
 			return time.Time{}, err
 		}

@@ -72,7 +72,7 @@ func (k *Keeper) PoolStatus(ctx context.Context, name string) (PoolStatus, error
 		return PoolStatus{}, err
 	}
 	now := k.opts.Now()
-	members, err := k.candidates(ctx, p, nil, true, nil)
+	members, err := k.candidates(ctx, p, nil)
 	if err != nil {
 		return PoolStatus{}, err
 	}
@@ -118,7 +118,7 @@ func (k *Keeper) Rotate(ctx context.Context, name string) error {
 		return err
 	}
 	now := k.opts.Now()
-	members, err := k.candidates(ctx, p, nil, true, nil)
+	members, err := k.candidates(ctx, p, nil)
 	if err != nil {
 		return err
 	}

@@ -366,7 +366,7 @@ func (k *Keeper) probeTied(ctx context.Context, r Route, t Tie, now time.Time) (
 	if p == nil {
 		return Lease{}, false, ErrNoPool
 	}
-	members, err := k.candidates(ctx, p, nil, true, nil)
+	members, err := k.candidates(ctx, p, nil)
 	if err != nil {
 		return Lease{}, false, err
 	}

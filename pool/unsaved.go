@@ -39,7 +39,7 @@ func (k *Keeper) startSaving() {
 	go k.saveLater(ctx)
 }
 
-// close tries a last time.
+// closeUnsaved tries a last time.
 func (k *Keeper) closeUnsaved() {
 	k.unsaved.stop()
 	<-k.unsaved.done
