@@ -59,7 +59,7 @@ struct {
 } ports SEC(".maps");
 
 /*
- * cgroup id -> 1, for each target. Written by the daemon when it attaches, deleted when it
+ * cgroup id -> its level, for each target. Written by the daemon when it attaches, deleted when it
  * detaches; read by the guard. Full: attaching fails.
  */
 struct {

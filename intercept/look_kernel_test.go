@@ -15,7 +15,7 @@ import (
 	"github.com/sluice-proxy/sluice/intercept/cgroup"
 )
 
-// pinned is a bench with the real programs, and where those have their pins.
+// pinnedBench is a bench with the real programs, and where those have their pins.
 func pinnedBench(t *testing.T, look time.Duration, vigil bool) (*bench, *bpf.Redirect, string) {
 	t.Helper()
 	pins := filepath.Join(kerneltest.BPFFS(t), "sluice")

@@ -51,7 +51,7 @@ const (
 
 var errClientGone = errors.New("client hung up")
 
-// begin takes the body's part out of the client's buffer.
+// beginBody takes the body's part out of the client's buffer.
 func (cl *client) beginBody() error {
 	b, h := &cl.body, &cl.req
 	b.framing = framing{}

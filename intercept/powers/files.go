@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// engine is who makes containers at a socket's request: one without a redirect on it, for whoever asks.
+// engines are who makes containers at a socket's request: one without a redirect on it, for whoever asks.
 var engines = []string{
 	"docker.sock", "containerd/containerd.sock", "k3s/containerd/containerd.sock", "podman/podman.sock", "crio/crio.sock", "buildkit/buildkitd.sock",
 	"libvirt/libvirt-sock",
