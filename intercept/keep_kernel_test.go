@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/sluice-proxy/sluice/intercept/guard"
 	"github.com/sluice-proxy/sluice/intercept/netns"
 )
 
@@ -247,5 +248,28 @@ func TestHalfOfTheListenersAreStored(t *testing.T) {
 			t.Errorf("stored are %q, want %q", got, want)
 		}
 		second.stop()
+	}
+}
+
+// unguardable are links that no program can be put on, for a cause that is none of the kernel's lacks.
+type unguardable struct{ Guard }
+
+func (unguardable) GuardLink(uint64, int, uint16, int) error { return unix.ENOSPC }
+func (unguardable) GuardedNamespaces() []uint64              { return nil }
+func (unguardable) Kept() ([]uint64, error)                  { return nil, nil }
+func (unguardable) Unguard(uint64) error                     { return nil }
+
+// TestNamespaceThatCannotBeGuardedIsNotKept: each attempt would store two listeners more, until there is no room for others.
+func TestNamespaceThatCannotBeGuardedIsNotKept(t *testing.T) {
+	dir, n, shelf := newCgroup(t), newNetNS(t), newShelf(t)
+	b := newBench(t, func(_ *bench, o *Options) {
+		o.FDStore, o.Guard, o.GuardBackend = shelf, unguardable{}, guard.TCX
+	})
+	startIn(t, dir, n)
+	if _, err := b.Attach(t.Context(), Request{Cgroup: dir}); !errors.Is(err, unix.ENOSPC) {
+		t.Errorf("attached: %v", err)
+	}
+	if got := shelf.names(); len(got) > 0 || b.listens(n) {
+		t.Errorf("stored are %q, and it is listened: %t", got, b.listens(n))
 	}
 }

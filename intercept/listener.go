@@ -275,6 +275,7 @@ func (in *Interceptor) open(ctx context.Context, ns *netns.NS) (*space, error) {
 		if s.links, err = in.links.Protect(ns); err != nil {
 			in.count.notAdopted.Add(1)
 			s.stopListening()
+			in.forsake(ns.Cookie())
 			ns.Close()
 			return nil, err
 		}
