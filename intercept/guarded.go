@@ -269,15 +269,15 @@ func (in *Interceptor) sweepKept() error {
 			return err
 		}
 	}
+	// One that is kept since then may be open without being among those.
+	kept = slices.DeleteFunc(kept, func(cookie uint64) bool { return open[cookie] })
 	var failed []error
 	for _, cookie := range kept {
-		if !open[cookie] {
-			failed = append(failed, in.opts.Guard.Unkeep(cookie))
-		}
+		failed = append(failed, in.opts.Guard.Unkeep(cookie))
 	}
 	in.mu.Lock()
 	for _, t := range in.targets {
-		t.kept = slices.DeleteFunc(t.kept, func(c guard.Connection) bool { return !open[c.Cookie] })
+		t.kept = slices.DeleteFunc(t.kept, func(c guard.Connection) bool { return slices.Contains(kept, c.Cookie) })
 		t.Kept = len(t.kept)
 	}
 	in.mu.Unlock()
