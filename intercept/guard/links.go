@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/vishvananda/netlink"
@@ -120,16 +121,15 @@ type method interface {
 // backend works, the reason is logged, and Backend tells None.
 func (g *Guard) Protect(ns Namespace) (*Links, error) {
 	l := &Links{guard: g, ns: ns, backend: None, end: make(chan struct{}), ended: make(chan struct{})}
-	updates, failed, err := l.subscribe()
+	told, err := l.subscribe()
 	if err != nil {
 		return nil, fmt.Errorf("watch links: %w", err)
 	}
 	if err := ns.Do(l.choose); err != nil {
-		close(l.end)
-		drain(updates)
+		told.end()
 		return nil, errors.Join(fmt.Errorf("guard links: %w", err), l.takeOff())
 	}
-	go l.watch(updates, failed)
+	go l.watch(told)
 	return l, nil
 }
 
@@ -268,58 +268,85 @@ func (l *Links) takeOff() error {
 	return nil
 }
 
+// subscription is what the kernel tells of links, until it has too much to tell at a time (ENOBUFS).
+type subscription struct {
+	updates chan netlink.LinkUpdate
+	failed  chan error
+	done    chan struct{}
+}
+
 // subscribe has the kernel tell of links from now on.
-func (l *Links) subscribe() (updates chan netlink.LinkUpdate, failed chan error, err error) {
-	updates, failed = make(chan netlink.LinkUpdate), make(chan error, 1)
-	err = l.ns.Do(func() error {
-		return netlink.LinkSubscribeWithOptions(updates, l.end, netlink.LinkSubscribeOptions{
+func (l *Links) subscribe() (*subscription, error) {
+	s := &subscription{make(chan netlink.LinkUpdate), make(chan error, 1), make(chan struct{})}
+	return s, l.ns.Do(func() error {
+		return netlink.LinkSubscribeWithOptions(s.updates, s.done, netlink.LinkSubscribeOptions{
 			ErrorCallback: func(err error) {
 				select {
-				case failed <- err:
+				case s.failed <- err:
 				default:
 				}
 			},
 		})
 	})
-	return updates, failed, err
 }
 
-func drain(updates <-chan netlink.LinkUpdate) {
-	for range updates {
+// end closes the socket: the library does not when it stops reading by itself.
+func (s *subscription) end() {
+	close(s.done)
+	for range s.updates {
 	}
 }
 
 // watch guards the links that come, until end is closed.
-func (l *Links) watch(updates <-chan netlink.LinkUpdate, failed <-chan error) {
+func (l *Links) watch(told *subscription) {
 	defer close(l.ended)
+	for told != nil {
+		ended := l.follow(told)
+		told.end()
+		if ended {
+			return
+		}
+		told = l.renew()
+	}
+}
+
+// follow guards the links that come. It says whether end was closed; if not, there is no more to come.
+func (l *Links) follow(told *subscription) (ended bool) {
 	for {
 		select {
 		case <-l.end:
-			drain(updates)
-			return
-		case u, ok := <-updates:
-			if ok {
-				l.apply(u)
-				continue
+			return true
+		case u, ok := <-told.updates:
+			if !ok {
+				return false
 			}
-			// Told too much at a time (ENOBUFS): begin anew, and look at what was missed.
-			select {
-			case <-l.end:
-				return
-			default:
-			}
-			again, failedAgain, err := l.subscribe()
-			if err == nil {
-				updates, failed = again, failedAgain
-				err = l.all()
-			}
-			if err != nil {
-				l.guard.opts.Log.Error("links are not watched: those that come are not guarded", "netns", l.ns.Cookie(), "error", err)
-				<-l.end
-				return
-			}
-		case err := <-failed:
+			l.apply(u)
+		case err := <-told.failed:
 			l.guard.opts.Log.Debug("links not told", "netns", l.ns.Cookie(), "error", err)
+		}
+	}
+}
+
+// renewAfter is how long it is to the next attempt to watch links again.
+const renewAfter = time.Second
+
+// renew subscribes again, and looks at what was missed. It is nil if end is closed.
+func (l *Links) renew() *subscription {
+	for first := true; ; first = false {
+		told, err := l.subscribe()
+		if err == nil {
+			if err = l.all(); err == nil {
+				return told
+			}
+			told.end()
+		}
+		if first {
+			l.guard.opts.Log.Error("links are not watched: those that come are not guarded until they are", "netns", l.ns.Cookie(), "error", err)
+		}
+		select {
+		case <-l.end:
+			return nil
+		case <-time.After(renewAfter):
 		}
 	}
 }
