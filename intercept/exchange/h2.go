@@ -235,8 +235,8 @@ var errNoResponse = fmt.Errorf("no response head: %w", context.DeadlineExceeded)
 // send makes one attempt, up to the response's head.
 func (s *stream) send(ctx context.Context, cancel context.CancelCauseFunc, l *pool.Lease) (*http.Response, error) {
 	cl, x := s.cl, s.cl.x
-	if cl.failed != nil {
-		return nil, cl.failed
+	if err := cl.failure(); err != nil {
+		return nil, err
 	}
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
 		Got1xxResponse: func(code int, h textproto.MIMEHeader) error {
@@ -259,6 +259,15 @@ func (s *stream) send(ctx context.Context, cancel context.CancelCauseFunc, l *po
 		err = errNoResponse
 	}
 	return resp, err
+}
+
+// failure is why the upstream could not be reached during the handshake, once: the next request tries again.
+func (cl *client) failure() error {
+	cl.mu.Lock()
+	defer cl.mu.Unlock()
+	err := cl.failed
+	cl.failed = nil
+	return err
 }
 
 // request makes what goes upstream. Nothing is added to it but the lease's

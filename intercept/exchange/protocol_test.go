@@ -1,11 +1,14 @@
 package exchange
 
 import (
+	"context"
 	"crypto/tls"
 	"io"
 	"net"
 	"net/http"
 	"strings"
+	"sync/atomic"
+	"syscall"
 	"testing"
 )
 
@@ -32,6 +35,35 @@ func TestNoCommonProtocol(t *testing.T) {
 	got.Body.Close()
 	if got.StatusCode != 502 || got.ProtoMajor != 2 || !strings.Contains(string(text), "does not speak h2") {
 		t.Errorf("HTTP/2 to an HTTP/1.1 upstream: %d %q", got.StatusCode, text)
+	}
+}
+
+// TestUpstreamThatWasAway: a client that offers only h2 hears once that the upstream could not be reached in its
+// handshake, and on the same connection gets an answer when it is back.
+func TestUpstreamThatWasAway(t *testing.T) {
+	t.Parallel()
+	var dialled atomic.Int32
+	b := newBench(t, setup{
+		protos: []string{"h2"}, handler: http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}),
+		change: func(o *Options) {
+			o.Dialer = dialFunc(func(ctx context.Context, u Upstream) (*net.TCPConn, error) {
+				if dialled.Add(1) == 1 {
+					return nil, syscall.ECONNREFUSED
+				}
+				return loopback{}.Dial(ctx, u)
+			})
+		},
+	})
+	c := b.client(true)
+	c.Transport.(*http.Transport).Protocols = new(http.Protocols)
+	c.Transport.(*http.Transport).Protocols.SetHTTP2(true)
+	for i, want := range []int{502, 200, 200} {
+		if resp, body := ask(t, c, newRequest("GET", nil)); resp.StatusCode != want || resp.ProtoMajor != 2 {
+			t.Errorf("request %d: %d %q, want %d", i+1, resp.StatusCode, body, want)
+		}
+	}
+	if n := b.x.Snapshot().Connections; n != 1 {
+		t.Errorf("%d connections", n)
 	}
 }
 
