@@ -50,16 +50,21 @@ func seenThrough(accept []byte) bool {
 	return true
 }
 
-// codingsSeenThrough is what is left of an Accept-Encoding, "" if nothing is.
+// codingsSeenThrough is what is left of an Accept-Encoding, "" if nothing is. It is no longer than that was, on
+// which requestSize counts.
 func codingsSeenThrough(accept []byte) string {
 	var left []string
+	longest := len(accept)
 	for len(accept) > 0 {
 		var item []byte
 		if item, accept = listItem(accept); len(item) > 0 && codingSeenThrough(item) {
 			left = append(left, string(item))
 		}
 	}
-	return strings.Join(left, ", ")
+	if all := strings.Join(left, ", "); len(all) <= longest {
+		return all
+	}
+	return strings.Join(left, ",")
 }
 
 // codingSeenThrough looks at one element, with its weight.

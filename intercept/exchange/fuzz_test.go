@@ -71,6 +71,7 @@ func FuzzForwarded(f *testing.F) {
 		"POST /x?k%65y=1&key HTTP/1.1\r\nhost:api.example.com\r\nTransfer-Encoding: chunked\r\nAuthorization: mine\r\nX_Api_Key: mine\r\nTE: trailers\r\n\r\n0\r\n\r\n",
 		"GET / HTTP/1.0\r\nHost: api.example.com\r\nConnection: close, authorization, host, content-length, x\r\nX: y\r\nUpgrade: h2c, websocket\r\n\r\n",
 		"GET //b/ HTTP/1.1\r\nHost: api.example.com:\r\nConnection: upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Extensions: permessage-deflate\r\n\r\n",
+		"GET / HTTP/1.1\r\nHost: api.example.com\r\nAccept-Encoding: dcb" + strings.Repeat(",br", 200) + "\r\n\r\n",
 	} {
 		f.Add([]byte(seed))
 	}
