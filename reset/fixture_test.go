@@ -22,11 +22,13 @@ type stage struct {
 	away     error // of every method
 	exec     func(ctx context.Context, c reset.Command) (reset.Result, error)
 	commands []reset.Command
-	began    chan struct{} // gets a value when a command begins
+	began    chan struct{}            // gets a value when a command begins
+	hung     map[string]chan struct{} // by agent: until it is closed no file is read
+	reads    map[string]int           // by agent
 }
 
 func newStage() *stage {
-	return &stage{files: make(map[string]string), began: make(chan struct{}, 100)}
+	return &stage{files: make(map[string]string), began: make(chan struct{}, 100), reads: make(map[string]int)}
 }
 
 func (s *stage) set(change func()) {
@@ -41,7 +43,14 @@ func (s *stage) Environment(context.Context, string, uint32) ([]string, error) {
 	return []string{"PATH=/bin"}, s.away
 }
 
-func (s *stage) ReadFile(_ context.Context, _, path string, _ int64) ([]byte, error) {
+func (s *stage) ReadFile(_ context.Context, agent, path string, _ int64) ([]byte, error) {
+	s.mu.Lock()
+	s.reads[agent]++
+	hung := s.hung[agent]
+	s.mu.Unlock()
+	if hung != nil {
+		<-hung
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	text, ok := s.files[path]

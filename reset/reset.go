@@ -21,6 +21,11 @@ const (
 	maxStarts = 2
 	// noticeLimit is how long a reset waits for the notice of the recovery to be out.
 	noticeLimit = 5 * time.Second
+	// answerLimit is how much longer than its commands the reset of one agent may take. Whatever is known to take long in
+	// it has a limit of its own.
+	answerLimit = 2 * time.Minute
+	// endLimit is how long the end of what was begun may take when the daemon ends.
+	endLimit = 15 * time.Second
 	// ledgerRetry is how long after a failure to read or write it is tried again.
 	ledgerRetry = time.Second
 )
@@ -74,6 +79,7 @@ type Resetter struct {
 	mu      sync.Mutex
 	busy    map[int64]bool            // by pool id: a reset is under way
 	waiters map[string]chan []Outcome // of people, by pool
+	silent  map[Agent]bool            // of whom a reset was given up, and is not back
 }
 
 // New makes a resetter; Run has to be called.
@@ -89,7 +95,7 @@ func New(opts Options) *Resetter {
 	}
 	return &Resetter{
 		opts: opts, wake: make(chan struct{}, 1), done: make(chan struct{}),
-		busy: make(map[int64]bool), waiters: make(map[string]chan []Outcome),
+		busy: make(map[int64]bool), waiters: make(map[string]chan []Outcome), silent: make(map[Agent]bool),
 	}
 }
 
@@ -272,7 +278,7 @@ func (r *Resetter) reset(ctx context.Context, d pool.DueReset, patient bool) []O
 // attempt runs an order, and again as long as its runtime is away and there is time.
 func (r *Resetter) attempt(ctx context.Context, o order, started func() error, patient bool, deadline time.Time) Outcome {
 	for pause := firstRetry; ; pause = min(2*pause, lastRetry) {
-		out := o.run(ctx, started)
+		out := r.bounded(ctx, o, started)
 		if !patient || !errors.Is(out.err, ErrUnavailable) || time.Now().Add(pause).After(deadline) {
 			return out
 		}
@@ -280,6 +286,50 @@ func (r *Resetter) attempt(ctx context.Context, o order, started func() error, p
 		if sleep(ctx, pause) != nil {
 			return out
 		}
+	}
+}
+
+// bounded runs an order, and gives it up when that takes too long: an agent's file system may not answer, and who has
+// asked one cannot be ended. Until that is back the agent is not asked again, and then nothing is begun any more.
+func (r *Resetter) bounded(ctx context.Context, o order, begin func() error) Outcome {
+	silent := Outcome{Agent: o.agent, Reason: "its files do not answer"}
+	r.mu.Lock()
+	is := r.silent[o.agent]
+	r.mu.Unlock()
+	if is {
+		return silent
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	ended, back := make(chan Outcome, 1), false
+	go func() {
+		out := o.run(ctx, begin)
+		r.mu.Lock()
+		back = true
+		delete(r.silent, o.agent)
+		r.mu.Unlock()
+		ended <- out
+	}()
+	limit := time.NewTimer(2*o.profile.Timeout + answerLimit) // its command and its check
+	defer limit.Stop()
+	stopped := ctx.Done()
+	for {
+		select {
+		case out := <-ended:
+			return out
+		case <-stopped:
+			stopped = nil
+			limit.Reset(endLimit)
+			continue
+		case <-limit.C:
+		}
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if back {
+			return <-ended
+		}
+		r.silent[o.agent] = true
+		return silent
 	}
 }
 

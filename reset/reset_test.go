@@ -162,6 +162,44 @@ func TestRuntimeThatIsAwayIsWaitedFor(t *testing.T) {
 	}
 }
 
+// TestAgentsWhoseFilesDoNotAnswer: an agent's file system may be one of its own. That keeps no other agent from its reset, is
+// asked once until it answers, and does not keep the daemon from its end.
+func TestAgentsWhoseFilesDoNotAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, func(o *reset.Options) {
+			o.Agents = func(string) []reset.Agent {
+				return []reset.Agent{{Kind: reset.InCgroup, Ref: "hung"}, {Kind: reset.InCgroup, Ref: "fine"}}
+			}
+		})
+		over := make(chan struct{})
+		r.stage.hung = map[string]chan struct{}{"hung": over}
+		for round := range 2 {
+			r.keep.Told("loose")
+			r.recover("loose")
+			all := r.events(2 * (round + 1))[2*round:]
+			if all[0].Kind != pool.EventAuthResetFail || !strings.Contains(all[0].Reason, "do not answer") || all[1].Kind != pool.EventAuthReset {
+				t.Errorf("round %d: %+v", round, all)
+			}
+			r.settled()
+		}
+		if n := r.stage.reads["hung"]; n != 1 {
+			t.Errorf("what hangs was asked %d times", n)
+		}
+		r.end()
+		r.run()
+		r.keep.Told("loose")
+		r.recover("loose")
+		synctest.Wait()
+		r.end()
+		r.end = func() {}
+		close(over)
+		synctest.Wait()
+		if n := r.stage.ran(); n != 2 {
+			t.Errorf("%d commands were begun", n)
+		}
+	})
+}
+
 // TestDaemonKilledInTheMiddle: what was begun is begun once more, and then given up.
 func TestDaemonKilledInTheMiddle(t *testing.T) {
 	t.Parallel()

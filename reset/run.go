@@ -76,7 +76,10 @@ func (o order) run(ctx context.Context, begin func() error) Outcome {
 		return fail(err)
 	}
 	out.Command = c
-	if err := begin(); err != nil {
+	if err = ctx.Err(); err == nil {
+		err = begin()
+	}
+	if err != nil {
 		return fail(err)
 	}
 	out.Ran = true
