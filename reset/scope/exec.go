@@ -19,6 +19,9 @@ import (
 	"github.com/sluice-proxy/sluice/reset/inside"
 )
 
+// drainLimit is how long the last of the output may take to be read.
+const drainLimit = 500 * time.Millisecond
+
 // started is what became of the start of a command.
 type started struct {
 	process *os.Process
@@ -54,7 +57,9 @@ func (c *child) run(ctx context.Context, in *namespaces, what reset.Command) (re
 		_, _ = io.Copy(&output, read)
 	}()
 	result, err := c.await(ctx, s.process, what.Timeout)
-	// Whoever still holds the pipe has been killed: what was written can be read.
+	// Whoever the command left behind has been killed, so what was written can be read. A process of the same user
+	// that is none of those may have opened the pipe by /proc: it is not waited for.
+	_ = read.SetReadDeadline(time.Now().Add(drainLimit))
 	<-copied
 	result.Output, result.Took = output.Bytes(), time.Since(began)
 	return result, err

@@ -212,3 +212,45 @@ func TestLeftoversOfADeadDaemonAreRemoved(t *testing.T) {
 		t.Error("the left command was not killed")
 	}
 }
+
+// TestOutputPipeThatAnOutsiderHolds: a process of the same user may have opened the command's standard output by /proc,
+// and is none that is killed with it.
+func TestOutputPipeThatAnOutsiderHolds(t *testing.T) {
+	cgroup, _, _ := agent(t, 10000)
+	type ran struct {
+		reset.Result
+		err error
+	}
+	ended := make(chan ran, 1)
+	go func() {
+		r, err := Runtime{}.Exec(t.Context(), cgroup, command("sh", "-c", "echo said; sleep 1; echo more"))
+		ended <- ran{r, err}
+	}()
+	var pipe *os.File
+	for deadline := time.Now().Add(10 * time.Second); pipe == nil; time.Sleep(time.Millisecond) {
+		found, _ := filepath.Glob(filepath.Join(cgroup, childPrefix+"*"))
+		for _, dir := range found {
+			pids, _ := inside.Processes(dir)
+			for _, pid := range pids {
+				if name, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid)); string(name) == "sleep\n" {
+					pipe, _ = os.OpenFile(fmt.Sprintf("/proc/%d/fd/1", pid), os.O_WRONLY, 0)
+				}
+			}
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("the command does not sleep")
+		}
+	}
+	defer pipe.Close()
+	select {
+	case r := <-ended:
+		if r.err != nil || string(r.Output) != "said\nmore\n" || r.ExitCode != 0 || r.TimedOut {
+			t.Errorf("%+v, %v", r.Result, r.err)
+		}
+	case <-time.After(8 * time.Second):
+		t.Error("it is waited for whoever holds the pipe")
+		pipe.Close()
+		<-ended
+	}
+	noChildren(t, cgroup)
+}
