@@ -34,6 +34,33 @@ func TestHintsInOtherForms(t *testing.T) {
 	}
 }
 
+// TestTwoHintsTogether: an answer that says what two cases say follows the one that is worth more, and of equals the longer.
+func TestTwoHintsTogether(t *testing.T) {
+	t.Parallel()
+	cases := hintCases(t)
+	for _, a := range cases {
+		for _, b := range cases {
+			both := make(http.Header)
+			for _, c := range []hintCase{a, b} {
+				for name, lines := range c.Headers {
+					both[strings.ToLower(name)] = append(both[strings.ToLower(name)], lines...)
+				}
+			}
+			shared := len(both) < len(a.Headers)+len(b.Headers) || both["date"] != nil
+			if shared || a.Body != "" && b.Body != "" || !a.Now.Equal(b.Now) || a.Status >= 500 || b.Status >= 500 {
+				continue // of one window two things are said, or from two clocks
+			}
+			want, other := ParseHint(429, a.Headers, []byte(a.Body), a.Now), ParseHint(429, b.Headers, []byte(b.Body), b.Now)
+			if other.class > want.class || other.class == want.class && other.Wait > want.Wait {
+				want = other
+			}
+			if got := ParseHint(429, both, []byte(a.Body+b.Body), a.Now); got.class != want.class || (got.Wait-want.Wait).Abs() > time.Millisecond {
+				t.Errorf("%s and %s: %s (%s), want %s (%s)", a.Name, b.Name, got.Wait, got, want.Wait, want)
+			}
+		}
+	}
+}
+
 // formsOf tells a case again in other forms, by what is different of each.
 func formsOf(c hintCase) map[string]hintCase {
 	forms := make(map[string]hintCase)
