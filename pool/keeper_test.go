@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/http"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -272,6 +273,41 @@ func TestWaitingWakesWhoWaitsForARecovery(t *testing.T) {
 	}
 	if n := b.count(t, pool.EventRecovered); n != 1 {
 		t.Fatalf("%d recovered events", n)
+	}
+}
+
+// Who takes the last member that is not out from a pool leaves it exhausted, as an answer would: it is said, and so is
+// that it is back, which agents that were refused meanwhile are reset by.
+func TestTheLastHealthyMemberIsRemoved(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, nil)
+	r := b.pool(t, "a", "b", "c")
+	b.answer(t, b.acquire(t, r), 429, "3600")
+	for i, name := range []string{"b", "c"} {
+		if err := b.RemoveMember(t.Context(), "p", name); err != nil {
+			t.Fatal(err)
+		}
+		if n := b.count(t, pool.EventExhausted); n != i {
+			t.Fatalf("%d exhausted events without %s", n, name)
+		}
+	}
+	b.exhausted(t, r)
+	events, err := b.LastEvents(t.Context(), 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if e := events[0]; e.Kind != pool.EventExhausted || e.Member != "a" || e.Members != 1 || !e.Until.Equal(b.clock().Add(time.Hour)) || !strings.HasPrefix(e.Reason, "rate limit (429)") {
+		t.Errorf("%+v", e)
+	}
+	b.restart(t)
+	b.pass(time.Hour)
+	for range 2 {
+		if _, err := b.Recover(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if out, back := b.count(t, pool.EventExhausted), b.count(t, pool.EventRecovered); out != 1 || back != 1 {
+		t.Errorf("exhausted %d times, recovered %d times", out, back)
 	}
 }
 

@@ -152,6 +152,33 @@ func exhaustedEvent(p *poolView, first *memberView, until, now time.Time, reason
 	}
 }
 
+// exhaust writes the exhausted edge of a pool whose members are all out since one has left that was not.
+func (k *Keeper) exhaust(ctx context.Context, pool string) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	p := k.view.Load().pools[pool]
+	if p == nil || p.state.Load() == StateExhausted {
+		return nil
+	}
+	members, err := k.candidates(ctx, p, nil)
+	if err != nil {
+		return err
+	}
+	now := k.opts.Now()
+	if choose(members, p.activeIndex(), now) >= 0 {
+		return nil
+	}
+	first := soonest(members)
+	c, err := k.cooldownLocked(ctx, p.members[first].id)
+	if err != nil {
+		return err
+	}
+	event := exhaustedEvent(p, &p.members[first], c.Until, now, c.Reason)
+	k.apply(ctx, p, Change{Pool: p.id, To: StateExhausted, EdgeEvent: event, At: now})
+	k.waiting.raise()
+	return nil
+}
+
 func recoveredEvent(p *poolView, member string) Event {
 	return Event{Kind: EventRecovered, Pool: p.pool.Name, Member: member, Since: p.since, Detail: member + " is available again"}
 }

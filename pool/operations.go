@@ -184,7 +184,11 @@ func (k *Keeper) AddMember(ctx context.Context, pool, credential string) error {
 // RemoveMember takes a credential out of a pool, which must keep at least one.
 func (k *Keeper) RemoveMember(ctx context.Context, pool, credential string) error {
 	e := Event{Kind: EventMemberRemoved, Pool: pool, Member: credential}
-	return k.configure(ctx, e, func(ctx context.Context) error { return k.opts.Store.RemoveMember(ctx, pool, credential) })
+	err := k.configure(ctx, e, func(ctx context.Context) error { return k.opts.Store.RemoveMember(ctx, pool, credential) })
+	if err != nil {
+		return err
+	}
+	return k.exhaust(context.WithoutCancel(ctx), pool)
 }
 
 // SetAuthResetTarget says what the agent's auth reset is run for when the pool recovers; "" is nothing.
