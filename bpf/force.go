@@ -38,8 +38,21 @@ func (r *Redirect) Missing(cgroupPath string) ([]string, error) {
 	if _, err := cgroupID(dir); err != nil {
 		return nil, err
 	}
+	all, err := r.wanted()
+	if err != nil {
+		return nil, err
+	}
+	return notEffective(dir, all)
+}
+
+// wanted is what has to run for each attached cgroup. It is asked for once: programs keep their ids, and every target is
+// looked at again and again.
+func (r *Redirect) wanted() ([]wanted, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.ids != nil {
+		return r.ids, nil
+	}
 	var all []wanted
 	for _, h := range r.hooks() {
 		info, err := h.prog.Info()
@@ -52,7 +65,8 @@ func (r *Redirect) Missing(cgroupPath string) ([]string, error) {
 		}
 		all = append(all, wanted{h.name, h.attach, id})
 	}
-	return notEffective(dir, all)
+	r.ids = all
+	return all, nil
 }
 
 // notEffective is which of the programs do not run for a cgroup's processes.

@@ -243,3 +243,16 @@ func TestMissingAgreesWithBpftool(t *testing.T) {
 		t.Errorf("bpftool shows %d of ours, %v are missing", ours, missing)
 	}
 }
+
+// Every target is looked at every five seconds: of a program only its id is needed, which it keeps.
+func TestMissingAsksForProgramsOnce(t *testing.T) {
+	w := newWorld(t, bpf.Options{})
+	const each = 12 // allocations of a query
+	if n := testing.AllocsPerRun(20, func() {
+		if _, err := w.Missing(w.cgroup); err != nil {
+			t.Fatal(err)
+		}
+	}); n > float64(each*hooks) {
+		t.Errorf("%v allocations for %d hooks", n, hooks)
+	}
+}

@@ -67,6 +67,7 @@ type Redirect struct {
 
 	mu    sync.Mutex
 	links map[uint64]*attachment // by cgroup id
+	ids   []wanted               // of the hooks' programs; nil before they were asked for
 	vigil *vigil                 // nil until there is something to keep vigil over
 	guard guard
 }
