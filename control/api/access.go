@@ -119,8 +119,11 @@ func (g *gate) admit(w http.ResponseWriter, r *http.Request) (control.Actor, err
 	wait := g.tries.wait(address, now)
 	g.mu.Unlock()
 	if wait > 0 {
-		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(wait.Seconds()))))
-		return control.Actor{}, &pool.Error{Code: pool.CodeRateLimited, Message: "too many wrong tokens came from this address"}
+		seconds := strconv.Itoa(int(math.Ceil(wait.Seconds())))
+		w.Header().Set("Retry-After", seconds)
+		return control.Actor{}, &pool.Error{
+			Code: pool.CodeRateLimited, Message: "too many wrong tokens came from this address: try again in " + seconds + "s",
+		}
 	}
 	token := bearer(r)
 	if token == "" {

@@ -63,14 +63,14 @@ func (c *contract) access() {
 	address, token := s.serveTCP(c)
 	client := &http.Client{Transport: &http.Transport{}}
 	defer client.CloseIdleConnections()
-	send := func(want int, method, path string, change func(*http.Request)) {
+	send := func(want int, method, path string, change func(*http.Request)) string {
 		c.Helper()
 		r, err := http.NewRequestWithContext(c.Context(), method, "http://"+address+path, http.NoBody)
 		if err != nil {
 			c.Fatal(err)
 		}
 		change(r)
-		c.do(client, want, r)
+		return c.do(client, want, r)
 	}
 	with := func(token string) func(*http.Request) {
 		return func(r *http.Request) { r.Header.Set("Authorization", "Bearer "+token) }
@@ -91,7 +91,9 @@ func (c *contract) access() {
 	}
 	c.routes(func(method, path string) {
 		if path != "/healthz" {
-			send(429, method, path, with(token))
+			if text := send(429, method, path, with(token)); !strings.Contains(text, "try again in") {
+				c.Errorf("it does not say what to do: %s", text)
+			}
 		}
 	})
 }
