@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -195,6 +196,36 @@ func TestEarlyHintsReachTheClient(t *testing.T) {
 			t.Errorf("hint %q, body %q", link, body)
 		}
 	})
+}
+
+// TestEarlyHintsWithoutEnd: they go on while the answer is given up, and reach nobody from then on.
+func TestEarlyHintsWithoutEnd(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, setup{
+		protos: []string{"h2"}, change: func(o *Options) { o.ResponseTimeout = 50 * time.Millisecond },
+		handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			for r.Context().Err() == nil {
+				w.Header().Set("Link", "</x>")
+				w.WriteHeader(103)
+			}
+		}),
+	})
+	c := b.client(true)
+	var asked sync.WaitGroup
+	for range 20 {
+		asked.Go(func() {
+			resp, err := c.Do(newRequest("GET", nil))
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer resp.Body.Close()
+			if resp.StatusCode != 504 || resp.Header.Get("Link") != "" {
+				t.Errorf("got %d %v", resp.StatusCode, resp.Header)
+			}
+		})
+	}
+	asked.Wait()
 }
 
 func TestBodyThatEndsWithTheConnection(t *testing.T) {

@@ -238,10 +238,18 @@ func (s *stream) send(ctx context.Context, cancel context.CancelCauseFunc, l *po
 	if err := cl.failure(); err != nil {
 		return nil, err
 	}
+	// The library's reader may still pass one on when the attempt has been given up.
+	var informing sync.Mutex
+	over := false
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
 		Got1xxResponse: func(code int, h textproto.MIMEHeader) error {
 			if code == http.StatusContinue {
 				return nil // the library answers Expect itself when the body is first read
+			}
+			informing.Lock()
+			defer informing.Unlock()
+			if over {
+				return nil
 			}
 			header := s.w.Header()
 			for k, v := range s.cleanFields(http.Header(h), l) {
@@ -255,6 +263,9 @@ func (s *stream) send(ctx context.Context, cancel context.CancelCauseFunc, l *po
 	timer := time.AfterFunc(x.opts.ResponseTimeout, func() { cancel(errNoResponse) })
 	defer timer.Stop()
 	resp, err := x.h2.roundTrip(x, cl.upstream, s.request(ctx, l))
+	informing.Lock()
+	over = true
+	informing.Unlock()
 	if err != nil && errors.Is(context.Cause(ctx), errNoResponse) {
 		err = errNoResponse
 	}
