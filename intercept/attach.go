@@ -69,11 +69,17 @@ func (in *Interceptor) Attach(ctx context.Context, r Request) (Target, error) {
 	if err != nil {
 		return Target{}, err
 	}
+	relieve := in.precede(ctx, v.Cgroup)
 	in.ops.Lock()
 	defer in.ops.Unlock()
 	if in.stopped {
 		return Target{}, ErrStopped
 	}
+	defer func() {
+		if err := relieve(); err != nil {
+			in.opts.Log.Error("listener not taken back", "error", err)
+		}
+	}()
 	before := in.same(v)
 	made, err := in.add(ctx, v, pid)
 	if err != nil {

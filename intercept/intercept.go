@@ -159,6 +159,7 @@ type Interceptor struct {
 	// most is ahead of what somebody waits for.
 	behind      sync.Mutex
 	stopped     bool               // under ops
+	preceded    atomic.Uint64      // attaches that have begun
 	unlook      context.CancelFunc // ends the watch of containers; under ops
 	vigilFailed string             // what was logged of it last, empty when it works; under ops
 	kept        map[uint64]*kept   // listeners of an earlier daemon that are not in use yet, by cookie; under ops

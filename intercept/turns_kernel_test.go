@@ -91,6 +91,43 @@ func TestReportsTakeTurns(t *testing.T) {
 	}
 }
 
+// TestAnAttachOfManyNamespacesKeepsNobodyWaiting: nor does another attach wait for that of a target with many.
+func TestAnAttachOfManyNamespacesKeepsNobodyWaiting(t *testing.T) {
+	const many = 24
+	dir, other := newCgroup(t), newCgroup(t)
+	b, l := newSlowBench(t)
+	for range many {
+		startIn(t, dir, newNetNS(t))
+	}
+	startIn(t, other, nil)
+	attached := make(chan error, 1)
+	go func() {
+		_, err := b.Attach(t.Context(), Request{Cgroup: dir})
+		attached <- err
+	}()
+	published := func() int { _, n := l.counts(); return n }
+	eventually(t, "the first of them", func() bool { return published() > 0 })
+	before := published()
+	_, err := b.Attach(t.Context(), Request{Cgroup: other})
+	must(t, err)
+	if n := published() - before; n > many/3 {
+		t.Errorf("%d of %d went first", n, many)
+	}
+	must(t, <-attached)
+	if n := published(); n != many+1 {
+		t.Errorf("%d listeners, want %d", n, many+1)
+	}
+	// Nothing is left of one that fails, either.
+	third := newCgroup(t)
+	for range 3 {
+		startIn(t, third, newNetNS(t))
+	}
+	if _, err := b.Attach(t.Context(), Request{Cgroup: third, KeepConnections: true, Kind: KindRun, PID: 1 << 30}); err == nil {
+		t.Error("attached for a process that is not there")
+	}
+	eventually(t, "what was made for it is taken back", func() bool { return published() == many+1 })
+}
+
 // TestNamespacesThatAreFoundKeepNobodyWaiting: nor does an attach wait until all namespaces have listeners that are found at a time.
 func TestNamespacesThatAreFoundKeepNobodyWaiting(t *testing.T) {
 	const many = 24
