@@ -174,8 +174,10 @@ func stageState(ctx context.Context, stateDir, staged string) error {
 		switch {
 		case err != nil || name == ".":
 			return err
-		case name == "audit":
+		case name == "audit" && entry.IsDir():
 			return fs.SkipDir
+		case name == "audit": // a link: SkipDir would leave out what comes behind it
+			return nil
 		case name == "lock" || strings.HasPrefix(name, databaseFile) || strings.HasSuffix(name, ".new"):
 			return nil
 		case entry.IsDir():

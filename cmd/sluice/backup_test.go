@@ -111,6 +111,29 @@ func TestBackupOfALinkedStateDirectory(t *testing.T) {
 	}
 }
 
+// An audit log on another disk is a link in the state directory, and is copied by what it leads to.
+func TestBackupOfALinkedAuditLog(t *testing.T) {
+	t.Parallel()
+	dir, beside := stateWith(t, "c2stY2FuYXJ5"), t.TempDir()
+	file, to := filepath.Join(beside, "backup"), filepath.Join(beside, "state")
+	if err := os.Symlink(t.TempDir(), auditDir(dir)); err != nil {
+		t.Fatal(err)
+	}
+	log, err := audit.Open(audit.Options{Dir: auditDir(dir), KeyFile: auditKey(dir)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := log.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if out, errs, status := offline(t, "", "backup", file, "--state-dir", dir); status != 0 {
+		t.Fatalf("backup: status %d: %s%s", status, out, errs)
+	}
+	if out, errs, status := offline(t, "", "restore", file, "--state-dir", to); status != 0 {
+		t.Fatalf("restore: status %d: %s%s", status, out, errs)
+	}
+}
+
 // Whose directory a backup goes to may be an agent, which gets nothing of it, and has nothing overwritten by it.
 func TestBackupBesideWhatOthersPut(t *testing.T) {
 	t.Parallel()
