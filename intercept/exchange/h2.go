@@ -442,23 +442,26 @@ func (s *stream) copyBody(resp *http.Response, tee *clueTee, g *h2guard) {
 	}
 }
 
-// leastUnread is what answers that are not read may take of memory in any case.
-const leastUnread = 128 << 20
-
-var errUnread = errors.New("too much waits to be read")
+// leastUnread is what answers that are not read may take of memory in any case. unreadTime is how long one may wait
+// to be read for which that has no room: many that are written at once wait for each other, too.
+const (
+	leastUnread = 128 << 20
+	unreadTime  = 5 * time.Second
+)
 
 // pass writes a part of an answer. As long as the client does not read, the upstream goes on until its window is used up: so many of a
-// target's answers may be in that state, and one more is cut off.
+// target's answers may be in that state, and one more is cut off unless it is read soon.
 func (s *stream) pass(p []byte, control *http.ResponseController, flush bool) error {
 	if len(p) == 0 && !flush {
 		return nil
 	}
 	x, share := s.cl.x, s.cl.body.share
-	if !take(&x.unread, &share.unread, streamWindow, max(x.opts.ReplayBudget, leastUnread)) {
-		x.counts.aborted.Add(1)
-		return errUnread
+	if take(&x.unread, &share.unread, streamWindow, max(x.opts.ReplayBudget, leastUnread)) {
+		defer give(&x.unread, &share.unread, streamWindow)
+	} else {
+		_ = control.SetWriteDeadline(time.Now().Add(unreadTime)) // the stream is reset then
+		defer func() { _ = control.SetWriteDeadline(time.Time{}) }()
 	}
-	defer give(&x.unread, &share.unread, streamWindow)
 	if len(p) > 0 {
 		if _, err := s.w.Write(p); err != nil {
 			return err

@@ -113,7 +113,7 @@ func TestUnreadAnswersShareARoom(t *testing.T) {
 		t.Cleanup(func() { _ = resp.Body.Close() })
 	}
 	const part = room / streamWindow * 3 / 4
-	for deadline := time.Now().Add(10 * time.Second); active.Load() > part; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(unreadTime + 15*time.Second); active.Load() > part; time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("%d answers wait to be read, a target may have %d", active.Load(), part)
 		}
@@ -129,4 +129,84 @@ func TestUnreadAnswersShareARoom(t *testing.T) {
 	if n, err := io.Copy(io.Discard, resp.Body); err != nil || n != 100<<10 {
 		t.Errorf("another target's answer: %d bytes, %v", n, err)
 	}
+}
+
+// TestAnswersWrittenAtOnceAreAllPassedOn has hundreds of streams get their events at the same moment, again and again: that they wait for each
+// other to be written is no sign of a client that does not read.
+func TestAnswersWrittenAtOnceAreAllPassedOn(t *testing.T) {
+	t.Parallel()
+	const streams, events, size = 600, 20, 2 << 10
+	var begun atomic.Int64
+	var mu sync.Mutex
+	tick, ticks := make(chan struct{}), 0
+	next := func(n int) <-chan struct{} {
+		mu.Lock()
+		defer mu.Unlock()
+		if n < ticks {
+			return closedChannel()
+		}
+		return tick
+	}
+	b := newBench(t, setup{
+		protos: []string{"h2", "http/1.1"},
+		change: func(o *Options) { o.ReplayBudget = 1 << 20 }, // so that there is as much as there is always
+		handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("content-type", "text/event-stream")
+			_ = http.NewResponseController(w).Flush()
+			begun.Add(1)
+			for n := range events {
+				select {
+				case <-next(n):
+				case <-r.Context().Done():
+					return
+				}
+				_, _ = w.Write(make([]byte, size))
+				_ = http.NewResponseController(w).Flush()
+			}
+		}),
+	})
+	client := &http.Client{Transport: &http.Transport{
+		ForceAttemptHTTP2: true, TLSClientConfig: &tls.Config{RootCAs: b.ca.pool},
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "tcp", b.addr)
+		},
+	}}
+	defer client.CloseIdleConnections()
+	var failed atomic.Int64
+	var reading sync.WaitGroup
+	for range streams {
+		reading.Go(func() {
+			resp, err := client.Get("https://" + testHost + "/")
+			if err != nil {
+				failed.Add(1)
+				t.Log(err)
+				return
+			}
+			defer resp.Body.Close()
+			if n, err := io.Copy(io.Discard, resp.Body); err != nil || n != events*size {
+				failed.Add(1)
+			}
+		})
+	}
+	for deadline := time.Now().Add(10 * time.Second); begun.Load() < streams && time.Now().Before(deadline); {
+		time.Sleep(10 * time.Millisecond)
+	}
+	for range events {
+		mu.Lock()
+		close(tick)
+		tick = make(chan struct{})
+		ticks++
+		mu.Unlock()
+		time.Sleep(30 * time.Millisecond)
+	}
+	reading.Wait()
+	if n := failed.Load(); n > 0 {
+		t.Errorf("%d of %d answers were cut off, though all were read", n, streams)
+	}
+}
+
+func closedChannel() chan struct{} {
+	c := make(chan struct{})
+	close(c)
+	return c
 }
