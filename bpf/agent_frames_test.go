@@ -40,13 +40,13 @@ func (s *state) frame(o order) (answer, error) {
 			return answer{}, err
 		}
 	}
-	if !kept && o.Socket != "" {
-		return answer{}, nil
-	}
 	if o.Segment {
 		if err := unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_VNET_HDR, 1); err != nil {
 			return answer{}, err
 		}
+	}
+	if !kept && o.Socket != "" {
+		return answer{}, nil
 	}
 	to := &unix.SockaddrLinklayer{Protocol: htons(uint16(o.Proto)), Ifindex: o.Index, Halen: 6, Addr: [8]byte{255, 255, 255, 255, 255, 255}}
 	return answer{}, unix.Sendto(fd, o.Bytes, 0, to)

@@ -66,7 +66,7 @@ func actions() map[string]func(*state, order) (answer, error) {
 		"put off": (*state).putOff, "say all": (*state).sayAll, "hear all": (*state).hearAll, "source route": (*state).sourceRoute,
 		"go": (*state).goDial, "many": (*state).many, "sequential": (*state).sequential,
 		"sendto": (*state).sendTo, "sendmmsg": (*state).sendMany, "gso": (*state).sendSegments, "pktinfo": (*state).sendPktInfo,
-		"frame": (*state).frame, "raw": (*state).raw, "option": (*state).option, "cookie": (*state).cookie, "say": (*state).say, "ping": (*state).ping,
+		"frame": (*state).frame, "ring": (*state).ringFrame, "raw": (*state).raw, "option": (*state).option, "cookie": (*state).cookie, "say": (*state).say, "ping": (*state).ping,
 		"listen": (*state).listen, "accept": (*state).accept, "accepted": (*state).accepted,
 		"bind": (*state).bind, "unshare": (*state).unshare, "bench": (*state).bench,
 		"setns": (*state).setns, "namespaces": (*state).newNamespaces, "move": (*state).move, "move thread": (*state).moveThread,

@@ -38,6 +38,27 @@ static __always_inline int is_guarded(struct __sk_buff *skb)
 	return 0;
 }
 
+/*
+ * Whether a frame leaves as it is judged. A packet socket's ring (PACKET_TX_RING) is memory that its owner writes to
+ * until the frame has arrived: it is copied first. A checksum that is left to be made (PACKET_VNET_HDR) would be written
+ * wherever the sender says, over the ports, too: only such a frame's sum stays the same when a difference is added.
+ */
+static __always_inline int is_final(struct __sk_buff *skb)
+{
+	struct bpf_sock *sk = skb->sk;
+	__u16 before = 0, after = 0;
+
+	sk = sk ? bpf_sk_fullsock(sk) : NULL;
+	if (!sk || sk->family != AF_PACKET)
+		return 1;
+	if (bpf_skb_pull_data(skb, skb->len))
+		return 0;
+	if (bpf_skb_load_bytes(skb, 0, &before, sizeof(before)) || bpf_l4_csum_replace(skb, 0, 0, 1, 0) ||
+	    bpf_skb_load_bytes(skb, 0, &after, sizeof(after)))
+		return 0;
+	return after != before && !bpf_skb_store_bytes(skb, 0, &before, sizeof(before), 0);
+}
+
 /* What the bytes say, and not what the sender says that they are (skb->protocol). */
 static __always_inline enum verdict judge_frame(struct __sk_buff *skb, int spare_loopback)
 {
@@ -45,6 +66,8 @@ static __always_inline enum verdict judge_frame(struct __sk_buff *skb, int spare
 	__u16 type = 0;
 	int i;
 
+	if (!is_final(skb))
+		return VERDICT_UNREADABLE;
 	for (i = 0; i <= MAX_TAGS; i++) {
 		if (bpf_skb_load_bytes(skb, at, &type, sizeof(type)))
 			return VERDICT_UNREADABLE;
@@ -87,7 +110,7 @@ int guard_packet(struct __sk_buff *skb)
 
 	if (!is_guarded(skb))
 		return TC_ACT_UNSPEC;
-	if (bpf_skb_load_bytes_relative(skb, 0, &version, sizeof(version), BPF_HDR_START_NET))
+	if (!is_final(skb) || bpf_skb_load_bytes_relative(skb, 0, &version, sizeof(version), BPF_HDR_START_NET))
 		return act(VERDICT_UNREADABLE);
 	return act(judge_packet(skb, ORIGIN_NETWORK, 0, version >> 4 == 4 ? IPPROTO_IPIP : IPPROTO_IPV6, 0));
 }
