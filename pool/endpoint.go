@@ -89,10 +89,23 @@ func (v *view) bindEndpoint(p *poolView, endpoint string) {
 		v.endpoints[at] = append(v.endpoints[at], p)
 	}
 	if v.paths[at] == nil {
-		v.paths[at] = make(map[string]bool)
+		v.paths[at] = make(map[string]endpointKind)
 	}
-	v.paths[at][path.Clean("/"+u.Path)] = true
+	tokens := path.Clean("/" + u.Path)
+	v.paths[at][tokens] = givesTokens
+	// No answer of the endpoint's names it (RFC 8414 does): this is where OpenAI, Google, GitLab and others have it.
+	if revoke := path.Join(path.Dir(tokens), "revoke"); v.paths[at][revoke] == 0 {
+		v.paths[at][revoke] = endsTokens
+	}
 }
+
+// endpointKind is what a path on a token endpoint's host is for.
+type endpointKind uint8
+
+const (
+	givesTokens endpointKind = iota + 1
+	endsTokens               // revocation, RFC 7009
+)
 
 // learn makes a pool's placeholders and the tokens of its accounts known.
 func (k *Keeper) learn(v *view, p *poolView, m *material) {
@@ -117,8 +130,17 @@ func (k *Keeper) learnPlaceholders(v *view, p *poolView) {
 
 // TokenEndpoint says whether a request is for a token endpoint of a pool.
 func (k *Keeper) TokenEndpoint(r Route, target string) bool {
+	return k.endpointKind(r, target) == givesTokens
+}
+
+// RevocationEndpoint says whether it is for the endpoint beside one, where a login is ended.
+func (k *Keeper) RevocationEndpoint(r Route, target string) bool {
+	return k.endpointKind(r, target) == endsTokens
+}
+
+func (k *Keeper) endpointKind(r Route, target string) endpointKind {
 	if !r.Tokens {
-		return false
+		return 0
 	}
 	p, _, _ := strings.Cut(target, "?")
 	if plain, err := url.PathUnescape(p); err == nil {

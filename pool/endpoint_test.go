@@ -124,26 +124,26 @@ func TestTokenEndpointsAreBound(t *testing.T) {
 		provider, tokenURL, host string
 		port                     uint16
 		want                     pool.Route
-		yes, no                  string
+		yes, no, revoke          string
 	}{
 		"the provider's": {
 			"codex", "", "auth.openai.com", 443,
 			pool.Route{Pool: "p", Host: "auth.openai.com", Port: 443, Tokens: true, Bare: true},
-			"/oauth/token?x=/", "/oauth/authorize",
+			"/oauth/token?x=/", "/oauth/authorize", "/oauth/revoke",
 		},
 		"the account's": {
 			"openai", "https://Login.Example:8443/t", "login.example", 8443,
 			pool.Route{Pool: "p", Host: "login.example", Port: 8443, Tokens: true, Bare: true},
-			"/t", "/t/more",
+			"/t", "/t/more", "/revoke",
 		},
 		"on the API's host": {
 			"openai", "https://api.openai.com/token/", "api.openai.com", 443,
 			pool.Route{Pool: "p", Host: "api.openai.com", Port: 443, Provider: "openai", Tokens: true},
-			"//token", "/v1/responses",
+			"//token", "/v1/responses", "/revoke",
 		},
-		"an address":    {"openai", "https://127.0.0.1/token", "127.0.0.1", 443, pool.Route{}, "", "/token"},
-		"none":          {"openai", "", "api.openai.com", 443, pool.Route{Pool: "p", Host: "api.openai.com", Port: 443, Provider: "openai"}, "", "/oauth/token"},
-		"not this port": {"codex", "", "auth.openai.com", 8443, pool.Route{}, "", "/oauth/token"},
+		"an address":    {"openai", "https://127.0.0.1/token", "127.0.0.1", 443, pool.Route{}, "", "/token", ""},
+		"none":          {"openai", "", "api.openai.com", 443, pool.Route{Pool: "p", Host: "api.openai.com", Port: 443, Provider: "openai"}, "", "/oauth/token", ""},
+		"not this port": {"codex", "", "auth.openai.com", 8443, pool.Route{}, "", "/oauth/token", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -160,6 +160,14 @@ func TestTokenEndpointsAreBound(t *testing.T) {
 			}
 			if b.TokenEndpoint(r, c.yes) != (c.yes != "") || b.TokenEndpoint(r, c.no) {
 				t.Errorf("%q is an endpoint: %t, %q: %t", c.yes, b.TokenEndpoint(r, c.yes), c.no, b.TokenEndpoint(r, c.no))
+			}
+			for _, revoke := range []string{"/oauth/revoke", "/revoke"} {
+				if b.RevocationEndpoint(r, revoke+"?x=/") != (revoke == c.revoke) || b.TokenEndpoint(r, revoke) {
+					t.Errorf("tokens are given up at %s: %t", revoke, b.RevocationEndpoint(r, revoke))
+				}
+			}
+			if b.RevocationEndpoint(r, c.yes) {
+				t.Errorf("tokens are given up at %s", c.yes)
 			}
 		})
 	}

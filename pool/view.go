@@ -24,14 +24,14 @@ type view struct {
 	pools       map[string]*poolView
 	ordered     []*poolView // oldest first
 	byID        map[int64]*poolView
-	tallies     map[int64]*tally             // by member
-	credentials sync.Map                     // Credential by name; those that no pool holds come and go in place
-	routes      map[hostPort][]*poolView     // oldest first
-	endpoints   map[hostPort][]*poolView     // with accounts that are refreshed there; oldest first
-	paths       map[hostPort]map[string]bool // of these token endpoints, clean
-	known       map[tokenDigest]*poolView    // placeholders, and tokens of members
-	opened      map[string]opened            // credentials of members
-	changed     signal                       // raised when the next view is in place
+	tallies     map[int64]*tally                     // by member
+	credentials sync.Map                             // Credential by name; those that no pool holds come and go in place
+	routes      map[hostPort][]*poolView             // oldest first
+	endpoints   map[hostPort][]*poolView             // with accounts that are refreshed there; oldest first
+	paths       map[hostPort]map[string]endpointKind // of these token endpoints, clean
+	known       map[tokenDigest]*poolView            // placeholders, and tokens of members
+	opened      map[string]opened                    // credentials of members
+	changed     signal                               // raised when the next view is in place
 }
 
 type hostPort struct {
@@ -198,7 +198,7 @@ func (k *Keeper) reload(ctx context.Context) error {
 	}
 	v := &view{
 		pools: make(map[string]*poolView), byID: make(map[int64]*poolView), tallies: make(map[int64]*tally),
-		routes: make(map[hostPort][]*poolView), endpoints: make(map[hostPort][]*poolView), paths: make(map[hostPort]map[string]bool), known: make(map[tokenDigest]*poolView),
+		routes: make(map[hostPort][]*poolView), endpoints: make(map[hostPort][]*poolView), paths: make(map[hostPort]map[string]endpointKind), known: make(map[tokenDigest]*poolView),
 		opened: make(map[string]opened),
 	}
 	v.changed.init()

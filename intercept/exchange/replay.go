@@ -12,16 +12,17 @@ import (
 // attempts is the part of an exchange that HTTP/1.1 and HTTP/2 share: which
 // member is asked, what its answer meant, and which is asked next.
 type attempts struct {
-	x      *Exchanger
-	route  pool.Route
-	lease  pool.Lease
-	tried  []string
-	tie    pool.Tie // to the only member that may be asked; zero: to none
-	bare   bool     // no member is asked: the request goes out as it came
-	tokens bool     // to a token endpoint
-	held   bool     // waited for a member already: once is enough
-	fresh  bool     // its member was given another access token already: once is enough, too
-	judged bool     // the last answer has put its member out
+	x       *Exchanger
+	route   pool.Route
+	lease   pool.Lease
+	tried   []string
+	tie     pool.Tie // to the only member that may be asked; zero: to none
+	bare    bool     // no member is asked: the request goes out as it came
+	tokens  bool     // to a token endpoint
+	revokes bool     // to the one beside it, where tokens are given up
+	held    bool     // waited for a member already: once is enough
+	fresh   bool     // its member was given another access token already: once is enough, too
+	judged  bool     // the last answer has put its member out
 }
 
 // verdict is what becomes of an answer.

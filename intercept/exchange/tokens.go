@@ -16,6 +16,8 @@ import (
 type Tokens interface {
 	// TokenEndpoint says whether a request's target is one.
 	TokenEndpoint(r pool.Route, target string) bool
+	// RevocationEndpoint says whether it is where the tokens of one are given up.
+	RevocationEndpoint(r pool.Route, target string) bool
 	// StandIn is the answer to a request that names one of the values, all of them
 	// placeholders: no if none of the values is a placeholder or a member's token.
 	StandIn(values []string) (answer []byte, known bool)
@@ -100,6 +102,10 @@ func (a *attempts) judgeTokens(r *tokenRequest) *localAnswer {
 	body, known := a.x.opts.Tokens.StandIn(values)
 	var answer localAnswer
 	switch {
+	case known && a.revokes:
+		// To a client it is over, as it wants (RFC 7009 section 2.2); the account is the pool's.
+		a.x.counts.tokensAnswered.Add(1)
+		answer = localAnswer{status: http.StatusOK, contentType: "application/json", body: []byte("{}\n"), noStore: true}
 	case known && (grant == "" || grant == "refresh_token"):
 		a.x.counts.tokensAnswered.Add(1)
 		answer = localAnswer{status: http.StatusOK, contentType: "application/json", body: body, noStore: true}
@@ -131,11 +137,12 @@ func (a *attempts) readTokens(target, encoding string, raw []byte) *localAnswer 
 }
 
 // bareFor notes whether a request goes out without a member, and says whether it is for
-// a token endpoint.
-func (a *attempts) bareFor(target string) (tokens bool) {
-	tokens = a.x.opts.Tokens.TokenEndpoint(a.route, target)
-	a.bare, a.tokens = a.route.Bare || tokens, tokens
-	return tokens
+// a token endpoint, or for the one where tokens are given up.
+func (a *attempts) bareFor(target string) bool {
+	a.tokens = a.x.opts.Tokens.TokenEndpoint(a.route, target)
+	a.revokes = a.x.opts.Tokens.RevocationEndpoint(a.route, target)
+	a.bare = a.route.Bare || a.tokens || a.revokes
+	return a.tokens || a.revokes
 }
 
 // tooLong refuses what cannot be looked at.

@@ -148,6 +148,39 @@ func TestTheAgentsOwnRefreshIsAnswered(t *testing.T) {
 	})
 }
 
+// TestNoAccountIsRevokedByAnAgent: an agent that logs out ends no login of the pool's, and is told
+// that it is done; what is not the pool's it may give up.
+func TestNoAccountIsRevokedByAnAgent(t *testing.T) {
+	t.Parallel()
+	eachProto(t, func(t *testing.T, h2 bool, protos []string) {
+		b, k, o := tokenBench(t, protos, nil)
+		o.answer = func(w http.ResponseWriter) { fmt.Fprint(w, "revoked") } // its content says nothing (RFC 7009)
+		c := b.client(h2)
+		revoke := func(body string) (status int, text string, seen []string) {
+			req := newRequest("POST", strings.NewReader(body))
+			req.URL, _ = url.Parse("https://" + testHost + "/oauth/revoke")
+			resp, text := ask(t, c, req)
+			return resp.StatusCode, text, o.took()
+		}
+		for name, token := range map[string]string{
+			"the placeholder": agentTokens(t, k).RefreshToken, "the member's own": "real-rt-0", "its access token": "real-a-0",
+		} {
+			for _, body := range []string{
+				`{"token":"` + token + `","token_type_hint":"refresh_token","client_id":"app"}`,
+				url.Values{"token": {token}, "client_id": {"app"}}.Encode(),
+			} {
+				if status, text, seen := revoke(body); status != 200 || strings.Contains(text, "token") || len(seen) != 0 {
+					t.Errorf("%s: %d %s; went upstream: %q", name, status, text, seen)
+				}
+			}
+		}
+		status, text, seen := revoke(`{"token":"theirs"}`)
+		if status != 200 || text != "revoked" || !slices.Equal(seen, []string{`POST /oauth/revoke auth="" {"token":"theirs"}`}) {
+			t.Errorf("the agent's own: %d %s; upstream saw %q", status, text, seen)
+		}
+	})
+}
+
 // TestUnknownTokensArePassedOnOrRefused, as it is configured; without a credential of the pool's.
 func TestUnknownTokensArePassedOnOrRefused(t *testing.T) {
 	t.Parallel()
