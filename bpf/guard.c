@@ -40,8 +40,8 @@ static __always_inline int is_guarded(struct __sk_buff *skb)
 
 /*
  * Whether a frame leaves as it is judged. A packet socket's ring (PACKET_TX_RING) is memory that its owner writes to
- * until the frame has arrived: it is copied first. A checksum that is left to be made (PACKET_VNET_HDR) would be written
- * wherever the sender says, over the ports, too: only such a frame's sum stays the same when a difference is added.
+ * until the frame has arrived: it is copied first. A checksum that is left to be made (PACKET_VNET_HDR) is written
+ * later, wherever the sender says, over the ports, too: only such a frame's sum stays when a difference is added.
  */
 static __always_inline int is_final(struct __sk_buff *skb)
 {
