@@ -7,7 +7,7 @@ import (
 	"github.com/sluice-proxy/sluice/pool"
 )
 
-// deliver passes the response on as it arrives: what one read of the upstream
+// deliver passes the response on as it arrives: what one read of the upstream's socket
 // gave goes out with one write, so that no event of a stream waits for the next.
 func (cl *client) deliver(up *upstreamConn, l *pool.Lease) (keep bool) {
 	x, h, req := cl.x, &cl.resp, &cl.req
@@ -131,8 +131,7 @@ func (d *delivery) more() error {
 	if d.held > 0 {
 		room = block256k
 	}
-	_, err := in.fill(d.up.tls, room)
-	return err
+	return d.up.fill(room)
 }
 
 // withheld ends an answer in which a secret was found that cannot be replaced.

@@ -16,6 +16,7 @@ import (
 type upstreamConn struct {
 	key    upstreamKey
 	raw    *net.TCPConn
+	wire   *wire
 	tls    *tls.Conn
 	in     buffer
 	readBy time.Time
@@ -49,7 +50,8 @@ type upstreamKey struct {
 func (u Upstream) key() upstreamKey { return upstreamKey{u.NetNS, u.Host, u.Addr, u.pool} }
 
 func (x *Exchanger) newUpstreamConn(u Upstream, c *tls.Conn) *upstreamConn {
-	up := &upstreamConn{key: u.key(), raw: c.NetConn().(*wire).TCPConn, tls: c, fresh: true}
+	w := c.NetConn().(*wire)
+	up := &upstreamConn{key: u.key(), raw: w.TCPConn, wire: w, tls: c, fresh: true}
 	up.in.pool = &x.blocks
 	up.peek, _ = up.raw.SyscallConn()
 	up.peeked = func(fd uintptr) {
@@ -115,6 +117,25 @@ func (up *upstreamConn) silent() bool {
 	var b [1]byte
 	n, err := up.tls.Read(b[:])
 	return n == 0 && isTimeout(err)
+}
+
+// fill reads once, and takes along what the TLS layer has already got from the socket, as far as there is room: of a stream
+// that has fallen behind many events go out with one write then.
+func (up *upstreamConn) fill(limit int) error {
+	in, w := &up.in, up.wire
+	if _, err := in.fill(up.tls, limit); err != nil {
+		return err
+	}
+	for left := w.records.whole - 1; left > 0 && in.w < len(in.b); left-- {
+		w.atHand = true
+		n, err := up.tls.Read(in.b[in.w:])
+		w.atHand = false
+		in.w += n
+		if err != nil {
+			break // not lasting, or it comes again
+		}
+	}
+	return nil
 }
 
 func (up *upstreamConn) close() {

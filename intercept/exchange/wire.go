@@ -17,6 +17,8 @@ type wire struct {
 	*net.TCPConn
 	raw     syscall.RawConn
 	in, out transfer
+	records records // of what the last Read gave
+	atHand  bool    // Read is to give nothing, as a deadline that has passed
 }
 
 // transfer is one read or write under way.
@@ -43,6 +45,9 @@ func (w *wire) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
 	}
+	if w.atHand {
+		return 0, os.ErrDeadlineExceeded
+	}
 	t := &w.in
 	t.p, t.n, t.errno = p, 0, 0
 	err := w.raw.Read(t.try)
@@ -55,6 +60,7 @@ func (w *wire) Read(p []byte) (int, error) {
 	case t.n == 0:
 		return 0, io.EOF
 	}
+	w.records.came(p[:t.n])
 	return t.n, nil
 }
 
@@ -109,4 +115,37 @@ func (t *transfer) write(fd uintptr) bool {
 		}
 	}
 	return true
+}
+
+// records follows the beginnings and ends of TLS records (RFC 8446 section 5.1) through the bytes of a connection. crypto/tls
+// gives one record a call, and cannot be asked whether it has another one.
+type records struct {
+	whole  int    // that ended in the last bytes that came
+	left   int    // of the record under way
+	length uint16 // its length, as far as its header has come
+	header uint8  // bytes of that so far
+}
+
+const recordHeader = 5 // its last two bytes are the length of what follows
+
+func (r *records) came(p []byte) {
+	r.whole = 0
+	for len(p) > 0 {
+		if r.left > 0 {
+			n := min(r.left, len(p))
+			p = p[n:]
+			if r.left -= n; r.left == 0 {
+				r.whole++
+			}
+			continue
+		}
+		r.length = r.length<<8 | uint16(p[0])
+		p = p[1:]
+		if r.header++; r.header == recordHeader {
+			r.header = 0
+			if r.left = int(r.length); r.left == 0 {
+				r.whole++
+			}
+		}
+	}
 }
