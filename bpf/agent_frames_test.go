@@ -17,24 +17,32 @@ func htons(v uint16) uint16 {
 	return binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, v))
 }
 
+// packetSocket is the one of the name in Socket, kept if it was there before, or a new one; done closes one without a name.
+func (s *state) packetSocket(o order) (fd int, kept bool, done func(), err error) {
+	if fd, kept = s.sockets[o.Socket]; kept {
+		return fd, true, func() {}, nil
+	}
+	if fd, err = unix.Socket(unix.AF_PACKET, o.Type|unix.SOCK_CLOEXEC, 0); err != nil {
+		return 0, false, nil, err
+	}
+	if o.Socket == "" {
+		return fd, false, func() { _ = unix.Close(fd) }, nil
+	}
+	s.sockets[o.Socket] = fd
+	return fd, false, func() {}, nil
+}
+
 // frame sends Bytes by the link Index through a packet socket; Proto is what the sender says that they are. With a Socket it uses the one
 // of that name, or makes it and sends nothing.
 func (s *state) frame(o order) (answer, error) {
 	if o.Type == 0 {
 		o.Type = unix.SOCK_RAW
 	}
-	fd, kept := s.sockets[o.Socket]
-	if !kept {
-		var err error
-		if fd, err = unix.Socket(unix.AF_PACKET, o.Type|unix.SOCK_CLOEXEC, 0); err != nil {
-			return answer{}, err
-		}
-		if o.Socket != "" {
-			s.sockets[o.Socket] = fd
-		} else {
-			defer func() { _ = unix.Close(fd) }()
-		}
+	fd, kept, done, err := s.packetSocket(o)
+	if err != nil {
+		return answer{}, err
 	}
+	defer done()
 	if o.Bypass {
 		if err := unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_QDISC_BYPASS, 1); err != nil {
 			return answer{}, err

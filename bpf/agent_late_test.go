@@ -28,17 +28,13 @@ const (
 // keeps changing the port there, from that of Dst to that of Dsts[0] and back. With a Socket it uses the ring of that name, or makes it and
 // sends nothing.
 func (s *state) ringFrame(o order) (answer, error) {
-	fd, kept := s.sockets[o.Socket]
+	o.Type = unix.SOCK_RAW
+	fd, kept, done, err := s.packetSocket(o)
+	if err != nil {
+		return answer{}, err
+	}
+	defer done()
 	if !kept {
-		var err error
-		if fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0); err != nil {
-			return answer{}, err
-		}
-		if o.Socket != "" {
-			s.sockets[o.Socket] = fd
-		} else {
-			defer func() { _ = unix.Close(fd) }()
-		}
 		if err := unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_VERSION, unix.TPACKET_V2); err != nil {
 			return answer{}, err
 		}

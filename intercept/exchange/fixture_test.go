@@ -217,6 +217,7 @@ type setup struct {
 	pools   *members
 	handler http.Handler            // of a net/http origin
 	raw     func(n int, c net.Conn) // or of each accepted connection, after its TLS handshake
+	wrap    func(net.Conn) net.Conn // around the connections of raw, below TLS
 	protos  []string                // the origin's ALPN
 	cert    func(a *authority) *tls.Certificate
 	change  func(o *Options)
@@ -250,7 +251,7 @@ func newBench(t testing.TB, s setup) *bench {
 	} else if s.elsewhere != nil {
 		b.origin = s.elsewhere(b.ca)
 	} else {
-		b.origin = b.serveRaw(conf, s.raw)
+		b.origin = b.serveRaw(conf, s.wrap, s.raw)
 	}
 	o := Options{
 		Pools: b.pools, Dialer: loopback{}, Leaves: b.ca, RootCAs: b.ca.pool,
@@ -302,21 +303,25 @@ func newBench(t testing.TB, s setup) *bench {
 	return b
 }
 
-func (b *bench) serveRaw(conf *tls.Config, handle func(int, net.Conn)) netip.AddrPort {
-	l, err := tls.Listen("tcp", "127.0.0.1:0", conf)
+func (b *bench) serveRaw(conf *tls.Config, wrap func(net.Conn) net.Conn, handle func(int, net.Conn)) netip.AddrPort {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		b.t.Fatal(err)
 	}
 	var conns sync.WaitGroup
 	conns.Go(func() {
 		for n := 0; ; n++ {
-			c, err := l.Accept()
+			raw, err := l.Accept()
 			if err != nil {
 				return
 			}
+			if wrap != nil {
+				raw = wrap(raw)
+			}
 			conns.Go(func() {
+				c := tls.Server(raw, conf)
 				defer c.Close()
-				if c.(*tls.Conn).Handshake() == nil {
+				if c.Handshake() == nil {
 					handle(n, c)
 				}
 			})

@@ -8,8 +8,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"net/netip"
-	"sync"
 	"testing"
 	"time"
 
@@ -38,42 +36,15 @@ func (s *segments) send(n int) error {
 	return err
 }
 
-// segmented starts an origin whose connections are handed out as both.
-func segmented(t *testing.T, handle func(*tls.Conn, *segments) error) func(*authority) netip.AddrPort {
-	return func(ca *authority) netip.AddrPort {
-		cert, err := ca.Leaf(testHost)
-		if err != nil {
-			t.Fatal(err)
-		}
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		var conns sync.WaitGroup
-		conns.Go(func() {
-			for {
-				raw, err := l.Accept()
-				if err != nil {
-					return
-				}
-				conns.Go(func() {
-					defer raw.Close()
-					s := &segments{Conn: raw}
-					c := tls.Server(s, &tls.Config{Certificates: []tls.Certificate{*cert}, NextProtos: []string{"http/1.1"}})
-					if c.Handshake() != nil {
-						return
-					}
-					if err := handle(c, s); err != nil {
-						t.Error(err)
-					}
-				})
+// segmented gives the origin of a bench its connections as both.
+func segmented(t *testing.T, handle func(*tls.Conn, *segments) error) setup {
+	return setup{
+		wrap: func(c net.Conn) net.Conn { return &segments{Conn: c} },
+		raw: func(_ int, c net.Conn) {
+			if err := handle(c.(*tls.Conn), c.(*tls.Conn).NetConn().(*segments)); err != nil {
+				t.Error(err)
 			}
-		})
-		t.Cleanup(func() {
-			l.Close()
-			conns.Wait()
-		})
-		return netip.MustParseAddrPort(l.Addr().String())
+		},
 	}
 }
 
@@ -91,7 +62,7 @@ func TestEventsThatHaveComeGoOutTogether(t *testing.T) {
 		want.WriteString(chunkOf(fmt.Sprintf("data: %d\n\n", i)))
 	}
 	next := make(chan struct{})
-	b := newBench(t, setup{elsewhere: segmented(t, func(c *tls.Conn, s *segments) error {
+	b := newBench(t, segmented(t, func(c *tls.Conn, s *segments) error {
 		if _, err := readRequest(bufio.NewReader(c)); err != nil {
 			return nil // the client is gone
 		}
@@ -119,7 +90,7 @@ func TestEventsThatHaveComeGoOutTogether(t *testing.T) {
 		}
 		<-next
 		return nil
-	})})
+	}))
 	c := b.dial("http/1.1")
 	io.WriteString(c, "GET /v1/stream HTTP/1.1\r\nHost: "+testHost+"\r\n\r\n")
 	piece := make([]byte, 16<<10) // crypto/tls gives one record a call
@@ -159,7 +130,7 @@ func TestAStreamInAnyPieces(t *testing.T) {
 			want = append(want, chunkOf(string(event))...)
 		}
 		want = append(want, "0\r\n\r\n"...)
-		b := newBench(t, setup{elsewhere: segmented(t, func(c *tls.Conn, s *segments) error {
+		b := newBench(t, segmented(t, func(c *tls.Conn, s *segments) error {
 			if _, err := readRequest(bufio.NewReader(c)); err != nil {
 				return nil
 			}
@@ -184,7 +155,7 @@ func TestAStreamInAnyPieces(t *testing.T) {
 				}
 			}
 			return nil
-		})})
+		}))
 		c := b.dial("http/1.1")
 		io.WriteString(c, "GET /v1/stream HTTP/1.1\r\nHost: "+testHost+"\r\n\r\n")
 		got := make([]byte, len(streamHead)+len(want))
