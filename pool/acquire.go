@@ -124,9 +124,9 @@ func (k *Keeper) probeOrExhausted(ctx context.Context, p *poolView, r Route, bin
 		l.Probe = true
 		return l, nil
 	}
-	// A member may have left, or a daemon died, between the last refusal and its edge.
+	// A daemon of an earlier release may have died between a removal of a member and its edge.
 	if p.state.Load() != StateExhausted && stateOf(members, now) == StateExhausted {
-		change := Change{Pool: p.id, To: StateExhausted, EdgeEvent: exhaustedEvent(p, &p.members[i], members[i].until, now, c.Reason), At: now}
+		change := Change{Pool: p.id, To: StateExhausted, EdgeEvent: exhaustedEvent(p, len(members), &p.members[i], members[i].until, now, c.Reason), At: now}
 		k.apply(ctx, p, change)
 	}
 	e := &ExhaustedError{

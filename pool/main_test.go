@@ -16,5 +16,12 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
+	if dir := os.Getenv(changeDir); dir != "" {
+		if err := changeInChild(dir, os.Getenv(changeName), os.Getenv(changeAfter)); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	goleak.VerifyTestMain(m)
 }

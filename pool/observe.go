@@ -115,7 +115,7 @@ func (k *Keeper) cool(ctx context.Context, p *poolView, index int, v Verdict, pr
 		if p.state.Load() != StateExhausted {
 			first := soonest(members)
 			change.To = StateExhausted
-			change.EdgeEvent = exhaustedEvent(p, &p.members[first], members[first].until, now, after.Reason)
+			change.EdgeEvent = exhaustedEvent(p, len(members), &p.members[first], members[first].until, now, after.Reason)
 		}
 	case index == active && next != active:
 		change.Active = p.members[next].id
@@ -141,42 +141,48 @@ func failoverEvent(p *poolView, from, to string, c Cooldown, now time.Time, v Ve
 	return Event{Kind: EventFailover, Pool: p.pool.Name, Member: from, To: to, Until: c.Until, Reason: v.cause(), Detail: detail}
 }
 
-func exhaustedEvent(p *poolView, first *memberView, until, now time.Time, reason string) Event {
-	detail := fmt.Sprintf("all %d members are out; %s recovers first,", len(p.members), first.name)
-	if len(p.members) == 1 {
+func exhaustedEvent(p *poolView, members int, first *memberView, until, now time.Time, reason string) Event {
+	detail := fmt.Sprintf("all %d members are out; %s recovers first,", members, first.name)
+	if members == 1 {
 		detail = "its only member is out; " + first.name + " is back"
 	}
 	return Event{
-		Kind: EventExhausted, Pool: p.pool.Name, Member: first.name, Until: until, Members: len(p.members), Reason: reason,
+		Kind: EventExhausted, Pool: p.pool.Name, Member: first.name, Until: until, Members: members, Reason: reason,
 		Detail: fmt.Sprintf("%s in %s", detail, Span(until.Sub(now))),
 	}
 }
 
-// exhaust writes the exhausted edge of a pool whose members are all out since one has left that was not.
-func (k *Keeper) exhaust(ctx context.Context, pool string) error {
-	k.mu.Lock()
-	defer k.mu.Unlock()
+// without is the exhausted edge of a pool whose members are all out once one has left that is not; none if it is not one of
+// those. The lock is held.
+func (k *Keeper) without(ctx context.Context, pool, credential string) (edge Change, err error) {
 	p := k.view.Load().pools[pool]
 	if p == nil || p.state.Load() == StateExhausted {
-		return nil
+		return Change{}, nil
 	}
-	members, err := k.candidates(ctx, p, nil)
+	all, err := k.candidates(ctx, p, nil)
 	if err != nil {
-		return err
+		return Change{}, err
+	}
+	var left []candidate
+	for i, m := range all {
+		if p.members[i].name != credential {
+			left = append(left, m)
+		}
 	}
 	now := k.opts.Now()
-	if choose(members, p.activeIndex(), now) >= 0 {
-		return nil
+	if len(left) == 0 || len(left) == len(all) || choose(left, 0, now) >= 0 {
+		return Change{}, nil // the store says why it cannot be removed, if it cannot
 	}
-	first := soonest(members)
-	c, err := k.cooldownLocked(ctx, p.members[first].id)
+	if err := k.save(ctx); err != nil { // what came before it
+		return Change{}, err
+	}
+	first := &p.members[p.memberIndex(left[soonest(left)].id)]
+	c, err := k.cooldownLocked(ctx, first.id)
 	if err != nil {
-		return err
+		return Change{}, err
 	}
-	event := exhaustedEvent(p, &p.members[first], c.Until, now, c.Reason)
-	k.apply(ctx, p, Change{Pool: p.id, To: StateExhausted, EdgeEvent: event, At: now})
-	k.waiting.raise()
-	return nil
+	event := exhaustedEvent(p, len(left), first, c.Until, now, c.Reason)
+	return Change{Pool: p.id, To: StateExhausted, EdgeEvent: event, At: now}, nil
 }
 
 func recoveredEvent(p *poolView, member string) Event {

@@ -184,11 +184,13 @@ func (k *Keeper) AddMember(ctx context.Context, pool, credential string) error {
 // RemoveMember takes a credential out of a pool, which must keep at least one.
 func (k *Keeper) RemoveMember(ctx context.Context, pool, credential string) error {
 	e := Event{Kind: EventMemberRemoved, Pool: pool, Member: credential}
-	err := k.configure(ctx, e, func(ctx context.Context) error { return k.opts.Store.RemoveMember(ctx, pool, credential) })
-	if err != nil {
-		return err
-	}
-	return k.exhaust(context.WithoutCancel(ctx), pool)
+	return k.configure(ctx, e, func(ctx context.Context) error {
+		then, err := k.without(ctx, pool, credential)
+		if err != nil {
+			return err
+		}
+		return k.opts.Store.RemoveMember(ctx, pool, credential, then)
+	})
 }
 
 // SetAuthResetTarget says what the agent's auth reset is run for when the pool recovers; "" is nothing.
@@ -383,17 +385,13 @@ func (k *Keeper) UpdateCredential(ctx context.Context, name string, ch Credentia
 		return Credential{}, err
 	}
 	e := Event{Kind: EventCredUpdated, Member: name, Detail: ch.fields()}
-	if err := k.opts.Store.UpdateCredential(k.noting(ctx, e), r); err != nil {
+	if err := k.replace(k.noting(ctx, e), r, m, another); err != nil {
 		return Credential{}, err
 	}
-	k.holders.add(k, name, m)
-	k.events.raise()
-	ctx = context.WithoutCancel(ctx)
-	if err := k.reload(ctx); err != nil || !another {
-		return r.Credential, err
+	if another {
+		k.refresh.forget(name)
 	}
-	k.refresh.forget(name)
-	return r.Credential, k.revive(ctx, r.Credential)
+	return r.Credential, nil
 }
 
 // change applies a change to what is stored and checks the result as a whole.

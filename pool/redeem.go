@@ -123,7 +123,7 @@ func (k *Keeper) spendable(ctx context.Context, name string) (Credential, *mater
 	if err != nil {
 		return Credential{}, nil, err
 	}
-	if err := k.opts.Store.UpdateCredential(ctx, r); err != nil {
+	if err := k.opts.Store.UpdateCredential(ctx, r, Change{}); err != nil {
 		return Credential{}, nil, fmt.Errorf("nothing can be stored, so the refresh token is not spent: %w", err)
 	}
 	return r.Credential, m, nil
@@ -163,40 +163,70 @@ func (k *Keeper) keepTokens(ctx context.Context, name string, asked vault.Secret
 		return err
 	}
 	e := Event{Kind: EventRefresh, Pool: r.Credential.Pool, Member: name, Reason: why, Until: t.ExpiresAt, Time: k.opts.Now()}
-	if err := k.opts.Store.UpdateCredential(context.WithValue(ctx, noteKey{}, e), r); err != nil {
+	if err := k.replace(context.WithValue(ctx, noteKey{}, e), r, m, true); err != nil {
 		return fmt.Errorf("store the new tokens: %w", err)
 	}
-	k.holders.add(k, name, m)
+	return nil
+}
+
+// replace makes what a credential is now durable and then visible. If it has another secret, or other tokens, a cooldown
+// whose reason was that those before were not accepted ends with that. The lock is held.
+func (k *Keeper) replace(ctx context.Context, r CredentialRecord, m *material, another bool) error {
+	var revival Change
+	if another {
+		var err error
+		if revival, err = k.revival(ctx, r.Credential); err != nil {
+			// It ends in its time. Tokens that are not stored would be lost.
+			k.opts.Log.Error("whether a cooldown ends with what was replaced is not known", "credential", r.Credential.Name, "error", err)
+		}
+	}
+	with := revival
+	waits := revival.Pool != 0 && k.save(ctx) != nil // it is not to overtake what came before it
+	if waits {
+		with = Change{}
+	}
+	if err := k.opts.Store.UpdateCredential(ctx, r, with); err != nil {
+		return err
+	}
+	k.holders.add(k, r.Credential.Name, m)
 	k.events.raise()
+	ctx = context.WithoutCancel(ctx)
 	if err := k.reload(ctx); err != nil {
 		return err
 	}
-	return k.revive(ctx, r.Credential)
-}
-
-// revive ends a cooldown whose reason was that the credential was not accepted: it is
-// another one now. The lock is held.
-func (k *Keeper) revive(ctx context.Context, c Credential) error {
-	p := k.view.Load().pools[c.Pool]
-	if p == nil {
-		return nil
-	}
-	for i := range p.members {
-		if p.members[i].name != c.Name {
-			continue
-		}
-		cool, err := k.cooldownLocked(ctx, p.members[i].id)
-		if err != nil || !cool.rejected() {
-			return err
-		}
-		change := Change{Pool: p.id, Cooldowns: map[int64]Cooldown{p.members[i].id: {}}, At: k.opts.Now()}
-		if p.state.Load() == StateExhausted {
-			change.To, change.EdgeEvent = StateHealthy, recoveredEvent(p, c.Name)
-		}
-		k.apply(ctx, p, change)
-		return nil
+	p := k.view.Load().byID[revival.Pool]
+	switch {
+	case p == nil:
+	case waits:
+		k.apply(ctx, p, revival)
+	default:
+		k.reveal(p, revival)
 	}
 	return nil
+}
+
+// revival is the end of such a cooldown; none if the credential's member has no such one. The lock is held.
+func (k *Keeper) revival(ctx context.Context, c Credential) (Change, error) {
+	p := k.view.Load().pools[c.Pool]
+	if p == nil {
+		return Change{}, nil
+	}
+	i := 0
+	for i < len(p.members) && p.members[i].name != c.Name {
+		i++
+	}
+	if i == len(p.members) {
+		return Change{}, nil
+	}
+	cool, err := k.cooldownLocked(ctx, p.members[i].id)
+	if err != nil || !cool.rejected() {
+		return Change{}, err
+	}
+	change := Change{Pool: p.id, Cooldowns: map[int64]Cooldown{p.members[i].id: {}}, At: k.opts.Now()}
+	if p.state.Load() == StateExhausted {
+		change.To, change.EdgeEvent = StateHealthy, recoveredEvent(p, c.Name)
+	}
+	return change, nil
 }
 
 // rejected cools the member whose account cannot be refreshed, if it is of no use any
@@ -215,14 +245,14 @@ func (k *Keeper) rejected(ctx context.Context, e *RejectedError, refused bool, w
 	now := k.opts.Now()
 	if refused && now.Before(r.Credential.ExpiresAt) {
 		r.Credential.ExpiresAt = now // whatever was said of it
-		if err := k.opts.Store.UpdateCredential(ctx, r); err != nil {
+		if err := k.opts.Store.UpdateCredential(ctx, r, Change{}); err != nil {
 			return err
 		}
 	}
 	if r.Credential.RefreshFailed.IsZero() {
 		r.Credential.RefreshFailed = now
 		note := Event{Kind: EventRefreshFailed, Pool: r.Credential.Pool, Member: e.Credential, Reason: e.Code, Detail: e.Error(), Time: now}
-		if err := k.opts.Store.UpdateCredential(context.WithValue(ctx, noteKey{}, note), r); err != nil {
+		if err := k.opts.Store.UpdateCredential(context.WithValue(ctx, noteKey{}, note), r, Change{}); err != nil {
 			return err
 		}
 		k.events.raise()

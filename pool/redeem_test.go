@@ -78,11 +78,11 @@ type frozenCredentials struct {
 	full *atomic.Bool
 }
 
-func (s frozenCredentials) UpdateCredential(ctx context.Context, r pool.CredentialRecord) error {
+func (s frozenCredentials) UpdateCredential(ctx context.Context, r pool.CredentialRecord, then pool.Change) error {
 	if s.full.Load() {
 		return errFull
 	}
-	return s.Store.UpdateCredential(ctx, r)
+	return s.Store.UpdateCredential(ctx, r, then)
 }
 
 // An endpoint that says how long it wants to be left alone is.

@@ -162,16 +162,13 @@ func (k *Keeper) keepFetched(ctx context.Context, name, source string, got *fetc
 	if failed == nil || before == "" { // another reason for the same is no news
 		ctx = context.WithValue(ctx, noteKey{}, e)
 	}
-	if err := k.opts.Store.UpdateCredential(ctx, r); err != nil {
+	if err := k.replace(ctx, r, m, another); err != nil {
 		return fmt.Errorf("store what was fetched: %w", err)
 	}
-	k.holders.add(k, name, m)
-	k.events.raise()
-	if err := k.reload(ctx); err != nil || !another {
-		return err
+	if another {
+		k.refresh.forget(name)
 	}
-	k.refresh.forget(name)
-	return k.revive(ctx, *c)
+	return nil
 }
 
 // oneLine is an error as it is shown: on one line.

@@ -30,7 +30,8 @@ type PoolStore interface {
 	CreatePool(ctx context.Context, p Pool, at time.Time) error
 	RemovePool(ctx context.Context, name string) error
 	AddMember(ctx context.Context, pool, credential string) error
-	RemoveMember(ctx context.Context, pool, credential string) error
+	// RemoveMember makes what follows from that durable with it.
+	RemoveMember(ctx context.Context, pool, credential string, then Change) error
 	SetAuthResetTarget(ctx context.Context, pool, target string) error
 }
 
@@ -39,7 +40,8 @@ type CredentialStore interface {
 	// Credential reads one; the error is [NoCredential]'s if there is none of the name.
 	Credential(ctx context.Context, name string) (CredentialRecord, error)
 	AddCredential(ctx context.Context, r CredentialRecord) error
-	UpdateCredential(ctx context.Context, r CredentialRecord) error
+	// UpdateCredential makes what follows from that durable with it.
+	UpdateCredential(ctx context.Context, r CredentialRecord, then Change) error
 	RemoveCredential(ctx context.Context, name string) error
 }
 

@@ -104,8 +104,8 @@ func (db *DB) AddMember(ctx context.Context, name, credential string) error {
 
 // RemoveMember takes a credential out of a pool. The pointer to the active member
 // goes on to the one after it.
-func (db *DB) RemoveMember(ctx context.Context, name, credential string) error {
-	return db.change(ctx, func(tx *sql.Tx) error {
+func (db *DB) RemoveMember(ctx context.Context, name, credential string, then pool.Change) error {
+	return db.changeThen(ctx, then, func(tx *sql.Tx) error {
 		id, err := poolID(ctx, tx, name)
 		if err != nil {
 			return err

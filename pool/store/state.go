@@ -31,27 +31,29 @@ func (db *DB) Cooldown(ctx context.Context, member int64) (pool.Cooldown, error)
 // Apply makes a change durable as a whole. The edge is crossed, and its event
 // written, only if the stored state is on the other side: an edge has one author.
 func (db *DB) Apply(ctx context.Context, c pool.Change) error {
-	return db.tx(ctx, func(tx *sql.Tx) error {
-		if err := writeCooldowns(ctx, tx, c); err != nil {
+	return db.tx(ctx, func(tx *sql.Tx) error { return apply(ctx, tx, c) })
+}
+
+func apply(ctx context.Context, tx *sql.Tx, c pool.Change) error {
+	if err := writeCooldowns(ctx, tx, c); err != nil {
+		return err
+	}
+	for member, parked := range c.Parked {
+		if _, err := tx.ExecContext(ctx, `UPDATE members SET parked = ? WHERE id = ?`, parked, member); err != nil {
+			return fmt.Errorf("park: %w", err)
+		}
+	}
+	if c.Active != 0 {
+		if _, err := tx.ExecContext(ctx, `UPDATE pools SET active = ? WHERE id = ?`, c.Active, c.Pool); err != nil {
+			return fmt.Errorf("move on: %w", err)
+		}
+	}
+	for _, e := range c.Events {
+		if err := addEvent(ctx, tx, c, e); err != nil {
 			return err
 		}
-		for member, parked := range c.Parked {
-			if _, err := tx.ExecContext(ctx, `UPDATE members SET parked = ? WHERE id = ?`, parked, member); err != nil {
-				return fmt.Errorf("park: %w", err)
-			}
-		}
-		if c.Active != 0 {
-			if _, err := tx.ExecContext(ctx, `UPDATE pools SET active = ? WHERE id = ?`, c.Active, c.Pool); err != nil {
-				return fmt.Errorf("move on: %w", err)
-			}
-		}
-		for _, e := range c.Events {
-			if err := addEvent(ctx, tx, c, e); err != nil {
-				return err
-			}
-		}
-		return crossEdge(ctx, tx, c)
-	})
+	}
+	return crossEdge(ctx, tx, c)
 }
 
 func writeCooldowns(ctx context.Context, tx *sql.Tx, c pool.Change) error {
@@ -100,11 +102,19 @@ func addEvent(ctx context.Context, tx *sql.Tx, c pool.Change, e pool.Event) erro
 // change is tx for what changes the configuration: the event that the keeper
 // wants noted is part of it.
 func (db *DB) change(ctx context.Context, f func(*sql.Tx) error) error {
+	return db.changeThen(ctx, pool.Change{}, f)
+}
+
+// changeThen is change with what follows from it.
+func (db *DB) changeThen(ctx context.Context, then pool.Change, f func(*sql.Tx) error) error {
 	return db.tx(ctx, func(tx *sql.Tx) error {
 		if err := f(tx); err != nil {
 			return err
 		}
-		return note(ctx, tx)
+		if err := note(ctx, tx); err != nil {
+			return err
+		}
+		return apply(ctx, tx, then)
 	})
 }
 
