@@ -34,7 +34,7 @@ provider is unset (OPENAI_API_KEY and the like) it holds a placeholder. Where a 
 like), NO_PROXY names the pools' hosts besides what it had: what goes through a proxy cannot be intercepted.
 
 Input, output, signals and the exit status pass through; the command cannot type into its own terminal (TIOCSTI), whose shell
-is not intercepted, nor open AF_VSOCK sockets. Under sudo it runs as the user who called sudo, unless --user says
+is not intercepted, nor open AF_VSOCK sockets, nor use io_uring. Under sudo it runs as the user who called sudo, unless --user says
 otherwise. When it ends, what it left running is named and killed, and the target is detached.
 
 The exit status is the command's, 128+N if signal N ended it, 127 if it was not found, 126 if it cannot be executed.`,
