@@ -90,9 +90,12 @@ func (s *scope) empty(report io.Writer) error {
 }
 
 // kill sends SIGKILL to all, through cgroup.kill (Linux 5.14) where there is
-// such a file.
+// such a file. A cgroup that is empty may be taken away by the daemon at any time.
 func (s *scope) kill() error {
 	err := os.WriteFile(filepath.Join(s.path, "cgroup.kill"), []byte("1"), 0)
+	if errors.Is(err, unix.ENODEV) { // it went between open and write
+		return nil
+	}
 	if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrPermission) {
 		return err
 	}

@@ -1,12 +1,14 @@
 package inside
 
 import (
+	"context"
 	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/sluice-proxy/sluice/bpf/kerneltest"
 )
@@ -120,5 +122,31 @@ func TestMarkedAreKilled(t *testing.T) {
 	}
 	if _, err := Processes(cgroup + "-gone"); !errors.Is(err, fs.ErrNotExist) {
 		t.Error(err)
+	}
+}
+
+// TestKillAllInACgroupThatVanishes: a runtime that ends the container takes its cgroups away meanwhile, with those of a reset.
+func TestKillAllInACgroupThatVanishes(t *testing.T) {
+	dir := filepath.Join(kerneltest.Cgroup(t), "comes-and-goes")
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	churned := make(chan int)
+	go func() {
+		n := 0
+		for ; ctx.Err() == nil; n++ {
+			_ = os.Mkdir(dir, 0o755)
+			_ = os.Remove(dir)
+		}
+		churned <- n
+	}()
+	for ctx.Err() == nil {
+		if err := KillAll(dir); err != nil {
+			t.Error(err)
+			break
+		}
+	}
+	cancel()
+	if n := <-churned; n == 0 {
+		t.Error("nothing was shown")
 	}
 }

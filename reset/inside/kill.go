@@ -92,6 +92,9 @@ func TimeLimit(pid int) (uint64, error) {
 // KillAll kills every process of a cgroup and waits for their end.
 func KillAll(cgroup string) error {
 	err := os.WriteFile(filepath.Join(cgroup, "cgroup.kill"), []byte("1"), 0) // Linux 5.14
+	if errors.Is(err, unix.ENODEV) {
+		return nil // removed since it was opened
+	}
 	if err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, os.ErrPermission) {
 		return fmt.Errorf("kill what is in %s: %w", cgroup, err)
 	}
