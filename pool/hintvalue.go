@@ -200,15 +200,27 @@ func parseDate(s string) (time.Time, bool) {
 	if utc, ok := strings.CutSuffix(s, " UTC"); ok {
 		s = utc + " GMT" // Go's RFC 1123 says UTC
 	}
+	s, leap := withoutLeapSecond(s)
 	if t, err := http.ParseTime(s); err == nil {
 		zone, _ := t.Zone() // RFC 850's form is read with any, RFC 9110 section 5.6.7 has GMT alone
-		return t, zone == "GMT" || zone == "UTC"
+		return t.Add(leap), zone == "GMT" || zone == "UTC"
 	}
 	s = strings.ToUpper(s) // RFC 3339 section 5.6: t and z as well
 	for _, layout := range dateLayouts {
 		if t, err := time.Parse(layout, s); err == nil {
-			return t, true
+			return t.Add(leap), true
 		}
 	}
 	return time.Time{}, false
+}
+
+// withoutLeapSecond makes of a second 60, which RFC 9110 and RFC 3339 have and time.Parse has not, the one before it, and says what is to be
+// added again.
+func withoutLeapSecond(s string) (string, time.Duration) {
+	const second = ":60"
+	at := strings.Index(s, second)
+	if at < len(":59") || s[at-len(":59")] != ':' {
+		return s, 0
+	}
+	return s[:at] + ":59" + s[at+len(second):], time.Second
 }
