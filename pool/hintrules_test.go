@@ -143,6 +143,16 @@ func TestHintRules(t *testing.T) {
 		{name: "a pair that comes twice, something left of one", h: http.Header{"X-Ratelimit-Remaining": {"7", "0"}, "X-Ratelimit-Reset": {"120", "61"}}, want: 61},
 		{name: "what remains of two, of which one resets", h: http.Header{"X-Ratelimit-Remaining": {"7", "0"}, "X-Ratelimit-Reset": {"62"}}, want: 62},
 		{name: "a policy twice, something left of one", h: http.Header{"Ratelimit": {"limit=9, remaining=0, reset=63", "limit=99, remaining=7, reset=900"}}, want: 63},
+		{name: "a pair in both orders of its words, something left of one", h: http.Header{
+			"X-Ratelimit-Remaining-Tokens": {"0"}, "X-Ratelimit-Reset-Tokens": {"60"}, "X-Ratelimit-Tokens-Remaining": {"5"}, "X-Ratelimit-Tokens-Reset": {"120"},
+		}, want: 60},
+		{name: "another pair in both orders of its words, something left of one", h: http.Header{
+			"X-Ratelimit-Remaining-Requests": {"0"}, "X-Ratelimit-Reset-Requests": {"60"}, "X-Ratelimit-Requests-Remaining": {"5"}, "X-Ratelimit-Requests-Reset": {"120"},
+		}, want: 60},
+		{name: "a pair in two orders of its words", h: http.Header{"X-Ratelimit-Remaining-Requests": {"0"}, "X-Ratelimit-Requests-Reset": {"121"}}, want: 121},
+		{name: "a pair in two spellings, something left of one", h: http.Header{
+			"X-Ratelimit-Remaining": {"0"}, "X-Ratelimit-Reset": {"60"}, "x-ratelimit-remaining": {"5"}, "x-ratelimit-reset": {"120"},
+		}, want: 60},
 		{name: "a date for a pair, and its comma", h: http.Header{"X-Ratelimit-Remaining": {"0"}, "X-Ratelimit-Reset": {"Mon, 23 Nov 2026 17:32:00 GMT"}}, want: 120},
 		{name: "two dates on a line", h: http.Header{"Retry-After": {"Mon, 23 Nov 2026 17:35:00 GMT, Mon, 23 Nov 2026 17:40:00 GMT"}}, want: 600},
 		{name: "a date without its day's name", h: http.Header{"Retry-After": {"23 Nov 2026 17:35:00 +0000"}}, want: 300},

@@ -1,6 +1,8 @@
 package pool
 
 import (
+	"cmp"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -8,10 +10,11 @@ import (
 
 // quotaWindow is one remaining/reset pair of any vendor's ratelimit fields.
 type quotaWindow struct {
-	key       string // the field names without the words remaining and reset
-	remaining []float64
-	resets    []string
-	resetName string
+	key           string // the field names without the words remaining and reset
+	remaining     []float64
+	resets        []string
+	remainingName string // the last of several
+	resetName     string
 }
 
 // spent says whether nothing is left.
@@ -30,37 +33,65 @@ func (w quotaWindow) over(i int) bool {
 // by what is left of the name without remaining and reset, and adds those of the
 // IETF's RateLimit field. The unified windows have rules of their own.
 func quotaWindows(h http.Header) []quotaWindow {
-	var all []quotaWindow
-	at := func(key string) *quotaWindow {
-		i := slices.IndexFunc(all, func(w quotaWindow) bool { return w.key == key })
-		if i < 0 {
-			all = append(all, quotaWindow{key: key})
-			i = len(all) - 1
-		}
-		return &all[i]
-	}
+	var w windows
 	for name, lines := range h {
-		name = strings.ToLower(name)
-		if name == "ratelimit" || name == "x-ratelimit" {
-			all = append(all, rateLimitField(strings.Join(lines, ", "))...)
-			continue
-		}
-		key, word := windowName(name)
-		switch word {
-		case "remaining":
-			for _, v := range values(lines) {
-				if n, ok := parseNumber(v); ok {
-					w := at(key)
-					w.remaining = append(w.remaining, n)
-				}
-			}
-		case "reset":
-			w := at(key)
-			w.resets = append(w.resets, values(lines)...)
-			w.resetName = name
-		}
+		w.add(name, lines)
 	}
-	return all
+	if !w.folded {
+		return w.all
+	}
+	// What comes several times is a pair in its order, of which a map has none.
+	w = windows{}
+	for _, name := range slices.SortedFunc(maps.Keys(h), inPairs) {
+		w.add(name, h[name])
+	}
+	return w.all
+}
+
+// inPairs is an order of fields' names that is the same for remaining and for reset, whatever stands before and behind these words.
+func inPairs(a, b string) int {
+	return cmp.Or(strings.Compare(pairWords.Replace(a), pairWords.Replace(b)), strings.Compare(a, b))
+}
+
+var pairWords = strings.NewReplacer("remaining", "*", "reset", "*", "Remaining", "*", "Reset", "*", "REMAINING", "*", "RESET", "*")
+
+// windows are those of a header section.
+type windows struct {
+	all    []quotaWindow
+	folded bool // two names say the same of one window: remaining-tokens and tokens-remaining, or one that is written in two ways
+}
+
+func (ws *windows) add(name string, lines []string) {
+	lower := strings.ToLower(name)
+	if lower == "ratelimit" || lower == "x-ratelimit" {
+		ws.all = append(ws.all, rateLimitField(strings.Join(lines, ", "))...)
+		return
+	}
+	key, word := windowName(lower)
+	switch word {
+	case "remaining":
+		for _, v := range values(lines) {
+			if n, ok := parseNumber(v); ok {
+				w := ws.window(key)
+				ws.folded = ws.folded || w.remainingName != "" && w.remainingName != name
+				w.remaining, w.remainingName = append(w.remaining, n), name
+			}
+		}
+	case "reset":
+		w := ws.window(key)
+		ws.folded = ws.folded || w.resetName != ""
+		w.resets, w.resetName = append(w.resets, values(lines)...), lower
+	}
+}
+
+// window is the one with a key; a new one if there is none.
+func (ws *windows) window(key string) *quotaWindow {
+	i := slices.IndexFunc(ws.all, func(w quotaWindow) bool { return w.key == key })
+	if i < 0 {
+		ws.all = append(ws.all, quotaWindow{key: key})
+		i = len(ws.all) - 1
+	}
+	return &ws.all[i]
 }
 
 // anyRemaining says whether any window tells what is left of it.
