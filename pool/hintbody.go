@@ -237,9 +237,14 @@ func (c *collector) untilMidnight(name string) (time.Duration, bool) {
 func echoedFields(all []object) http.Header {
 	h := make(http.Header)
 	for _, o := range all {
-		fields := child(child(o, "metadata"), "headers")
-		for name := range fields {
-			h.Add(name, text(fields, name))
+		for name, v := range child(child(o, "metadata"), "headers") {
+			lines, several := v.([]any)
+			if !several {
+				lines = []any{v}
+			}
+			for _, line := range lines {
+				h[name] = append(h[name], written(line))
+			}
 		}
 	}
 	return h
