@@ -181,8 +181,23 @@ func said(body []byte) saying {
 }
 
 // limited says whether a 403 is about a limit: GitHub and others use it so. To say how long
-// to wait, or that a window is spent, means that, in whatever field it is said.
+// to wait, or that a window is spent, means that, in whatever field it is said, also of those
+// that the body passes on.
 func limited(h http.Header, body []byte) bool {
+	if fieldsLimit(h) {
+		return true
+	}
+	root, _ := parseBody(body)
+	var room [maxFaults]object
+	all := faults(room[:0], root)
+	if quotesInput(all) {
+		return false
+	}
+	return fieldsLimit(echoedFields(all)) || limitNamed.Match(inMarks.ReplaceAll(body[:min(len(body), MaxAnswerBody)], nil))
+}
+
+// fieldsLimit says whether there is a wait or a spent window among fields.
+func fieldsLimit(h http.Header) bool {
 	for _, wait := range [...]string{"retry-after", "retry-after-ms", "x-ms-retry-after-ms"} {
 		if len(fieldLines(h, wait)) > 0 {
 			return true
@@ -193,23 +208,13 @@ func limited(h http.Header, body []byte) bool {
 			return true
 		}
 	}
-	if len(rejectedWindows(h)) > 0 || len(spentWindows(h)) > 0 {
-		return true
-	}
-	for _, w := range quotaWindows(h) {
-		if w.spent() {
-			return true
-		}
-	}
-	return !quotesInput(body) && limitNamed.Match(inMarks.ReplaceAll(body[:min(len(body), MaxAnswerBody)], nil))
+	return len(rejectedWindows(h)) > 0 || len(spentWindows(h)) > 0 || slices.ContainsFunc(quotaWindows(h), quotaWindow.spent)
 }
 
-// quotesInput says whether a body has in it what was sent: OpenRouter's moderation says so what it
+// quotesInput says whether an error has in it what was sent: OpenRouter's moderation says so what it
 // objects to. An agent that is made to send the words for a limit must not take every member out.
-func quotesInput(body []byte) bool {
-	root, _ := parseBody(body)
-	var room [maxFaults]object
-	return slices.ContainsFunc(faults(room[:0], root), func(o object) bool {
+func quotesInput(all []object) bool {
+	return slices.ContainsFunc(all, func(o object) bool {
 		return child(o, "metadata")["flagged_input"] != nil
 	})
 }
