@@ -56,12 +56,13 @@ func NeedsBody(status int) bool {
 // limitNamed finds in a 403's body that a limit or a quota is used up, or what was paid
 // for: rate_limit_exceeded is rateLimitExceeded at Google's and "Key limit exceeded" at
 // OpenRouter's, Kimi has it the other way round, "reached your weekly usage limit", new-api
-// says "quota is not enough", and DashScope that the free tier "has been exhausted".
-var limitNamed = regexp.MustCompile(`(?i)(?:limits?|quotas?)[ _-]?(?:(?:is|are|was|were|has been|have been) )?(?:exceeded|reached|exhausted|used up|not enough)` +
+// says "quota is not enough", and DashScope that the free tier "has been exhausted". A name
+// alone, as Anthropic's rate_limit_error is, has to be the whole value: prose speaks of limits, too.
+var limitNamed = regexp.MustCompile(`(?i)(?:limits?|quotas?)[ _-]?(?:(?:is|are|was|were|has been|have been|has|have) )?(?:exceeded|reached|exhausted|used up|hit\b|run out|not[ _]enough)` +
 	`|insufficient[ _-]?(?:user[ _-]?)?(?:quota|credits?|balance|funds)|(?:secondary[ _-]?rate|spending)[ _-]?limit` +
 	`|(?:reached|exceeded|hit)[ _](?:(?:the|an?|your|its|[a-z]+'s) [^.]{0,40}?|(?:[a-z]+[ _]){0,2}?)(?:limits?|quotas?)(?:\b|_)` +
-	`|too many requests|(?:any|no|out of) (?:[a-z]+ ){0,2}(?:quota|credits)\b|(?:balance|credits?) (?:is|are) (?:insufficient|not enough|too low)` +
-	`|free tier [^.]{0,40}?exhausted|\brate[ _-]?limited\b`)
+	`|too[ _-]?many[ _-]?requests|(?:any|no|out[ _]of)[ _](?:[a-z]+ ){0,2}(?:quota|credits)\b|(?:balance|credits?) (?:is|are) (?:insufficient|not enough|too low)` +
+	`|free tier [^.]{0,40}?exhausted|\brate[ _-]?limited\b|:\s*\\?"(?:(?:rate|usage)[_-]?limit(?:[_-]?error)?|RESOURCE_EXHAUSTED)\\?"`)
 
 // inMarks is what a request has named: OpenAI puts such marks around a model to which a project has no access.
 var inMarks = regexp.MustCompile("`[^`]*`")
