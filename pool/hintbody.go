@@ -173,8 +173,10 @@ func (c *collector) google(e object) {
 		kind = kind[strings.LastIndexByte(kind, '.')+1:]
 		switch kind {
 		case "RetryInfo":
-			if wait, ok := protoDuration(detail, "retryDelay"); ok {
-				c.add(hintFirm, wait, "retryDelay", text(detail, "retryDelay"))
+			for _, key := range [...]string{"retryDelay", "retry_delay"} { // the name in JSON, and the field's own
+				if wait, ok := protoDuration(detail, key); ok {
+					c.add(hintFirm, wait, key, text(detail, key))
+				}
 			}
 		case "ErrorInfo":
 			c.errorInfo(child(detail, "metadata"))
@@ -183,6 +185,7 @@ func (c *collector) google(e object) {
 			for _, v := range violations {
 				violation, _ := v.(map[string]any)
 				c.dailyQuota(text(violation, "quotaId"))
+				c.dailyQuota(text(violation, "quota_id"))
 			}
 		}
 	}

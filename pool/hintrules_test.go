@@ -172,6 +172,12 @@ func TestHintRules(t *testing.T) {
 		{name: "a date in prose, in UTC", body: `{"error":{"message":"It will reset at 2026-11-23 18:00:00 UTC."}}`, want: 1800},
 		{name: "a number for google's wait", body: `{"error":{"details":[{"@type":"type.googleapis.com/google.rpc.RetryInfo","retryDelay":38.5}]}}`, want: 38.5},
 		{name: "google's wait, of which a part is not readable", body: `{"error":{"details":[{"@type":"type.googleapis.com/google.rpc.RetryInfo","retryDelay":{"seconds":-5,"nanos":1}}]}}`, want: -1},
+		{name: "google's wait by the field's own name", body: `{"error":{"details":[{"@type":"type.googleapis.com/google.rpc.RetryInfo","retry_delay":{"seconds":39}}]}}`, want: 39},
+		{name: "google's wait by the field's own name, in JSON's form", body: `{"error":{"details":[{"@type":"type.googleapis.com/google.rpc.RetryInfo","retry_delay":"39.5s"}]}}`, want: 39.5},
+		{
+			name: "gemini's day by the field's own name", now: time.Date(2026, 11, 24, 7, 30, 0, 0, time.UTC),
+			body: `{"error":{"details":[{"@type":"type.googleapis.com/google.rpc.QuotaFailure","violations":[{"quota_id":"GenerateRequestsPerDayPerProjectPerModel-FreeTier"}]}]}}`, want: 1800,
+		},
 		{name: "google's wait, of which a part is zero", body: `{"error":{"details":[{"@type":"type.googleapis.com/google.rpc.RetryInfo","retryDelay":{"nanos":1}}]}}`, want: 10},
 		{name: "reset-after, an instant", h: http.Header{"X-Ratelimit-Reset-After": {"1795455064"}}, want: 64},
 		{name: "two dates on a line, as RFC 850 has them", h: http.Header{"Retry-After": {"Monday, 23-Nov-26 17:35:00 GMT, Monday, 23-Nov-26 17:40:00 GMT"}}, want: 600},
