@@ -45,13 +45,7 @@ type Verdict struct {
 }
 
 // NeedsBody says whether an answer with this status is judged by its body too.
-func NeedsBody(status int) bool {
-	switch status {
-	case http.StatusBadRequest, http.StatusUnauthorized, http.StatusPaymentRequired, http.StatusForbidden, http.StatusTooManyRequests:
-		return true
-	}
-	return false
-}
+func NeedsBody(status int) bool { return status >= 400 && status < 500 }
 
 // limitNamed finds in a 403's body that a limit or a quota is used up, or what was paid
 // for: rate_limit_exceeded is rateLimitExceeded at Google's and "Key limit exceeded" at
@@ -90,6 +84,9 @@ func Classify(a Answer, now time.Time) Verdict {
 		v.Outcome = OutcomeBilling
 		return v
 	case a.Status != http.StatusTooManyRequests && a.Status != http.StatusForbidden && a.Status != http.StatusBadRequest:
+		if NeedsBody(a.Status) && noCredit(a.Body) {
+			v.Outcome = OutcomeBilling
+		}
 		return v
 	}
 	if !a.At.IsZero() {

@@ -26,6 +26,8 @@ func TestWhatIsSaidOfTheAccount(t *testing.T) {
 		"a revoked token":          {403, "OAuth token has been revoked. Please obtain a new token.", "a", 200, "a b", "b"},
 		"a bad request":            {400, "messages: at least one message is required", "ab", 400, "a", "a"},
 		"a context that one has":   {429, "Extra usage is required for long context requests.", "a", 200, "a b", "a"},
+		"no quota, with a 404":     {404, `","code":"insufficient_quota`, "a", 200, "a b", "b"},
+		"a model that none have":   {404, `","code":"model_not_found`, "ab", 404, "a", "a"},
 		"a context that none have": {429, "Extra usage is required for long context requests.", "ab", 429, "a b", "a"},
 	} {
 		t.Run(name, func(t *testing.T) {
