@@ -15,6 +15,7 @@ import (
 // streaming endpoints wrap theirs, or either as the data of an event stream, as others
 // do. Anything else, HTML above all, is not looked at.
 func parseBody(body []byte) (object, bool) {
+	cut := len(body) >= MaxAnswerBody
 	body = bytes.TrimPrefix(body[:min(len(body), MaxAnswerBody)], []byte("\ufeff")) // RFC 8259 section 8.1: may be ignored
 	body = bytes.TrimSpace(body)
 	for _, field := range [...]string{"data:", "event:", "id:", "retry:", ":"} {
@@ -30,13 +31,55 @@ func parseBody(body []byte) (object, bool) {
 	d.UseNumber() // a number keeps its digits: 1e400 must be seen for what it is
 	var root any
 	if d.Decode(&root) != nil {
-		return nil, false
+		if !cut {
+			return nil, false
+		}
+		d = json.NewDecoder(bytes.NewReader(body))
+		d.UseNumber()
+		root, _ = beginning(d, int64(len(body)), maxFaults*2)
 	}
 	if list, ok := root.([]any); ok && len(list) > 0 {
 		root = list[0]
 	}
 	o, ok := root.(map[string]any)
 	return o, ok
+}
+
+// beginning is what there is of JSON that was cut off at its end: in objects and lists, at most deep of them in one another, what is whole.
+func beginning(d *json.Decoder, end int64, deep int) (v any, whole bool) {
+	t, err := d.Token()
+	if err != nil || deep == 0 {
+		return nil, false
+	}
+	switch t {
+	case json.Delim('{'):
+		o := make(map[string]any)
+		for whole = true; whole && d.More(); {
+			name, _ := d.Token()
+			v, whole = beginning(d, end, deep-1)
+			if key, ok := name.(string); ok && v != nil {
+				o[key] = v
+			}
+		}
+		v = o
+	case json.Delim('['):
+		list := []any{}
+		for whole = true; whole && d.More(); {
+			if v, whole = beginning(d, end, deep-1); v != nil {
+				list = append(list, v)
+			}
+		}
+		v = list
+	default:
+		if _, number := t.(json.Number); number && d.InputOffset() == end {
+			return nil, false // of which more may have come
+		}
+		return t, true
+	}
+	if whole {
+		_, err = d.Token()
+	}
+	return v, whole && err == nil
 }
 
 func child(o object, key string) object {

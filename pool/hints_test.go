@@ -70,6 +70,44 @@ func TestHintIsOneShortLine(t *testing.T) {
 	}
 }
 
+// TestHintInALongBody: of a body, 64 KiB are looked at, of which what is whole counts.
+func TestHintInALongBody(t *testing.T) {
+	t.Parallel()
+	now := time.Date(2026, 11, 23, 17, 30, 0, 0, time.UTC)
+	long := strings.Repeat("x", MaxAnswerBody)
+	upTo := func(at int, begin, end string) string { // with end at an offset
+		return begin + long[:at-len(begin)] + end
+	}
+	for name, c := range map[string]struct {
+		body string
+		want time.Duration
+	}{
+		"a wait before what is long":  {`{"error":{"retry_after":65,"trace":"` + long + `"}}`, 65 * time.Second},
+		"one in a list":               {`[{"error":{"details":[{"@type":"RetryInfo","retryDelay":"66s"},{"trace":"` + long + `"}]}}]`, 66 * time.Second},
+		"one in an event":             {`data: {"error":{"retry_after":67,"trace":["` + long + `"]}}`, 67 * time.Second},
+		"one behind what is long":     {`{"trace":"` + long + `","retry_after":68}`, 0},
+		"a message before it":         {`{"error":{"message":"try again in 69 s"},"trace":"` + long, 69 * time.Second},
+		"a number that is cut off":    {upTo(MaxAnswerBody-17, `{"a":"`, `","retry_after":7000}`), 0},
+		"a number at the end":         {upTo(MaxAnswerBody-19, `{"a":"`, `","retry_after":70,"b":1}`), 70 * time.Second},
+		"nothing but lists":           {strings.Repeat("[", MaxAnswerBody+1), 0},
+		"no JSON":                     {`{"retry_after":71,` + long, 71 * time.Second},
+		"a page":                      {"<p>try again in 72 s</p>" + long, 0},
+		"what is short and no JSON":   {`{"retry_after":73,`, 0},
+		"what is short and cut off":   {`{"retry_after":74,"trace":"` + long[:100], 0},
+		"all of it, which just fits":  {upTo(MaxAnswerBody-19, `{"a":"`, `","retry_after":75}`), 75 * time.Second},
+		"what is behind it, no JSON":  {`{"retry_after":76}` + long, 76 * time.Second},
+		"a list of which none is cut": {`[{"retry_after":77},"` + long + `"]`, 77 * time.Second},
+	} {
+		if h := ParseHint(429, nil, []byte(c.body), now); h.Wait != c.want {
+			t.Errorf("%s: %s (%s), want %s", name, h.Wait, h, c.want)
+		}
+	}
+	v := Classify(Answer{Status: 429, Body: []byte(`{"error":{"code":"insufficient_quota","trace":"` + long)}, now)
+	if v.Outcome != OutcomeBilling {
+		t.Errorf("no credit: %s", v.Outcome)
+	}
+}
+
 func FuzzHint(f *testing.F) {
 	for _, c := range hintCases(f) {
 		for name, lines := range c.Headers {
