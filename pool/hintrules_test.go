@@ -57,6 +57,7 @@ func TestHintRules(t *testing.T) {
 		{name: "a window between prefix and word", h: http.Header{"X-Vendor-Rate-Limit-Requests-Remaining": {"0"}, "X-Vendor-Rate-Limit-Requests-Reset": {"42"}}, want: 42},
 		{name: "another kind of limit in the word itself", h: http.Header{"X-Ratelimitbysize-Remaining-Minute": {"0"}, "X-Ratelimitbysize-Reset-Minute": {"23"}}, want: 23},
 		{name: "windows of different prefixes are not a pair", h: http.Header{"A-Ratelimit-Remaining": {"0"}, "B-Ratelimit-Reset": {"30"}}, want: -1},
+		{name: "windows of different spellings are not a pair", h: http.Header{"X-Ratelimit-Remaining": {"0"}, "X-Ratelimit-Reset": {"30"}, "X-Rate-Limit-Reset": {"300"}}, want: 30},
 		{name: "ambiguous reset", h: http.Header{"X-Ratelimit-Reset": {"45"}, "X-Ratelimit-Reset-Tokens": {"1m30s"}}, want: 90},
 		{name: "ambiguous no more if anything remains", h: http.Header{"X-Ratelimit-Reset": {"45"}, "X-Ratelimit-Remaining-Tokens": {"7"}}, want: -1},
 		{name: "what remains in a field contradicts a reset in the body", h: http.Header{"X-Ratelimit-Remaining": {"7"}}, body: `{"error":{"metadata":{"headers":{"X-RateLimit-Reset":"45"}}}}`, want: -1},
@@ -152,6 +153,9 @@ func TestHintRules(t *testing.T) {
 		}, want: 60},
 		{name: "another pair in both orders of its words, something left of one", h: http.Header{
 			"X-Ratelimit-Remaining-Requests": {"0"}, "X-Ratelimit-Reset-Requests": {"60"}, "X-Ratelimit-Requests-Remaining": {"5"}, "X-Ratelimit-Requests-Reset": {"120"},
+		}, want: 60},
+		{name: "the same, of which one is in capitals", h: http.Header{
+			"X-Ratelimit-Remaining-Requests": {"0"}, "X-Ratelimit-Reset-Requests": {"60"}, "x-ratelimit-requests-remaining": {"5"}, "X-RATELIMIT-REQUESTS-RESET": {"120"},
 		}, want: 60},
 		{name: "a pair in two orders of its words", h: http.Header{"X-Ratelimit-Remaining-Requests": {"0"}, "X-Ratelimit-Requests-Reset": {"121"}}, want: 121},
 		{name: "a pair in two spellings, something left of one", h: http.Header{

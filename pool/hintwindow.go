@@ -50,10 +50,10 @@ func quotaWindows(h http.Header) []quotaWindow {
 
 // inPairs is an order of fields' names that is the same for remaining and for reset, whatever stands before and behind these words.
 func inPairs(a, b string) int {
-	return cmp.Or(strings.Compare(pairWords.Replace(a), pairWords.Replace(b)), strings.Compare(a, b))
+	return cmp.Or(strings.Compare(pairWords.Replace(strings.ToLower(a)), pairWords.Replace(strings.ToLower(b))), strings.Compare(a, b))
 }
 
-var pairWords = strings.NewReplacer("remaining", "*", "reset", "*", "Remaining", "*", "Reset", "*", "REMAINING", "*", "RESET", "*")
+var pairWords = strings.NewReplacer("remaining", "*", "reset", "*")
 
 // windows are those of a header section.
 type windows struct {
@@ -117,6 +117,7 @@ func windowName(name string) (key, word string) {
 		if prefix, rest, ok = strings.Cut(name, "rate-limit"); !ok {
 			return "", ""
 		}
+		prefix += "rate-" // of another's, where both are there
 	}
 	if strings.HasPrefix(rest, "-unified-") || strings.HasSuffix(rest, "reset-after") {
 		return "", ""
