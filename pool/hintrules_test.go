@@ -53,6 +53,7 @@ func TestHintRules(t *testing.T) {
 			"Anthropic-Ratelimit-Unified-Status":         {"allowed"},
 			"Anthropic-Ratelimit-Unified-Overage-Status": {"rejected"}, "Anthropic-Ratelimit-Unified-Overage-Reset": {"1796083200"},
 		}, want: -1},
+		{name: "two spent buckets that are full at once", h: http.Header{"X-Ratelimit-Remaining-Requests": {"0"}, "X-Ratelimit-Reset-Requests": {"1m"}, "X-Ratelimit-Remaining-Tokens": {"0"}, "X-Ratelimit-Reset-Tokens": {"60s"}}, want: 60},
 		{name: "latest of two spent buckets", h: http.Header{"X-Ratelimit-Remaining-Requests": {"0"}, "X-Ratelimit-Reset-Requests": {"1m"}, "X-Ratelimit-Remaining-Tokens_usage_based": {"0"}, "X-Ratelimit-Reset-Tokens_usage_based": {"2m"}}, want: 120},
 		{name: "a window between prefix and word", h: http.Header{"X-Vendor-Rate-Limit-Requests-Remaining": {"0"}, "X-Vendor-Rate-Limit-Requests-Reset": {"42"}}, want: 42},
 		{name: "another kind of limit in the word itself", h: http.Header{"X-Ratelimitbysize-Remaining-Minute": {"0"}, "X-Ratelimitbysize-Reset-Minute": {"23"}}, want: 23},
@@ -233,8 +234,12 @@ func TestHintRules(t *testing.T) {
 			if at.IsZero() {
 				at = now
 			}
+			first := ParseHint(429, c.h, []byte(c.body), at)
 			for range 20 { // maps of fields have no order
 				h := ParseHint(429, c.h, []byte(c.body), at)
+				if h != first {
+					t.Fatalf("%s, and %s", h, first)
+				}
 				got := -1.0
 				if h.Known() {
 					got = clampCooldown(h.Wait).Seconds()

@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"cmp"
 	"fmt"
 	"net/http"
 	"slices"
@@ -97,10 +98,14 @@ type collector struct {
 }
 
 func (c *collector) add(class hintClass, wait time.Duration, window, raw string) {
-	if class < c.best.class || class == c.best.class && wait <= c.best.Wait {
+	if class < c.best.class || class == c.best.class && wait < c.best.Wait {
 		return
 	}
-	c.best = Hint{Wait: wait, Window: quoted(window), Raw: quoted(raw), class: class}
+	h := Hint{Wait: wait, Window: quoted(window), Raw: quoted(raw), class: class}
+	if same := c.best; class == same.class && wait == same.Wait && cmp.Or(strings.Compare(same.Window, h.Window), strings.Compare(same.Raw, h.Raw)) <= 0 {
+		return // of two that say the same, always the same one
+	}
+	c.best = h
 }
 
 // quoted is the beginning of what an upstream wrote, as it may stand in a line.
