@@ -316,7 +316,7 @@ var proseDate = strings.NewReplacer(" at ", " ", " UTC", "Z", " (UTC", "Z", " (G
 // page is how HTML begins.
 var page = regexp.MustCompile(`(?i)^<(?:!doctype|html|head|body)\b`)
 
-const proseUnits = `months?|milliseconds?|msecs?|ms|seconds?|secs?|s|minutes?|mins?|m|hours?|hrs?|h|days?|d|weeks?|w`
+const proseUnits = `months?|milliseconds?|msecs?|ms|microseconds?|[uµ]s|nanoseconds?|ns|seconds?|secs?|s|minutes?|mins?|m|hours?|hrs?|h|days?|d|weeks?|w`
 
 // prose reads a message as the last resort, unless it is a page.
 func (c *collector) prose(message string) {
@@ -365,13 +365,17 @@ func (c *collector) prose(message string) {
 
 func proseUnit(name string) time.Duration {
 	name = strings.ToLower(name)
-	if strings.HasPrefix(name, "mil") || strings.HasPrefix(name, "ms") {
+	switch {
+	case strings.HasPrefix(name, "mil"), strings.HasPrefix(name, "ms"):
 		return time.Millisecond
-	}
-	if strings.HasPrefix(name, "mo") {
+	case strings.HasPrefix(name, "mic"), strings.HasPrefix(name, "u"), strings.HasPrefix(name, "µ"):
+		return time.Microsecond
+	case strings.HasPrefix(name, "mo"):
 		return 30 * 24 * time.Hour
 	}
 	switch name[0] {
+	case 'n':
+		return time.Nanosecond
 	case 's':
 		return time.Second
 	case 'm':

@@ -189,6 +189,7 @@ func TestHintRules(t *testing.T) {
 		{name: "a date in prose, as fields have it", body: `{"error":{"message":"Please retry after Mon, 23 Nov 2026 18:00:00 GMT."}}`, want: 1800},
 		{name: "a date in prose, its zone in brackets", body: `{"error":{"message":"It refreshes at 2026-11-23 18:00:00 (UTC)."}}`, want: 1800},
 		{name: "a wait in prose, of several spaces", body: `{"error":{"message":"Please try\u00a0again  in\n80\u202fseconds"}}`, want: 80},
+		{name: "a wait in prose, hardly any", body: "{\"error\":{\"message\":\"Try again in 850µs, or in 20us.\"}}", want: 10},
 		{name: "a wait in prose, in code", body: "{\"error\":{\"message\":\"Try again in `81s`\"}}", want: 81},
 		{name: "a page in a message", body: `{"error":{"message":"\n<!DOCTYPE html><p>Try again in 5 minutes</p>"}}`, want: -1},
 		{name: "a span in prose that is for sale", body: `{"error":{"message":"Rate limited. Please wait or buy 30 days of Plus."}}`, want: -1},
