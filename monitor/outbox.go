@@ -48,7 +48,7 @@ type Reader interface {
 // RetryAfterError is an error of Deliver that knows when to try again.
 type RetryAfterError interface {
 	error
-	RetryAfter() time.Duration
+	RetryAfter() time.Duration // 0 = it does not
 }
 
 const (
@@ -113,9 +113,14 @@ func (d *delivery) run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		wait := pause.NextBackOff()
+		wait := time.Duration(0)
 		if after := RetryAfterError(nil); errors.As(err, &after) {
-			wait = max(wait, after.RetryAfter())
+			wait = after.RetryAfter()
+		}
+		if wait > 0 { // whoever says when is not kept waiting for longer
+			wait = max(wait, firstRetry)
+		} else {
+			wait = pause.NextBackOff()
 		}
 		d.log.Warn("not delivered: it is kept and tried again", "reader", d.reader.Name(), "error", err, "again_in", wait.Round(time.Second))
 		if err := sleep(ctx, wait); err != nil {

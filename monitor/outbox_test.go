@@ -195,6 +195,37 @@ func TestAChannelSaysWhenToTryAgain(t *testing.T) {
 	})
 }
 
+// TestAChannelThatIsBusyIsNotKeptWaitingLonger: after an outage, with its long pauses, a channel that asks for half a
+// minute gets the notice after that, not after another long pause.
+func TestAChannelThatIsBusyIsNotKeptWaitingLonger(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		w := open(t, dir)
+		defer w.close(t)
+		chat := &inbox{name: "chat", down: true}
+		stop := w.watch(t, chat)
+		w.record(t, 1)
+		time.Sleep(time.Hour)
+		chat.mu.Lock()
+		chat.wait = 30 * time.Second
+		chat.mu.Unlock()
+		for before := chat.tried(); chat.tried() == before; {
+			time.Sleep(100 * time.Millisecond)
+		}
+		before := chat.tried()
+		time.Sleep(29 * time.Second)
+		if n := chat.tried() - before; n != 0 {
+			t.Errorf("tried %d times in the pause that it asked for", n)
+		}
+		chat.set(false)
+		time.Sleep(2 * time.Second)
+		if len(chat.got()) != 1 {
+			t.Error("not delivered when the pause that it asked for was over")
+		}
+		stop()
+	})
+}
+
 // TestWhatWasNotDeliveredSurvivesARestart stops the daemon while one channel is down,
 // and starts it with one channel less and one more.
 func TestWhatWasNotDeliveredSurvivesARestart(t *testing.T) {
