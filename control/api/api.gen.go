@@ -1084,7 +1084,6 @@ func WithRequestEditorFn(fn RequestEditorFn) ClientOption {
 
 // The interface specification for the client above.
 type ClientInterface interface {
-
 	// GetCA The certificates an agent has to trust, as PEM.
 	//
 	// Corresponds with GET /api/ca (the `GetCA` operationId).
@@ -1984,7 +1983,6 @@ func NewListEventsRequest(server string, params *ListEventsParams) (*http.Reques
 		var rawQueryFragments []string
 
 		if params.After != nil {
-
 			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "after", *params.After, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: "int64"}); err != nil {
 				return nil, err
 			} else {
@@ -1992,11 +1990,9 @@ func NewListEventsRequest(server string, params *ListEventsParams) (*http.Reques
 					rawQueryFragments = append(rawQueryFragments, qp)
 				}
 			}
-
 		}
 
 		if params.Limit != nil {
-
 			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "limit", *params.Limit, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
 				return nil, err
 			} else {
@@ -2004,7 +2000,6 @@ func NewListEventsRequest(server string, params *ListEventsParams) (*http.Reques
 					rawQueryFragments = append(rawQueryFragments, qp)
 				}
 			}
-
 		}
 
 		if encoded := queryValues.Encode(); encoded != "" {
@@ -2019,7 +2014,6 @@ func NewListEventsRequest(server string, params *ListEventsParams) (*http.Reques
 	}
 
 	if params != nil {
-
 		if params.LastEventID != nil {
 			var headerParam0 string
 
@@ -2030,7 +2024,6 @@ func NewListEventsRequest(server string, params *ListEventsParams) (*http.Reques
 
 			req.Header.Set("Last-Event-ID", headerParam0)
 		}
-
 	}
 
 	return req, nil
@@ -2162,7 +2155,6 @@ func NewRemovePoolRequest(server string, name PoolName, params *RemovePoolParams
 	}
 
 	if params != nil {
-
 		if params.IfMatch != nil {
 			var headerParam0 string
 
@@ -2173,7 +2165,6 @@ func NewRemovePoolRequest(server string, name PoolName, params *RemovePoolParams
 
 			req.Header.Set("If-Match", headerParam0)
 		}
-
 	}
 
 	return req, nil
@@ -2258,7 +2249,6 @@ func NewSetAuthResetTargetRequestWithBody(server string, name PoolName, params *
 	req.Header.Add("Content-Type", contentType)
 
 	if params != nil {
-
 		if params.IfMatch != nil {
 			var headerParam0 string
 
@@ -2269,7 +2259,6 @@ func NewSetAuthResetTargetRequestWithBody(server string, name PoolName, params *
 
 			req.Header.Set("If-Match", headerParam0)
 		}
-
 	}
 
 	return req, nil
@@ -2320,7 +2309,6 @@ func NewClearPoolRequestWithBody(server string, name PoolName, params *ClearPool
 	req.Header.Add("Content-Type", contentType)
 
 	if params != nil {
-
 		if params.IfMatch != nil {
 			var headerParam0 string
 
@@ -2331,7 +2319,6 @@ func NewClearPoolRequestWithBody(server string, name PoolName, params *ClearPool
 
 			req.Header.Set("If-Match", headerParam0)
 		}
-
 	}
 
 	return req, nil
@@ -2376,7 +2363,6 @@ func NewRemoveMemberRequest(server string, name PoolName, credential MemberName,
 	}
 
 	if params != nil {
-
 		if params.IfMatch != nil {
 			var headerParam0 string
 
@@ -2387,7 +2373,6 @@ func NewRemoveMemberRequest(server string, name PoolName, credential MemberName,
 
 			req.Header.Set("If-Match", headerParam0)
 		}
-
 	}
 
 	return req, nil
@@ -2432,7 +2417,6 @@ func NewAddMemberRequest(server string, name PoolName, credential MemberName, pa
 	}
 
 	if params != nil {
-
 		if params.IfMatch != nil {
 			var headerParam0 string
 
@@ -2443,7 +2427,6 @@ func NewAddMemberRequest(server string, name PoolName, credential MemberName, pa
 
 			req.Header.Set("If-Match", headerParam0)
 		}
-
 	}
 
 	return req, nil
@@ -2528,7 +2511,6 @@ func NewRotatePoolRequest(server string, name PoolName, params *RotatePoolParams
 	}
 
 	if params != nil {
-
 		if params.IfMatch != nil {
 			var headerParam0 string
 
@@ -2539,7 +2521,6 @@ func NewRotatePoolRequest(server string, name PoolName, params *RotatePoolParams
 
 			req.Header.Set("If-Match", headerParam0)
 		}
-
 	}
 
 	return req, nil
@@ -2797,7 +2778,6 @@ func WithBaseURL(baseURL string) ClientOption {
 
 // ClientWithResponsesInterface is the interface specification for the client with responses above.
 type ClientWithResponsesInterface interface {
-
 	// GetCAWithResponse The certificates an agent has to trust, as PEM.
 	//
 	// Returns a wrapper object for the known response body format(s).
@@ -8071,7 +8051,6 @@ type MiddlewareFunc func(http.Handler) http.Handler
 
 // GetCA operation middleware
 func (siw *ServerInterfaceWrapper) GetCA(w http.ResponseWriter, r *http.Request) {
-
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.GetCA(w, r)
 	}))
@@ -8085,7 +8064,6 @@ func (siw *ServerInterfaceWrapper) GetCA(w http.ResponseWriter, r *http.Request)
 
 // ListCredentials operation middleware
 func (siw *ServerInterfaceWrapper) ListCredentials(w http.ResponseWriter, r *http.Request) {
-
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.ListCredentials(w, r)
 	}))
@@ -8099,7 +8077,6 @@ func (siw *ServerInterfaceWrapper) ListCredentials(w http.ResponseWriter, r *htt
 
 // AddCredential operation middleware
 func (siw *ServerInterfaceWrapper) AddCredential(w http.ResponseWriter, r *http.Request) {
-
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.AddCredential(w, r)
 	}))
@@ -8113,7 +8090,6 @@ func (siw *ServerInterfaceWrapper) AddCredential(w http.ResponseWriter, r *http.
 
 // RemoveCredential operation middleware
 func (siw *ServerInterfaceWrapper) RemoveCredential(w http.ResponseWriter, r *http.Request) {
-
 	var err error
 	_ = err
 
@@ -8139,7 +8115,6 @@ func (siw *ServerInterfaceWrapper) RemoveCredential(w http.ResponseWriter, r *ht
 
 // UpdateCredential operation middleware
 func (siw *ServerInterfaceWrapper) UpdateCredential(w http.ResponseWriter, r *http.Request) {
-
 	var err error
 	_ = err
 
@@ -8165,7 +8140,6 @@ func (siw *ServerInterfaceWrapper) UpdateCredential(w http.ResponseWriter, r *ht
 
 // ListEvents operation middleware
 func (siw *ServerInterfaceWrapper) ListEvents(w http.ResponseWriter, r *http.Request) {
-
 	var err error
 	_ = err
 
@@ -8232,7 +8206,6 @@ func (siw *ServerInterfaceWrapper) ListEvents(w http.ResponseWriter, r *http.Req
 
 // GetDocument operation middleware
 func (siw *ServerInterfaceWrapper) GetDocument(w http.ResponseWriter, r *http.Request) {
-
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.GetDocument(w, r)
 	}))
@@ -8246,7 +8219,6 @@ func (siw *ServerInterfaceWrapper) GetDocument(w http.ResponseWriter, r *http.Re
 
 // ListPools operation middleware
 func (siw *ServerInterfaceWrapper) ListPools(w http.ResponseWriter, r *http.Request) {
-
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.ListPools(w, r)
 	}))
@@ -8260,7 +8232,6 @@ func (siw *ServerInterfaceWrapper) ListPools(w http.ResponseWriter, r *http.Requ
 
 // CreatePool operation middleware
 func (siw *ServerInterfaceWrapper) CreatePool(w http.ResponseWriter, r *http.Request) {
-
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.CreatePool(w, r)
 	}))
@@ -8274,7 +8245,6 @@ func (siw *ServerInterfaceWrapper) CreatePool(w http.ResponseWriter, r *http.Req
 
 // RemovePool operation middleware
 func (siw *ServerInterfaceWrapper) RemovePool(w http.ResponseWriter, r *http.Request) {
-
 	var err error
 	_ = err
 
@@ -8324,7 +8294,6 @@ func (siw *ServerInterfaceWrapper) RemovePool(w http.ResponseWriter, r *http.Req
 
 // GetPool operation middleware
 func (siw *ServerInterfaceWrapper) GetPool(w http.ResponseWriter, r *http.Request) {
-
 	var err error
 	_ = err
 
@@ -8350,7 +8319,6 @@ func (siw *ServerInterfaceWrapper) GetPool(w http.ResponseWriter, r *http.Reques
 
 // SetAuthResetTarget operation middleware
 func (siw *ServerInterfaceWrapper) SetAuthResetTarget(w http.ResponseWriter, r *http.Request) {
-
 	var err error
 	_ = err
 
@@ -8400,7 +8368,6 @@ func (siw *ServerInterfaceWrapper) SetAuthResetTarget(w http.ResponseWriter, r *
 
 // ClearPool operation middleware
 func (siw *ServerInterfaceWrapper) ClearPool(w http.ResponseWriter, r *http.Request) {
-
 	var err error
 	_ = err
 
@@ -8450,7 +8417,6 @@ func (siw *ServerInterfaceWrapper) ClearPool(w http.ResponseWriter, r *http.Requ
 
 // RemoveMember operation middleware
 func (siw *ServerInterfaceWrapper) RemoveMember(w http.ResponseWriter, r *http.Request) {
-
 	var err error
 	_ = err
 
@@ -8509,7 +8475,6 @@ func (siw *ServerInterfaceWrapper) RemoveMember(w http.ResponseWriter, r *http.R
 
 // AddMember operation middleware
 func (siw *ServerInterfaceWrapper) AddMember(w http.ResponseWriter, r *http.Request) {
-
 	var err error
 	_ = err
 
@@ -8568,7 +8533,6 @@ func (siw *ServerInterfaceWrapper) AddMember(w http.ResponseWriter, r *http.Requ
 
 // ResetAgent operation middleware
 func (siw *ServerInterfaceWrapper) ResetAgent(w http.ResponseWriter, r *http.Request) {
-
 	var err error
 	_ = err
 
@@ -8594,7 +8558,6 @@ func (siw *ServerInterfaceWrapper) ResetAgent(w http.ResponseWriter, r *http.Req
 
 // RotatePool operation middleware
 func (siw *ServerInterfaceWrapper) RotatePool(w http.ResponseWriter, r *http.Request) {
-
 	var err error
 	_ = err
 
@@ -8644,7 +8607,6 @@ func (siw *ServerInterfaceWrapper) RotatePool(w http.ResponseWriter, r *http.Req
 
 // GetStatus operation middleware
 func (siw *ServerInterfaceWrapper) GetStatus(w http.ResponseWriter, r *http.Request) {
-
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.GetStatus(w, r)
 	}))
@@ -8658,7 +8620,6 @@ func (siw *ServerInterfaceWrapper) GetStatus(w http.ResponseWriter, r *http.Requ
 
 // DetachAllTargets operation middleware
 func (siw *ServerInterfaceWrapper) DetachAllTargets(w http.ResponseWriter, r *http.Request) {
-
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.DetachAllTargets(w, r)
 	}))
@@ -8672,7 +8633,6 @@ func (siw *ServerInterfaceWrapper) DetachAllTargets(w http.ResponseWriter, r *ht
 
 // ListTargets operation middleware
 func (siw *ServerInterfaceWrapper) ListTargets(w http.ResponseWriter, r *http.Request) {
-
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.ListTargets(w, r)
 	}))
@@ -8686,7 +8646,6 @@ func (siw *ServerInterfaceWrapper) ListTargets(w http.ResponseWriter, r *http.Re
 
 // AttachTarget operation middleware
 func (siw *ServerInterfaceWrapper) AttachTarget(w http.ResponseWriter, r *http.Request) {
-
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.AttachTarget(w, r)
 	}))
@@ -8700,7 +8659,6 @@ func (siw *ServerInterfaceWrapper) AttachTarget(w http.ResponseWriter, r *http.R
 
 // DetachTarget operation middleware
 func (siw *ServerInterfaceWrapper) DetachTarget(w http.ResponseWriter, r *http.Request) {
-
 	var err error
 	_ = err
 
@@ -8726,7 +8684,6 @@ func (siw *ServerInterfaceWrapper) DetachTarget(w http.ResponseWriter, r *http.R
 
 // GetHealth operation middleware
 func (siw *ServerInterfaceWrapper) GetHealth(w http.ResponseWriter, r *http.Request) {
-
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.GetHealth(w, r)
 	}))
@@ -8740,7 +8697,6 @@ func (siw *ServerInterfaceWrapper) GetHealth(w http.ResponseWriter, r *http.Requ
 
 // GetMetrics operation middleware
 func (siw *ServerInterfaceWrapper) GetMetrics(w http.ResponseWriter, r *http.Request) {
-
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.GetMetrics(w, r)
 	}))
