@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
+	"github.com/sluice-proxy/sluice/intercept"
 	"github.com/sluice-proxy/sluice/pool"
 )
 
@@ -81,11 +83,22 @@ func (o *Operations) permit() error {
 	return err
 }
 
-// RemovePool removes a pool; its credentials stay.
-func (o *Operations) RemovePool(ctx context.Context, by Actor, name string) error {
-	return o.change(ctx, by, "pool removed", []string{name}, func(ctx context.Context) error {
-		return o.o.Pools.RemovePool(ctx, name)
+// RemovePool removes a pool; its credentials stay. It says which targets it served that no pool serves from then on.
+func (o *Operations) RemovePool(ctx context.Context, by Actor, name string) (left []intercept.Target, err error) {
+	err = o.change(ctx, by, "pool removed", []string{name}, func(ctx context.Context) error {
+		if err := o.o.Pools.RemovePool(ctx, name); err != nil {
+			return err
+		}
+		left = o.o.Targets.Targets()
+		o.unserved(context.WithoutCancel(ctx), left)
+		return nil
 	})
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(left, func(t intercept.Target) bool {
+		return !t.Unserved || len(t.Pools) > 0 && !slices.Contains(t.Pools, name)
+	}), nil
 }
 
 // RotatePool makes the next member active.

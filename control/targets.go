@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"slices"
 	"strings"
 
 	"github.com/sluice-proxy/sluice/intercept"
@@ -50,11 +51,31 @@ type TargetSpec struct {
 	KeepConnections bool
 }
 
-// ListTargets lists the targets, oldest first, and who in them does not trust the CA.
+// ListTargets lists the targets, oldest first, those that no pool serves, and who in them does not trust the CA.
 func (o *Operations) ListTargets() []intercept.Target {
 	all := o.o.Targets.Targets()
+	o.unserved(context.Background(), all)
 	o.untrusting(all)
 	return all
+}
+
+// unserved notes which targets no pool serves: what they send goes out as it is.
+func (o *Operations) unserved(ctx context.Context, all []intercept.Target) {
+	pools, err := o.o.Pools.Pools(ctx)
+	if err != nil {
+		o.o.Log.Warn("which targets no pool serves is not known", "error", err)
+		return
+	}
+	there := make(map[string]bool, len(pools))
+	for _, p := range pools {
+		there[p.Name] = true
+	}
+	for i := range all {
+		t := &all[i]
+		if t.Unserved = len(pools) == 0; len(t.Pools) > 0 {
+			t.Unserved = !slices.ContainsFunc(t.Pools, func(name string) bool { return there[name] })
+		}
+	}
 }
 
 // Attach attaches a cgroup and says which placeholders its processes may hold.
@@ -77,6 +98,7 @@ func (o *Operations) Attach(ctx context.Context, by Actor, s TargetSpec) (interc
 		return intercept.Target{}, nil, err
 	}
 	made := []intercept.Target{target}
+	o.unserved(ctx, made)
 	o.untrusting(made)
 	return made[0], o.o.Placeholders.Placeholders(s.Pools), nil
 }

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"context"
 	"fmt"
 	"sync/atomic"
 	"testing"
@@ -52,6 +53,13 @@ type attachedTargets struct {
 
 type otherTargets = Targets
 
+// noPools is that there is none.
+type noPools struct{ otherPools }
+
+type otherPools = Pools
+
+func (noPools) Pools(context.Context) ([]pool.Pool, error) { return nil, nil }
+
 func (a attachedTargets) Targets() []intercept.Target {
 	var all []intercept.Target
 	for _, id := range a.ids {
@@ -65,7 +73,7 @@ func TestTargetsWhoseFilesDoNotAnswer(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		trust := &hungTrust{id: "b", may: make(chan struct{})}
-		o := New(Options{Targets: attachedTargets{ids: []string{"a", "b", "c"}}, Trust: trust})
+		o := New(Options{Pools: noPools{}, Targets: attachedTargets{ids: []string{"a", "b", "c"}}, Trust: trust})
 		hear := func(want string, limit time.Duration) {
 			t.Helper()
 			began, got := time.Now(), ""

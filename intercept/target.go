@@ -99,6 +99,8 @@ type Target struct {
 	Guard       string   `json:"guard,omitempty"`  // by what packets are judged on its namespaces' links
 	// Untrusting are its processes that do not trust our CA. Whoever asks the one who knows fills it in.
 	Untrusting []Untrusting `json:"untrusting,omitempty"`
+	// Unserved: no pool serves it. Likewise.
+	Unserved bool `json:"unserved,omitempty"`
 
 	// environ is what a container's command is given. It may hold what is nobody's business: it is neither shown nor kept.
 	environ []string

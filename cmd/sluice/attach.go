@@ -61,6 +61,7 @@ are named with the way out; 'sluice targets' and 'sluice doctor' name them later
 				c.remark(target.Id, api.TargetState(target.State), target.Reason)
 				c.reportOlder(target)
 				c.warnUntrusting(target.Id, target.Untrusting)
+				c.warnUnserved([]api.Target{{Id: target.Id, Pools: target.Pools, Unserved: target.Unserved}})
 			})
 		},
 	}

@@ -42,6 +42,11 @@ func checkTargets(targets []api.Target, err error) []finding {
 	if len(findings) == 0 {
 		findings = append(findings, ok(check, "%d, all in force by the kernel's word", len(targets)))
 	}
+	for _, t := range targets {
+		if t.Unserved {
+			findings = append(findings, warn(check, servedBy(t), "%s: %s", called(t), unserved))
+		}
+	}
 	return append(findings, checkTrust(targets)...)
 }
 

@@ -236,9 +236,19 @@ to move to, nothing changes and the error says why.`,
 	}
 }
 
+// removedPool is a pool that is gone, and the targets that it has left with none. These are nil if they are not known.
+type removedPool struct {
+	Name    string       `json:"name"`
+	Targets []api.Target `json:"targets,omitzero"`
+}
+
 func (c *cli) poolRemoveCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "remove NAME", Aliases: []string{"rm"}, Short: "Remove a pool; its credentials stay",
+		Long: `Removes a pool. Its credentials stay, and are free for another one.
+
+Targets that it served stay attached. Those that no other pool serves are named: what they send goes out as it is from
+then on, with what the agent holds for a credential. A pool of the same name that is created later serves them again.`,
 		Args: arguments("NAME"), ValidArgsFunction: c.complete(c.poolNames),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			client, err := c.client()
@@ -248,7 +258,14 @@ func (c *cli) poolRemoveCommand() *cobra.Command {
 			if err := client.RemovePool(cmd.Context(), args[0]); err != nil {
 				return err
 			}
-			return c.removed("name", args[0])
+			gone := removedPool{Name: args[0]}
+			if gone.Targets, err = client.LeftBy(cmd.Context(), gone.Name); err != nil { // the pool is gone all the same
+				fmt.Fprintf(c.stderr, "which targets no pool serves now is not known: %s\n", err)
+			}
+			return c.print(gone, func() {
+				fmt.Fprintln(c.stdout, gone.Name)
+				c.warnUnserved(gone.Targets)
+			})
 		},
 	}
 }

@@ -37,6 +37,7 @@ func (c *cli) targetsCommand() *cobra.Command {
 					c.remark(t.Id, t.State, t.Reason)
 					c.warnUntrusting(t.Id, t.Untrusting)
 				}
+				c.warnUnserved(targets)
 			})
 		},
 	}
@@ -52,6 +53,38 @@ func (c *cli) remark(id string, state api.TargetState, reason string) {
 // remarkable are the states that are well: a reason is a remark, then, and no cause.
 func remarkable(s api.TargetState) bool {
 	return s == api.TargetStateAttached || s == api.TargetStateWatching
+}
+
+// mostUnserved is how many of the targets that no pool serves are named to people; programs get all.
+const mostUnserved = 20
+
+// warnUnserved names the targets that no pool serves, a line each, with the way out.
+func (c *cli) warnUnserved(targets []api.Target) {
+	told, more := 0, 0
+	for _, t := range targets {
+		switch {
+		case !t.Unserved:
+		case told == mostUnserved:
+			more++
+		default:
+			told++
+			fmt.Fprintf(c.stderr, "target %s: %s; %s\n", t.Id, unserved, servedBy(t))
+		}
+	}
+	if more > 0 {
+		fmt.Fprintf(c.stderr, "and %d more that no pool serves: 'sluice targets -o json' has them\n", more)
+	}
+}
+
+const unserved = "no pool serves it: what it sends goes out as it is, with what the agent holds for a credential"
+
+// servedBy is what a person can do about a target that no pool serves.
+func servedBy(t api.Target) string {
+	wanted := "a pool"
+	if len(t.Pools) > 0 {
+		wanted = "pool " + strings.Join(t.Pools, " or ")
+	}
+	return fmt.Sprintf("create %s, or 'sluice detach %s'", wanted, t.Id)
 }
 
 // mostUntrusting is how many of a target's processes are named to people; programs get all.

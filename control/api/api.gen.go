@@ -428,6 +428,10 @@ type AttachedTarget struct {
 	// Unit The unit of systemd's. It and the six that follow are empty where they do not apply.
 	Unit string `json:"unit"`
 
+	// Unserved No pool serves it: those that it names have been removed, or there is none at all. What it sends goes out as it
+	// is, with what the agent holds for a credential.
+	Unserved bool `json:"unserved"`
+
 	// Untrusting Its processes that do not trust sluice's CA, as far as can be known from outside. They are looked for at each request.
 	Untrusting []Untrusting `json:"untrusting"`
 }
@@ -840,6 +844,10 @@ type Target struct {
 
 	// Unit The unit of systemd's. It and the six that follow are empty where they do not apply.
 	Unit string `json:"unit"`
+
+	// Unserved No pool serves it: those that it names have been removed, or there is none at all. What it sends goes out as it
+	// is, with what the agent holds for a credential.
+	Unserved bool `json:"unserved"`
 
 	// Untrusting Its processes that do not trust sluice's CA, as far as can be known from outside. They are looked for at each request.
 	Untrusting []Untrusting `json:"untrusting"`

@@ -14,6 +14,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -195,6 +196,21 @@ func (c *Client) Pool(ctx context.Context, name string) (PoolStatus, error) {
 func (c *Client) RemovePool(ctx context.Context, name string) error {
 	_, err := received(c.raw.RemovePool(ctx, name, nil))
 	return err
+}
+
+// LeftBy are the targets that a pool served which is gone, and that no other pool does.
+func (c *Client) LeftBy(ctx context.Context, pool string) ([]Target, error) {
+	targets, err := c.Targets(ctx)
+	if err != nil {
+		return nil, err
+	}
+	left := []Target{}
+	for _, t := range targets {
+		if t.Unserved && (len(t.Pools) == 0 || slices.Contains(t.Pools, pool)) {
+			left = append(left, t)
+		}
+	}
+	return left, nil
 }
 
 // RotatePool makes the next member active.

@@ -390,6 +390,7 @@ func (c *contract) targetRoutes(s *served) {
 	}
 	c.ask(s, 500, "DELETE", "/api/targets/broken", "")
 	c.ask(s, 200, "GET", "/api/targets", "")
+	c.unserved(s)
 	c.ask(s, 404, "DELETE", "/api/targets/nobody", "")
 	c.ask(s, 400, "DELETE", "/api/targets/"+strings.Repeat("n", 65), "")
 	c.ask(s, 204, "DELETE", "/api/targets/"+target.Id, "")

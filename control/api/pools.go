@@ -39,7 +39,8 @@ func (s *Server) GetPool(w http.ResponseWriter, r *http.Request, name PoolName) 
 
 // RemovePool answers DELETE /api/pools/{name}.
 func (s *Server) RemovePool(w http.ResponseWriter, r *http.Request, name PoolName, p RemovePoolParams) {
-	s.answer(w, r, http.StatusNoContent, nil, s.ops.RemovePool(r.Context(), seen(r, p.IfMatch), name))
+	_, err := s.ops.RemovePool(r.Context(), seen(r, p.IfMatch), name)
+	s.answer(w, r, http.StatusNoContent, nil, err)
 }
 
 // RotatePool answers POST /api/pools/{name}/rotate.

@@ -53,7 +53,7 @@ func newTarget(t intercept.Target) Target {
 		Connections: t.Connections, CreatedAt: t.Created.UTC(),
 		Unit: t.Unit, Container: t.Container, ContainerId: t.ContainerID, Runtime: t.Runtime,
 		Namespace: t.Namespace, Selector: t.Selector, Parent: t.Parent, Untrusting: newUntrusting(t.Untrusting),
-		Guard: t.Guard, Destroyed: t.Destroyed, Kept: t.Kept, Older: newOlder(t.Older),
+		Guard: t.Guard, Destroyed: t.Destroyed, Kept: t.Kept, Older: newOlder(t.Older), Unserved: t.Unserved,
 	}
 }
 
@@ -85,6 +85,7 @@ func newAttachedTarget(t intercept.Target, environment map[string]string) Attach
 		Unit: plain.Unit, Container: plain.Container, ContainerId: plain.ContainerId, Runtime: plain.Runtime,
 		Namespace: plain.Namespace, Selector: plain.Selector, Parent: plain.Parent,
 		Untrusting: plain.Untrusting, Guard: plain.Guard, Destroyed: plain.Destroyed, Kept: plain.Kept, Older: plain.Older,
+		Unserved: plain.Unserved,
 	}
 }
 

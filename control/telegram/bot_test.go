@@ -33,7 +33,7 @@ type cgroups struct {
 func (c *cgroups) Attach(_ context.Context, r intercept.Request) (intercept.Target, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	t := intercept.Target{ID: fmt.Sprintf("t%d", len(c.targets)), Kind: r.Kind, Ref: r.Cgroup, State: intercept.StateAttached}
+	t := intercept.Target{ID: fmt.Sprintf("t%d", len(c.targets)), Kind: r.Kind, Ref: r.Cgroup, Pools: r.Pools, State: intercept.StateAttached}
 	c.targets = append(c.targets, t)
 	return t, nil
 }
@@ -270,7 +270,7 @@ func TestCommands(t *testing.T) {
 	k.expect("/member_remove p nobody", "Take")
 	for _, c := range []struct{ ask, done string }{
 		{"/member_remove p a", "Taken out."},
-		{"/pool_remove p", `Pool "p" is removed.`},
+		{"/pool_remove p", "Pool \"p\" is removed.\nTarget t0, /agents/one: no pool serves it"},
 		{"/cred_remove a", `Credential "a" is forgotten.`},
 		{"/detach t0", "Target t0 is detached."},
 		{"/detach_all", "Detached 0 targets."},

@@ -173,7 +173,12 @@ func (c call) pressPool(ctx context.Context, verb string, p pool.PoolStatus, mem
 		p, err := c.ClearPool(ctx, c.by, p.Name, "")
 		return c.said("Cleared.", p, err)
 	case verbRemovePool:
-		return reply{text: fmt.Sprintf("Pool %q is removed.", p.Name)}, c.RemovePool(ctx, c.by, p.Name)
+		left, err := c.RemovePool(ctx, c.by, p.Name)
+		r := reply{text: fmt.Sprintf("Pool %q is removed.", p.Name)}
+		for _, t := range left {
+			r.text += fmt.Sprintf("\nTarget %s, %s: %s.", t.ID, t.Ref, unserved)
+		}
+		return r, err
 	case verbRemoveMember:
 		for _, m := range p.Members {
 			if id(m.Name) == member {

@@ -137,10 +137,16 @@ func listTargets(_ context.Context, c call) (reply, error) {
 		if t.Reason != "" {
 			line += " (" + t.Reason + ")"
 		}
+		if t.Unserved {
+			line += "\n" + unserved
+		}
 		lines = append(lines, line+untrusting(t.Untrusting))
 	}
 	return orNone(lines, "Nothing is attached."), nil
 }
+
+// unserved is said of a target that no pool serves.
+const unserved = "no pool serves it, what it sends goes out as it is"
 
 // untrusting says, a line each, who in a target does not trust the CA.
 func untrusting[T fmt.Stringer](all []T) string {
