@@ -163,6 +163,9 @@ func (k *Keeper) decide(ctx context.Context, p *poolView, c Change) error {
 func (k *Keeper) reveal(p *poolView, c Change) {
 	for member, cooldown := range c.Cooldowns {
 		k.remember(member, &cooldown)
+		if i := p.memberIndex(member); i >= 0 {
+			p.members[i].tally.lifted = lifted{}
+		}
 	}
 	p.show(c)
 	if len(c.Cooldowns) > 0 {

@@ -93,9 +93,25 @@ func Classify(a Answer, now time.Time) Verdict {
 		now = a.At
 	}
 	if v.Outcome = outcomeOf(a); v.Outcome == OutcomeRateLimited {
-		v.Hint = ParseHint(a.Status, a.Header, a.Body, now)
+		v.Hint = a.hint(now)
 	}
 	return v
+}
+
+// hint reads an answer's hint. What came in the midst of it is newer than its header section, which counts from when that came:
+// only a fixed window that was spent by then has to pass as well.
+func (a Answer) hint(now time.Time) Hint {
+	if a.Begun.IsZero() {
+		return ParseHint(a.Status, a.Header, a.Body, now)
+	}
+	since := max(0, now.Sub(a.Begun))
+	ref := reference(a.Header, a.Begun)
+	said, before := parseHint(nil, a.Body, ref.Add(since)), parseHint(a.Header, nil, ref)
+	before.Wait -= since
+	if before.Wait > 0 && (!said.Known() || before.class == hintFirm && (said.class < hintFirm || said.Wait < before.Wait)) {
+		return before
+	}
+	return said
 }
 
 // outcomeOf judges an answer whose status does not tell: 429, 403 or 400.
@@ -259,12 +275,15 @@ func hasCode(body []byte, codes ...string) bool {
 	return false
 }
 
-const authFailed = "authentication failed"
+const (
+	authFailed  = "authentication failed"
+	rateLimited = "rate limit"
+)
 
 // cause is what happened, for people: "rate limit (429)".
 func (v Verdict) cause() string {
 	what := map[Outcome]string{
-		OutcomeRateLimited: "rate limit", OutcomeAuthFailed: authFailed, OutcomeBilling: "out of credit",
+		OutcomeRateLimited: rateLimited, OutcomeAuthFailed: authFailed, OutcomeBilling: "out of credit",
 	}[v.Outcome]
 	if v.Rejected != "" {
 		return fmt.Sprintf("%s (%s)", what, v.Rejected)

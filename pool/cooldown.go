@@ -33,9 +33,21 @@ func (c Cooldown) Out(now time.Time) bool { return now.Before(c.Until) }
 // rejected says whether the credential itself was the reason.
 func (c Cooldown) rejected() bool { return strings.HasPrefix(c.Reason, authFailed) }
 
+// limited says whether a limit was the reason.
+func (c Cooldown) limited() bool { return strings.HasPrefix(c.Reason, rateLimited) }
+
 // endedBy says whether a good answer to the lease's request ends the cooldown: only
 // one that was sent after it began has found out anything.
 func (c Cooldown) endedBy(l Lease) bool { return !c.Until.IsZero() && l.Sent.After(c.Began) }
+
+// shift moves its instants with the clock.
+func (c *Cooldown) shift(by time.Duration) {
+	for _, t := range []*time.Time{&c.Began, &c.Until, &c.ProbeAt} {
+		if !t.IsZero() {
+			*t = t.Add(by)
+		}
+	}
+}
 
 // clampCooldown keeps a stated wait within bounds.
 func clampCooldown(d time.Duration) time.Duration { return max(MinCooldown, min(d, MaxCooldown)) }

@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"bytes"
 	"cmp"
 	"fmt"
 	"net/http"
@@ -68,7 +69,12 @@ func ParseHint(status int, h http.Header, body []byte, now time.Time) Hint {
 	if status < 400 || status >= 500 {
 		return Hint{}
 	}
-	c := collector{ref: reference(h, now)}
+	return parseHint(h, body, reference(h, now))
+}
+
+// parseHint measures absolute times from ref.
+func parseHint(h http.Header, body []byte, ref time.Time) Hint {
+	c := collector{ref: ref}
 	root, _ := parseBody(body)
 	var room [2 * maxFaults]object
 	all := relayed(faults(room[:0], root))
@@ -78,6 +84,26 @@ func ParseHint(status int, h http.Header, body []byte, now time.Time) Hint {
 	c.fields(echoed)
 	c.body(all)
 	return c.best
+}
+
+// TellsOfLimits says whether a hint may be read from a field of this name.
+func TellsOfLimits(name []byte) bool {
+	var room [64]byte
+	lower := append(room[:0], name[:min(len(name), len(room))]...)
+	for i, c := range lower {
+		if 'A' <= c && c <= 'Z' {
+			lower[i] = c + 'a' - 'A'
+		}
+	}
+	if string(lower) == "date" || bytes.HasPrefix(lower, []byte("x-codex-")) {
+		return true
+	}
+	for _, word := range [...]string{"ratelimit", "rate-limit", "retry-after"} {
+		if bytes.Contains(lower, []byte(word)) {
+			return true
+		}
+	}
+	return false
 }
 
 // reference is the instant from which absolute times are measured.

@@ -93,6 +93,9 @@ type Answer struct {
 	// Aside is true for the answer to a request of which [Aside] says so: only what names
 	// the account's own window or credit judges the member then.
 	Aside bool
+	// Begun is when the answer's header section arrived, if what Status and Body say came in the midst of an answer that had begun as a
+	// good one: see [LaterEvents]. Zero: with it.
+	Begun time.Time
 	// Costless is true for the answer to a request of which [Costless] says so: a good one
 	// does not say that a quota is there again.
 	Costless bool

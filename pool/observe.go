@@ -14,6 +14,9 @@ func (k *Keeper) Observe(ctx context.Context, l Lease, a Answer) (Outcome, error
 	v := Classify(a, k.opts.Now())
 	if l.tally != nil {
 		l.tally.answers[v.Outcome].Add(1)
+		if v.Outcome == OutcomeOK && a.Costless {
+			l.tally.costless.Add(1)
+		}
 	}
 	if v.Outcome == OutcomeOther {
 		return v.Outcome, nil
@@ -22,7 +25,7 @@ func (k *Keeper) Observe(ctx context.Context, l Lease, a Answer) (Outcome, error
 		return v.Outcome, k.observeGood(ctx, l, a.Costless)
 	}
 	// The member has said it, whether or not the agent is still there to hear.
-	return v.Outcome, k.observeRefusal(context.WithoutCancel(ctx), l, v)
+	return v.Outcome, k.observeRefusal(context.WithoutCancel(ctx), l, v, !a.Begun.IsZero())
 }
 
 // observeGood ends a cooldown that began before the request was sent: the member
@@ -48,12 +51,15 @@ func (k *Keeper) observeGood(ctx context.Context, l Lease, costless bool) error 
 		return err
 	}
 	now := k.opts.Now()
+	was := *c
 	change := Change{Pool: p.id, Cooldowns: map[int64]Cooldown{l.member: {}}, At: now}
 	if p.state.Load() == StateExhausted {
 		change.To, change.EdgeEvent = StateHealthy, recoveredEvent(p, l.Member)
 		change.Active = l.member
 	}
 	k.apply(ctx, p, change)
+	t := p.members[p.memberIndex(l.member)].tally
+	t.lifted = lifted{was: was, sent: l.Sent, good: t.good()}
 	return nil
 }
 
@@ -66,8 +72,9 @@ func (k *Keeper) current(l Lease) *poolView {
 	return p
 }
 
-// observeRefusal cools the member and, if it was the active one, goes on to the next.
-func (k *Keeper) observeRefusal(ctx context.Context, l Lease, v Verdict) error {
+// observeRefusal cools the member and, if it was the active one, goes on to the next. late: the answer has been taken for a
+// good one before.
+func (k *Keeper) observeRefusal(ctx context.Context, l Lease, v Verdict, late bool) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	p := k.current(l)
@@ -81,7 +88,12 @@ func (k *Keeper) observeRefusal(ctx context.Context, l Lease, v Verdict) error {
 		}
 		k.hasten(l.Member) // its source may have another by now
 	}
-	return k.cool(ctx, p, index, v, l.Probe)
+	var again *Cooldown
+	if c, ok := p.members[index].tally.again(l); late && ok {
+		c.Began = k.opts.Now() // what was sent until now was sent to a member that was not out
+		again = &c
+	}
+	return k.cool(ctx, p, index, v, l.Probe, again)
 }
 
 // has says whether these fields carry what the member has now.
@@ -89,8 +101,8 @@ func (m *memberView) has(fields []Field) bool {
 	return slices.ContainsFunc(m.inject, func(now []Field) bool { return sameFields(now, fields) })
 }
 
-// cool does it. The lock is held.
-func (k *Keeper) cool(ctx context.Context, p *poolView, index int, v Verdict, probe bool) error {
+// cool does it, on top of the cooldown that the member has, or of one that is in force again. The lock is held.
+func (k *Keeper) cool(ctx context.Context, p *poolView, index int, v Verdict, probe bool, again *Cooldown) error {
 	m := &p.members[index]
 	now := k.opts.Now()
 	before, err := k.cooldownLocked(ctx, m.id)
@@ -100,7 +112,10 @@ func (k *Keeper) cool(ctx context.Context, p *poolView, index int, v Verdict, pr
 	if v.Outcome == OutcomeAuthFailed && v.Rejected == "" && before.Out(now) && before.rejected() {
 		return nil // the token endpoint has said more, or an answer before this one the same
 	}
-	after := before.extend(v, probe, now, max(0, k.opts.ProbeInterval))
+	if again == nil {
+		again = before
+	}
+	after := again.extend(v, probe, now, max(0, k.opts.ProbeInterval))
 	change := Change{Pool: p.id, Cooldowns: map[int64]Cooldown{m.id: after}, At: now}
 
 	members, err := k.candidates(ctx, p, nil)
@@ -245,6 +260,9 @@ func (k *Keeper) ClockSet(ctx context.Context, by time.Duration, anchor []byte) 
 	for _, p := range k.view.Load().ordered {
 		if !p.since.IsZero() {
 			p.since = p.since.Add(by)
+		}
+		for i := range p.members {
+			p.members[i].tally.lifted.was.shift(by)
 		}
 	}
 	k.waiting.raise()

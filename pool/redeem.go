@@ -266,7 +266,7 @@ func (k *Keeper) rejected(ctx context.Context, e *RejectedError, refused bool, w
 	}
 	for i := range p.members {
 		if p.members[i].name == e.Credential {
-			return k.cool(ctx, p, i, Verdict{Outcome: OutcomeAuthFailed, Rejected: e.Code, wait: wait}, false)
+			return k.cool(ctx, p, i, Verdict{Outcome: OutcomeAuthFailed, Rejected: e.Code, wait: wait}, false, nil)
 		}
 	}
 	return nil

@@ -133,7 +133,11 @@ func RefusedInStream(event []byte) (status int, body []byte, refused bool) {
 	if !bytes.Contains(event, []byte(`"error"`)) { // nearly always: nothing is parsed
 		return 0, nil, false
 	}
-	root, ok := parseBody(eventData(event))
+	data := eventData(event)
+	if len(data) == 0 {
+		data = event // Gemini's may be an error as it is in an answer of its own
+	}
+	root, ok := parseBody(data)
 	if !ok {
 		return 0, nil, false
 	}

@@ -4,13 +4,34 @@ import (
 	"slices"
 	"strings"
 	"sync/atomic"
+	"time"
 )
 
 // tally counts what a membership was answered. It is shared by the views that one
 // configuration after the other makes of it.
 type tally struct {
 	answers   [OutcomeBilling + 1]atomic.Uint64
+	costless  atomic.Uint64 // among those that are good
 	failovers atomic.Uint64 // away from it
+	lifted    lifted        // guarded by the keeper's lock
+}
+
+// good is how many answers have shown that there is something left of the member's quota.
+func (t *tally) good() uint64 { return t.answers[OutcomeOK].Load() - t.costless.Load() }
+
+// lifted is a cooldown that a good answer has ended. It is in force again if that answer itself turns out to be a refusal,
+// unless something has been heard of the member since.
+type lifted struct {
+	was  Cooldown
+	sent time.Time // of the answer's lease
+	good uint64    // good answers by then
+}
+
+// again is that cooldown, if the answer to the lease has ended it and is the last word. That an answer begins shows still that
+// its credential is accepted, and that there is credit.
+func (t *tally) again(l Lease) (c Cooldown, ok bool) {
+	ok = t.lifted.was.limited() && t.lifted.sent.Equal(l.Sent) && t.lifted.good == t.good()
+	return t.lifted.was, ok
 }
 
 // Tally is what a member was answered since the daemon started.

@@ -103,11 +103,7 @@ func (u *unsaved) shift(by time.Duration) {
 
 func shiftAll(cooldowns map[int64]Cooldown, by time.Duration) {
 	for member, c := range cooldowns {
-		for _, t := range []*time.Time{&c.Began, &c.Until, &c.ProbeAt} {
-			if !t.IsZero() {
-				*t = t.Add(by)
-			}
-		}
+		c.shift(by)
 		cooldowns[member] = c
 	}
 }
