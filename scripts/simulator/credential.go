@@ -49,6 +49,8 @@ type Behaviour struct {
 	Body   string              `toml:"body" json:"body,omitempty"`
 	// InStream refuses streaming requests with status 200 and an error as the first event.
 	InStream bool `toml:"in_stream" json:"in_stream,omitempty"`
+	// InStreamAfter is how many events of an answer come before that error. 0 = none.
+	InStreamAfter int `toml:"in_stream_after" json:"in_stream_after,omitempty"`
 	// Early refuses before the request's body has been read.
 	Early bool `toml:"early" json:"early,omitempty"`
 	// Delay passes before the header section of each answer.
@@ -70,8 +72,8 @@ func (b Behaviour) check() error {
 	if b.Refusal == styleCustom && (b.Status < 200 || b.Status > 599) {
 		return fmt.Errorf("refusal custom: status %d is not between 200 and 599", b.Status)
 	}
-	if b.Quota < 0 || b.Events < 0 || b.ResetAfter < 0 || b.Window < 0 || b.Delay < 0 || b.Interval < 0 {
-		return errors.New("quota, window, delay, events, interval and reset_after must not be negative")
+	if b.Quota < 0 || b.Events < 0 || b.ResetAfter < 0 || b.InStreamAfter < 0 || b.Window < 0 || b.Delay < 0 || b.Interval < 0 {
+		return errors.New("quota, window, delay, events, interval, reset_after and in_stream_after must not be negative")
 	}
 	return nil
 }

@@ -1,6 +1,9 @@
 package simulator
 
 import (
+	"bytes"
+	"encoding/json"
+	"io"
 	"net/http"
 	"strings"
 	"time"
@@ -125,13 +128,21 @@ func (v *visit) refused() bool {
 	}
 	v.note(func(e *Entry) { e.Refusal, e.Until = style, v.verdict.Until })
 	if b.InStream && !b.Early {
+		var body json.RawMessage
+		if !v.read(&body) {
+			return true
+		}
 		var asked struct {
 			Stream bool `json:"stream"`
 		}
-		if !v.read(&asked) {
-			return true
-		}
-		if asked.Stream {
+		_ = json.Unmarshal(body, &asked) // whoever answers says what is wrong with it
+		switch {
+		case asked.Stream && b.InStreamAfter > 0:
+			v.refusal = style
+			v.r.Body = io.NopCloser(bytes.NewReader(body))
+			v.r.Header.Del("Content-Encoding")
+			return false
+		case asked.Stream:
 			v.refuseInStream(style)
 			return true
 		}

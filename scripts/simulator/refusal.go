@@ -101,14 +101,21 @@ func requestID(prefix string, seq uint64) string { return fmt.Sprintf("%s%024x",
 
 // refuseInStream says 200 and then, as the first event, no.
 func (v *visit) refuseInStream(name string) {
+	v.stream().send(v.refusalEvent(name))
+}
+
+// refusalEvent is a refusal as an event of a stream, and of an answer of the Responses API that has begun, as its end.
+func (v *visit) refusalEvent(name string) (event string, data []byte) {
 	b := v.verdict.Behaviour
 	no := refusal{Status: b.Status, Header: b.Header, Body: b.Body}
 	if name != styleCustom {
 		no = styles()[name](v.verdict.Limit, v.verdict.Until.Sub(v.now), v.now)
 	}
-	event, data := v.dialect().event(no.Status, []byte(no.Body))
-	if strings.HasSuffix(v.r.URL.Path, "/responses") {
-		event, data = responsesError([]byte(no.Body))
+	switch {
+	case !strings.HasSuffix(v.r.URL.Path, "/responses"):
+		return v.dialect().event(no.Status, []byte(no.Body))
+	case b.InStreamAfter > 0:
+		return v.responsesFailed([]byte(no.Body))
 	}
-	v.stream().send(event, data)
+	return responsesError([]byte(no.Body))
 }

@@ -140,6 +140,18 @@ func responsesError(body []byte) (string, []byte) {
 	}))
 }
 
+// responsesFailed is its "response.failed" event, with all of the error in the response.
+func (v *visit) responsesFailed(body []byte) (string, []byte) {
+	var e struct{ Error map[string]any }
+	_ = json.Unmarshal(body, &e) // a custom body may be anything; then the event says nothing
+	if e.Error["code"] == nil && e.Error != nil {
+		e.Error["code"] = e.Error["type"]
+	}
+	r := v.responseObject("", "failed", []any{})
+	r["error"] = e.Error
+	return "response.failed", []byte(text(map[string]any{"type": "response.failed", "response": r, "sequence_number": 99}))
+}
+
 // responsesUpgrade answers clients that would rather have a WebSocket: 426
 // makes them fall back to POST. Codex 0.169 asks for one first, with
 // "OpenAI-Beta: responses_websockets=2026-02-06", and does fall back.

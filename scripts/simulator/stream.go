@@ -39,6 +39,10 @@ func (st *stream) send(name string, data []byte) bool {
 		st.v.conn.reset()
 		return false
 	}
+	if after := st.v.verdict.Behaviour.InStreamAfter; st.v.refusal != "" && st.sent == after {
+		name, data = st.v.refusalEvent(st.v.refusal)
+		defer func() { st.dead = true }()
+	}
 	var b bytes.Buffer
 	if name != "" {
 		b.WriteString("event: " + name + "\n")

@@ -33,6 +33,8 @@ type visit struct {
 	verdict verdict
 	now     time.Time
 	known   bool // it presented a credential that the simulator knows
+
+	refusal string // the style of the refusal that its stream breaks off with, "" if it does not
 }
 
 // answer is the response writer, counting.
