@@ -30,7 +30,7 @@ type Counters struct {
 	Starved            uint64 // requests answered 503 locally, for want of a file descriptor
 	Aborted            uint64 // responses cut off after they had begun
 	HeadsTimedOut      uint64 // request heads that did not come in time
-	NotReplayable      uint64 // refusals passed on because the request was not kept
+	NotReplayable      uint64 // refusals passed on because the request was not kept, or the answer had begun
 	Dials              uint64 // upstream connections opened
 	Reused             uint64 // attempts on an idle upstream connection
 	TokensAnswered     uint64 // token requests answered with placeholders

@@ -24,8 +24,8 @@ func (cl *client) cleanHead(l *pool.Lease) error {
 }
 
 // cleanBody looks for secrets in a body before it is passed on, if all of it is there or is
-// worth being waited for: body goes out instead of raw bytes then.
-func (cl *client) cleanBody(up *upstreamConn, l *pool.Lease, f framing) (body []byte, raw int, found echoState) {
+// worth being waited for: body goes out instead of raw bytes then. limits sees what was looked at.
+func (cl *client) cleanBody(up *upstreamConn, l *pool.Lease, f framing, limits *later) (body []byte, raw int, found echoState) {
 	if f.kind == bodyNone {
 		return nil, 0, echoClean
 	}
@@ -48,6 +48,8 @@ func (cl *client) cleanBody(up *upstreamConn, l *pool.Lease, f framing) (body []
 			return nil, 0, echoUnknown
 		}
 	}
+	limits.see(text)
+	limits.end()
 	var mine []own
 	if json && len(l.Inject) > 1 {
 		mine = ownFields(l, cl.req.value)
@@ -157,12 +159,12 @@ type guard struct {
 	told   bool
 }
 
-func (cl *client) guardBody(l *pool.Lease, f framing) *guard {
+func (cl *client) guardBody(l *pool.Lease, f framing, limits *later) *guard {
 	g := &guard{cl: cl, lease: *l, pieces: f}
 	cl.echo.Begin(l.Echo)
 	if h := &cl.resp; h.encoding >= 0 {
 		encoding := string(h.fields[h.encoding].val(h.raw))
-		g.packed = newUnpacker(l.Echo, encoding)
+		g.packed = newUnpacker(l.Echo, encoding, limits)
 	}
 	return g
 }

@@ -127,14 +127,14 @@ type h2guard struct {
 }
 
 // guardBody is nil if there is nothing to look for.
-func (s *stream) guardBody(resp *http.Response, l *pool.Lease) *h2guard {
+func (s *stream) guardBody(resp *http.Response, l *pool.Lease, limits *later) *h2guard {
 	if l.Echo == nil {
 		return nil
 	}
 	g := &h2guard{s: s, lease: l}
 	g.echoes.Begin(l.Echo)
 	if encoding := coding(resp.Header.Get("Content-Encoding")); encoding != "" {
-		g.packed = newUnpacker(l.Echo, encoding)
+		g.packed = newUnpacker(l.Echo, encoding, limits)
 	}
 	return g
 }

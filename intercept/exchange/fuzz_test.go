@@ -154,7 +154,7 @@ func FuzzUnpacked(f *testing.F) {
 		if coding&4 != 0 { // a second member or frame
 			packed = append(packed, compressed(name, text)...)
 		}
-		u := newUnpacker(m, name)
+		u := newUnpacker(m, name, nil)
 		passed, held := 0, 0
 		for rest := packed; len(rest) > 0; {
 			n := min(len(rest), 1+int(step)+len(packed)/500)

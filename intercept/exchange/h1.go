@@ -165,7 +165,7 @@ func (cl *client) exchange() (keep bool) {
 				cl.upgrade(up, &judged)
 				return false
 			}
-			return cl.deliver(up, &a.lease)
+			return cl.deliver(up, &a)
 		}
 	}
 }

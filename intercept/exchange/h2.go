@@ -217,7 +217,7 @@ func (s *stream) run() {
 			}
 			x.added.observe(time.Since(began) - s.wait)
 			s.body.letGo()
-			s.deliver(resp, &a.lease)
+			s.deliver(resp, &a)
 			return
 		}
 		cancel(nil) // resets the refused stream, and its body's with it
@@ -363,7 +363,8 @@ func (s *stream) judge(resp *http.Response, a *attempts) (verdict, *pool.Exhaust
 }
 
 // deliver passes the response on as it arrives, with its trailers.
-func (s *stream) deliver(resp *http.Response, l *pool.Lease) {
+func (s *stream) deliver(resp *http.Response, a *attempts) {
+	l, limits := &a.lease, s.watchLater(resp, a)
 	tee, found := s.tee(resp, l), echoClean
 	defer func() {
 		// The client's body first: closing the response waits for whoever sends that.
@@ -395,10 +396,10 @@ func (s *stream) deliver(resp *http.Response, l *pool.Lease) {
 	if resp.ContentLength != 0 && s.r.Method != http.MethodHead {
 		var g *h2guard
 		if found == echoUnknown {
-			g = s.guardBody(resp, l)
+			g = s.guardBody(resp, l, limits)
 			defer g.end()
 		}
-		s.copyBody(resp, tee, g)
+		s.copyBody(resp, tee, limits, g)
 	}
 	for name, values := range s.cleanFields(resp.Trailer, l) {
 		if _, announced := header[name]; !announced {
@@ -407,7 +408,7 @@ func (s *stream) deliver(resp *http.Response, l *pool.Lease) {
 	}
 }
 
-func (s *stream) copyBody(resp *http.Response, tee *clueTee, g *h2guard) {
+func (s *stream) copyBody(resp *http.Response, tee *clueTee, limits *later, g *h2guard) {
 	control := http.NewResponseController(s.w)
 	block := s.cl.x.blocks.get(g.block())
 	defer s.cl.x.blocks.put(block)
@@ -436,9 +437,16 @@ func (s *stream) copyBody(resp *http.Response, tee *clueTee, g *h2guard) {
 		}
 		p, held = block[:out], held+n-out
 		tee.see(p)
+		if limits.plain() {
+			limits.see(p)
+		}
 		if err == io.EOF {
 			tee.end()
 		}
+		if err != nil {
+			limits.end()
+		}
+		limits.judge(s.r.Context())
 	}
 }
 

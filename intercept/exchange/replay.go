@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"slices"
+	"time"
 
 	"github.com/sluice-proxy/sluice/pool"
 )
@@ -23,6 +24,9 @@ type attempts struct {
 	held    bool     // waited for a member already: once is enough
 	fresh   bool     // its member was given another access token already: once is enough, too
 	judged  bool     // the last answer has put its member out
+
+	refused bool      // the last answer asks for another member
+	begun   time.Time // when its head came
 }
 
 // verdict is what becomes of an answer.
@@ -119,8 +123,9 @@ func (a *attempts) observe(ctx context.Context, answer pool.Answer) (refused boo
 	if err != nil {
 		a.x.opts.Log.Error("answer not recorded", "pool", a.lease.Pool, "member", a.lease.Member, "err", err)
 	}
-	a.judged = outcome.Refused()
-	return a.judged || answer.Status == http.StatusTooManyRequests || answer.Aside && answer.Status == http.StatusUnauthorized
+	a.judged, a.begun = outcome.Refused(), answer.At
+	a.refused = a.judged || answer.Status == http.StatusTooManyRequests || answer.Aside && answer.Status == http.StatusUnauthorized
+	return a.refused
 }
 
 // passRefusal lets the client see that its member was refused.

@@ -3,20 +3,19 @@ package exchange
 import (
 	"io"
 	"time"
-
-	"github.com/sluice-proxy/sluice/pool"
 )
 
 // deliver passes the response on as it arrives: what one read of the upstream's socket
 // gave goes out with one write, so that no event of a stream waits for the next.
-func (cl *client) deliver(up *upstreamConn, l *pool.Lease) (keep bool) {
-	x, h, req := cl.x, &cl.resp, &cl.req
+func (cl *client) deliver(up *upstreamConn, a *attempts) (keep bool) {
+	x, h, req, l := cl.x, &cl.resp, &cl.req, &a.lease
 	f := responseFraming(h, req)
-	d := delivery{cl: cl, up: up, dechunk: h.chunked && req.minor == 0, chunks: f, look: f}
+	d := delivery{cl: cl, up: up, later: cl.watchLater(a), dechunk: h.chunked && req.minor == 0, chunks: f, look: f}
 	d.untilClose = f.kind == bodyUntilClose || d.dechunk
 	keep = !req.close && !x.draining.Load() && !d.untilClose && cl.bodyAllows()
 	if l.Echo != nil {
-		body, raw, found := cl.cleanBody(up, l, f)
+		body, raw, found := cl.cleanBody(up, l, f, d.later)
+		d.later.judge(cl.ctx)
 		if cl.cleanHead(l) != nil {
 			cl.lose(up)
 			cl.cut(true)
@@ -26,7 +25,7 @@ func (cl *client) deliver(up *upstreamConn, l *pool.Lease) (keep bool) {
 		case echoFound:
 			return cl.deliverInstead(up, l, f, body, raw, keep)
 		case echoUnknown:
-			d.guarded = cl.guardBody(l, f)
+			d.guarded = cl.guardBody(l, f, d.later)
 			defer d.guarded.end()
 		}
 	}
@@ -45,7 +44,8 @@ type delivery struct {
 	out     []byte   // the head, as long as it is not out
 	guarded *guard   // nil where no secret is looked for on the way
 	tee     *clueTee // nil where nothing is learnt of the body
-	look    framing  // of what the tee has seen: it sees the payload only
+	later   *later   // nil where no refusal is looked for
+	look    framing  // of what these two have seen: they see the payload only
 	chunks  framing  // of what dechunk has undone
 	held    int      // bytes at hand that are not to be passed on yet
 
@@ -84,6 +84,8 @@ func (d *delivery) run(f framing, keep bool) bool {
 			return cl.finish(up, nil, p, false)
 		}
 		if err != nil {
+			d.later.end() // some break off behind what they had to say
+			d.later.judge(cl.ctx)
 			gone := cl.isGone()
 			cl.lose(up)
 			if !gone {
@@ -106,14 +108,26 @@ func (d *delivery) take(n int, last bool) (p []byte, ok bool) {
 		d.held = len(p) - n
 		p = p[:n]
 	}
-	if d.tee != nil {
-		d.look.through(p, d.tee.see)
+	if d.tee != nil || d.later.plain() {
+		d.look.through(p, d.see)
 	}
+	if last {
+		d.later.end()
+	}
+	d.later.judge(d.cl.ctx)
 	if d.dechunk {
 		p = payload(&d.chunks, p)
 	}
 	in.r += n
 	return p, true
+}
+
+// see is shown the payload before it is passed on.
+func (d *delivery) see(p []byte) {
+	d.tee.see(p)
+	if d.later.plain() {
+		d.later.see(p)
+	}
 }
 
 // more waits for what comes next, the head and all that was at hand being out.

@@ -14,6 +14,7 @@ type unpacker struct {
 	coding string
 	most   int    // bytes that may be held back
 	tail   uint32 // the last four bytes
+	limits *later // to be read when it wants more, or has ended
 
 	next  chan []byte
 	wants chan struct{} // it has seen all it was given
@@ -28,13 +29,13 @@ type unpacker struct {
 	found bool
 }
 
-// newUnpacker is nil if the coding is not known. close must be called.
-func newUnpacker(m *echo.Matcher, encoding string) *unpacker {
+// newUnpacker is nil if the coding is not known. limits, which may be nil, sees what is decoded. close must be called.
+func newUnpacker(m *echo.Matcher, encoding string, limits *later) *unpacker {
 	if !knownCoding(encoding) {
 		return nil
 	}
 	u := &unpacker{
-		coding: coding(encoding), most: block64k - block16k,
+		coding: coding(encoding), limits: limits, most: block64k - block16k,
 		next: make(chan []byte), wants: make(chan struct{}), ended: make(chan struct{}),
 	}
 	if u.coding == "zstd" {
@@ -61,6 +62,7 @@ func (u *unpacker) run(m *echo.Matcher) {
 		}
 		s.Next(block, 0, n)
 		s.Passed(n)
+		u.limits.see(block[:n])
 		u.found = s.Found() > 0
 		if err != nil {
 			return

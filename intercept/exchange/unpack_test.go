@@ -14,7 +14,7 @@ func TestAnUnpackerEnds(t *testing.T) {
 	for _, name := range []string{"gzip", "br", "zstd", "deflate"} {
 		packed := compressed(name, "data: some words of an answer\n\n")
 		for n := range len(packed) {
-			u := newUnpacker(m, name)
+			u := newUnpacker(m, name, nil)
 			u.see([]byte(packed[:n]))
 			over := make(chan struct{})
 			go func() { u.close(); close(over) }()
