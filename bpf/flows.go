@@ -47,7 +47,7 @@ func (r *Redirect) Take(cookie uint64, peer, local netip.AddrPort) (Flow, bool, 
 		}
 		return Flow{}, false, fmt.Errorf("take flow: %w", err)
 	}
-	r.tally.took()
+	r.tally.took(value.Share)
 	return Flow{
 		Dst:      netip.AddrPortFrom(address(value.Dst.Word), value.DstPort),
 		CgroupID: value.Cgroup,
@@ -60,49 +60,59 @@ func (r *Redirect) Take(cookie uint64, peer, local netip.AddrPort) (Flow, bool, 
 // Sweep deletes flows that nobody took within olderThan: connections that ended
 // between connect and accept without the kernel telling.
 func (r *Redirect) Sweep(olderThan time.Duration) (removed int, err error) {
+	limit, before := monotonic()-olderThan, r.tally.read()
+	waiting := make([]int64, len(before))
+	old, whole, err := r.findFlows(func(f *redirectFlow) bool {
+		if all := len(waiting) - 1; int(f.Share) < all {
+			waiting[all]++
+			waiting[f.Share]++
+		}
+		return time.Duration(f.Time) < limit
+	})
+	if err != nil {
+		return 0, err
+	}
+	if whole {
+		r.tally.correct(before, waiting)
+	}
+	return r.deleteFlows(old), nil
+}
+
+// findFlows returns the keys of those that are meant, and whether it came to the end. An entry deleted under the iteration restarts
+// it: some are seen twice, none is harmed.
+func (r *Redirect) findFlows(meant func(*redirectFlow) bool) (keys []redirectFlowKey, whole bool, err error) {
 	var (
 		key   redirectFlowKey
 		value redirectFlow
-		old   []redirectFlowKey
 	)
-	limit, before, waiting := monotonic()-olderThan, r.tally.read(), uint64(0)
 	it := r.objs.Flows.Iterate()
 	for it.Next(&key, &value) {
-		waiting++
-		if time.Duration(value.Time) < limit {
-			old = append(old, key)
+		if meant(&value) {
+			keys = append(keys, key)
 		}
 	}
-	// An entry deleted under the iteration restarts it: some are seen twice, none is harmed.
-	if err := it.Err(); err == nil {
-		r.tally.correct(before, waiting)
-	} else if !errors.Is(err, ebpf.ErrIterationAborted) {
-		return 0, fmt.Errorf("read flows: %w", err)
+	if err = it.Err(); err != nil && !errors.Is(err, ebpf.ErrIterationAborted) {
+		return nil, false, fmt.Errorf("read flows: %w", err)
 	}
-	for _, k := range old {
-		if r.objs.Flows.Delete(&k) == nil {
-			r.tally.took()
-			removed++
+	return keys, err == nil, nil
+}
+
+// deleteFlows returns how many of them were still there.
+func (r *Redirect) deleteFlows(keys []redirectFlowKey) (deleted int) {
+	var value redirectFlow
+	for _, key := range keys {
+		if r.objs.Flows.LookupAndDelete(&key, &value) == nil {
+			r.tally.took(value.Share)
+			deleted++
 		}
 	}
-	return removed, nil
+	return deleted
 }
 
 // FlowCount is how many flows wait to be taken.
 func (r *Redirect) FlowCount() (int, error) {
-	var (
-		key   redirectFlowKey
-		value redirectFlow
-		n     int
-	)
-	it := r.objs.Flows.Iterate()
-	for it.Next(&key, &value) {
-		n++
-	}
-	if err := it.Err(); err != nil && !errors.Is(err, ebpf.ErrIterationAborted) {
-		return n, fmt.Errorf("read flows: %w", err)
-	}
-	return n, nil
+	all, _, err := r.findFlows(func(*redirectFlow) bool { return true })
+	return len(all), err
 }
 
 // flowKey is the key under which the programs publish a connection.

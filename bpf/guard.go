@@ -253,7 +253,7 @@ func (r *Redirect) closeGuard() error {
 	return errors.Join(append(errs, r.guard.Close())...)
 }
 
-// watchOver makes a cgroup one whose packets the guard judges.
+// watchOver makes a cgroup one whose packets the guard judges, and whose flows are counted apart from others'.
 func (r *Redirect) watchOver(id uint64, path string) error {
 	level, err := levelOf(path)
 	if err != nil {
@@ -262,18 +262,25 @@ func (r *Redirect) watchOver(id uint64, path string) error {
 	if err := r.objs.Guarded.Put(id, level); err != nil {
 		return fmt.Errorf("guard cgroup %s: %w", path, err)
 	}
+	if err := r.giveShare(id); err != nil {
+		return err
+	}
 	return r.setLevels()
 }
 
 // stopWatching lets the guard pass what belongs to a cgroup.
 func (r *Redirect) stopWatching(id uint64) error {
+	if err := r.endShare(id); err != nil {
+		return err
+	}
 	if err := r.objs.Guarded.Delete(id); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
 		return fmt.Errorf("end the guard of cgroup %d: %w", id, err)
 	}
 	return r.setLevels()
 }
 
-// setLevels tells the guard at which levels to look for guarded cgroups.
+// setLevels tells the programs at which levels to look for targets' cgroups, the deepest first: one that is below another is what a
+// process is in.
 func (r *Redirect) setLevels() error {
 	guarded, err := readGuarded(r.objs.Guarded)
 	if err != nil {
@@ -289,6 +296,8 @@ func (r *Redirect) setLevels() error {
 	if len(in) > len(set.Level) {
 		return fmt.Errorf("cgroups at more than %d different depths cannot be guarded", len(set.Level))
 	}
+	slices.Sort(in)
+	slices.Reverse(in)
 	copy(set.Level[:], in)
 	if err := r.objs.Levels.Put(uint32(0), set); err != nil {
 		return fmt.Errorf("set the guard's levels: %w", err)
@@ -321,7 +330,7 @@ func (r *Redirect) keepGuarded() error {
 			}
 		}
 	}
-	return r.setLevels()
+	return errors.Join(r.giveFirstShares(), r.setLevels())
 }
 
 func copyMap(into, from *ebpf.Map) error {

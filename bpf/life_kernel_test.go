@@ -175,10 +175,11 @@ func stalled(t *testing.T) {
 	w.proxied(t, order{Do: "dial", Dst: origin4})
 }
 
-// full fills the map. Where the hooks of a parent run as well each flow counts once, when it comes and when it goes.
+// full fills what a target alone may have of the map, which is a third. Where the hooks of a parent run as well each flow counts once, when
+// it comes and when it goes.
 func full(t *testing.T, nested bool) {
-	const size = 8
-	w := newWorld(t, bpf.Options{MaxFlows: size})
+	const size = 4
+	w := newWorld(t, bpf.Options{MaxFlows: 3 * size})
 	if nested {
 		child := filepath.Join(w.cgroup, "child")
 		must(t, os.Mkdir(child, 0o755))
@@ -195,9 +196,9 @@ func full(t *testing.T, nested bool) {
 				t.Fatalf("connect %d: %+v", i, got)
 			}
 		}
-		before := w.count(t, "refused_flows_full")
+		before := w.count(t, "refused_share_full")
 		w.agent.refusedAtOnce(t, order{Do: "dial", Dst: origin4})
-		if n := w.count(t, "refused_flows_full"); n == before {
+		if n := w.count(t, "refused_share_full"); n == before {
 			t.Error("not counted")
 		}
 		if n := w.flows(t); n != size {
@@ -217,9 +218,9 @@ func full(t *testing.T, nested bool) {
 }
 
 // fullPutOff connects more sockets than there is room for before the first of them is counted, which is when its data leaves. The map
-// takes what fits, and the rest gets nowhere.
+// takes what one target may have, a quarter more than it could have had at once, and the rest gets nowhere.
 func fullPutOff(t *testing.T) {
-	const size, room, over = 8, 8 + 1024, 5
+	const size, room, over = 12, 5, 5
 	w := newWorld(t, bpf.Options{MaxFlows: size})
 	sysctl(t, w.Agent, "ipv4/tcp_fastopen", "1031")
 	mute, cookie := listenIn(t, w.Agent, "127.0.0.1:0")

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0 */
-/* Every map. Who writes an entry, who deletes it, and what happens when the map is full. */
+/* Each map but shares (redirect.c): who writes an entry, who deletes it, and what happens when the map is full. */
 #ifndef SLUICE_MAPS_H
 #define SLUICE_MAPS_H
 
@@ -19,9 +19,9 @@ struct {
 /*
  * redirected connection -> original destination. Written in sock_ops before the SYN
  * leaves; deleted by the daemon on accept, by sock_ops when the socket closes first,
- * by the daemon's sweep after that. Full, by the tally: the connect is refused. Never
- * an LRU: an evicted flow would be a connection without a destination. The size is set
- * by the loader.
+ * by the daemon's sweep after that, or when the target is detached. Full, by the tally, or the
+ * target's share used up: the connect is refused. Never an LRU: an evicted flow would be a
+ * connection without a destination. The size is set by the loader.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -31,10 +31,10 @@ struct {
 	__type(value, struct flow);
 } flows SEC(".maps");
 
-/* 0 -> what went into flows and out. The daemon has it in its own memory. */
+/* share, or TALLY_ALL -> what went into flows and out. The daemon has it in its own memory. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 1);
+	__uint(max_entries, TALLY_SIZE);
 	__uint(map_flags, BPF_F_MMAPABLE);
 	__type(key, __u32);
 	__type(value, struct flow_tally);
@@ -70,7 +70,7 @@ struct {
 	__type(value, __u32); /* its level: how far below the root it is */
 } guarded SEC(".maps");
 
-/* 0 -> at which levels there are guarded cgroups. Written by the daemon. */
+/* 0 -> at which levels there are guarded cgroups, the deepest first. Written by the daemon. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);

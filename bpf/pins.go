@@ -17,7 +17,7 @@ func (r *Redirect) mapDir() string {
 // pinnedMaps are those that must outlive the daemon; the others start empty.
 func pinnedMaps(m *redirectMaps) map[string]*ebpf.Map {
 	return map[string]*ebpf.Map{
-		redirectMapFlows: m.Flows, redirectMapTally: m.Tally, redirectMapListeners: m.Listeners, redirectMapPorts: m.Ports,
+		redirectMapFlows: m.Flows, redirectMapTally: m.Tally, redirectMapShares: m.Shares, redirectMapListeners: m.Listeners, redirectMapPorts: m.Ports,
 		redirectMapOrigDsts: m.OrigDsts, redirectMapCounters: m.Counters,
 		redirectMapGuarded: m.Guarded, redirectMapLevels: m.Levels, redirectMapKept: m.Kept,
 	}

@@ -107,6 +107,7 @@ func TestLoadReplacesPinsThatDoNotFit(t *testing.T) {
 			maps, err := filepath.Glob(filepath.Join(pins, "maps-*"))
 			must(t, err)
 			must(t, os.Rename(maps[0], filepath.Join(pins, "maps-0")))
+			must(t, os.Remove(filepath.Join(pins, "maps-0", "shares"))) // as before schema 3
 			return bpf.Options{}
 		},
 		"a map missing": func(t *testing.T, pins string) bpf.Options {
@@ -139,6 +140,9 @@ func TestLoadReplacesPinsThatDoNotFit(t *testing.T) {
 			must(t, err)
 			if len(entries) != 2 {
 				t.Errorf("pins left over: %v", entries)
+			}
+			if own, all := w.waiting(t, w.cgroup); own+all != 0 { // it has a share again, before anybody attaches
+				t.Errorf("%d flows wait, %d of all", own, all)
 			}
 			welcome(t, w.Redirect, w.Agent)
 			w.proxied(t, order{Do: "dial", Dst: origin4})
@@ -300,7 +304,7 @@ func TestRemoveLeavesNothing(t *testing.T) {
 	gone := kerneltest.Cgroup(t)
 	must(t, w.Attach(gone))
 	must(t, kerneltest.RemoveCgroup(gone))
-	// Two programs of the guard, each with a link, and the two maps that are theirs alone, where links keep programs; ten maps, and the
+	// Two programs of the guard, each with a link, and the two maps that are theirs alone, where links keep programs; eleven maps, and the
 	// read-only data among them. A filter of clsact's is no pin: who put it there takes it off.
 	guards := 0
 	if haveTCX() {
@@ -309,7 +313,7 @@ func TestRemoveLeavesNothing(t *testing.T) {
 	}
 	w.proxied(t, order{Do: "dial", Dst: origin4})
 	all := pinned(t, w.pins)
-	if len(all.programs) != hooks+guards || len(all.links) != 2*hooks+guards || len(all.maps) != 10+guards || all.exist(t) != 3*hooks+2*guards+10+guards {
+	if len(all.programs) != hooks+guards || len(all.links) != 2*hooks+guards || len(all.maps) != 11+guards || all.exist(t) != 3*hooks+2*guards+11+guards {
 		t.Fatalf("this test cannot see what is loaded: %+v, %d exist", all, all.exist(t))
 	}
 	must(t, w.Remove())

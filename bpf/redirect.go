@@ -23,7 +23,7 @@ const DefaultMaxFlows = 65536
 const spareFlows = 1024
 
 // schema must equal SCHEMA in redirect.h: pins of another one are replaced.
-const schema = 2
+const schema = 3
 
 var (
 	// ErrLocked is returned by [Load] when another process uses the same pin directory.
@@ -41,8 +41,8 @@ var (
 type Options struct {
 	// PinDir is a directory on a bpf file system; it is made if its parent exists. Default: [DefaultPinDir].
 	PinDir string
-	// MaxFlows is how many redirected connections may wait to be accepted before
-	// further ones are refused. Default: [DefaultMaxFlows].
+	// MaxFlows is how many redirected connections may wait to be accepted before further ones are refused. A third is kept
+	// for targets that have few: each may have its part of that, and one alone a third. Default: [DefaultMaxFlows].
 	MaxFlows uint32
 	// FailOpen leaves the links unpinned, so that the kernel takes the hooks off
 	// when this process ends, however it ends.
@@ -125,6 +125,9 @@ func Load(opts Options) (_ *Redirect, err error) {
 		return nil, explain(err, Probe())
 	}
 	if err := r.tally.open(r.objs.Tally); err != nil {
+		return nil, err
+	}
+	if err := r.shareOut(); err != nil {
 		return nil, err
 	}
 	if err := r.loadFamilies(); err != nil {

@@ -6,7 +6,7 @@
 #include "headers/kernel.h"
 
 /* Raised whenever a structure below changes: pins of another schema are not adopted. */
-#define SCHEMA 2
+#define SCHEMA 3
 
 /*
  * An address is 16 bytes in network order; IPv4 is v4-mapped (::ffff:a.b.c.d), so
@@ -32,8 +32,18 @@ struct flow {
 	__u64 time;   /* CLOCK_MONOTONIC, nanoseconds */
 	__u32 pid;
 	__u16 dst_port; /* host byte order */
-	__u16 reserved;
+	__u16 share;	/* that it is counted in */
 };
+
+/* As many shares as there may be targets, besides that of connects whose process is in none. */
+#define MAX_SHARES 4096
+
+/* Where all flows are counted; those of share n are in the place n. */
+#define TALLY_ALL (MAX_SHARES + 1)
+#define TALLY_SIZE (TALLY_ALL + 1)
+
+/* One part in so many of the flows map is for those who have few in it. */
+#define KEPT_PART 3
 
 /*
  * What went into the flows map and out of it; the rest waits there. Each side adds to its own part, so that
@@ -43,6 +53,8 @@ struct flow_tally {
 	__u64 published; /* by the programs */
 	__u64 closed;	 /* deleted by the programs */
 	__u64 taken;	 /* deleted by the daemon */
+	__u64 refused;	 /* connects, because the share was used up */
+	__u64 least;	 /* in the place of all: so many may wait of each share, whatever waits of others */
 };
 
 /* Kept on the socket itself, from connect until the socket is freed. */
@@ -97,6 +109,7 @@ enum counter {
 	COUNTER_DROPPED_LINK_UDP,
 	COUNTER_DROPPED_LINK_PROTOCOL,
 	COUNTER_DROPPED_LINK_UNREADABLE,
+	COUNTER_REFUSED_SHARE_FULL,
 	COUNTER_MAX,
 };
 

@@ -36,7 +36,8 @@ const (
 	redirectCounterCOUNTER_DROPPED_LINK_UDP        redirectCounter = 17
 	redirectCounterCOUNTER_DROPPED_LINK_PROTOCOL   redirectCounter = 18
 	redirectCounterCOUNTER_DROPPED_LINK_UNREADABLE redirectCounter = 19
-	redirectCounterCOUNTER_MAX                     redirectCounter = 20
+	redirectCounterCOUNTER_REFUSED_SHARE_FULL      redirectCounter = 20
+	redirectCounterCOUNTER_MAX                     redirectCounter = 21
 )
 
 type redirectEvent struct {
@@ -53,11 +54,11 @@ type redirectFlow struct {
 		_    structs.HostLayout
 		Word [4]uint32
 	}
-	Cgroup   uint64
-	Time     uint64
-	Pid      uint32
-	DstPort  uint16
-	Reserved uint16
+	Cgroup  uint64
+	Time    uint64
+	Pid     uint32
+	DstPort uint16
+	Share   uint16
 }
 
 type redirectFlowKey struct {
@@ -77,6 +78,8 @@ type redirectFlowTally struct {
 	Published uint64
 	Closed    uint64
 	Taken     uint64
+	Refused   uint64
+	Least     uint64
 }
 
 type redirectListener struct {
@@ -98,6 +101,7 @@ const (
 	redirectMapListeners           = "listeners"
 	redirectMapOrigDsts            = "orig_dsts"
 	redirectMapPorts               = "ports"
+	redirectMapShares              = "shares"
 	redirectMapTally               = "tally"
 	redirectMapTold                = "told"
 	redirectProgSluiceBind4        = "sluice_bind4"
@@ -187,6 +191,7 @@ type redirectMapSpecs struct {
 	Listeners *ebpf.MapSpec `ebpf:"listeners"`
 	OrigDsts  *ebpf.MapSpec `ebpf:"orig_dsts"`
 	Ports     *ebpf.MapSpec `ebpf:"ports"`
+	Shares    *ebpf.MapSpec `ebpf:"shares"`
 	Tally     *ebpf.MapSpec `ebpf:"tally"`
 	Told      *ebpf.MapSpec `ebpf:"told"`
 }
@@ -230,6 +235,7 @@ type redirectMaps struct {
 	Listeners *ebpf.Map `ebpf:"listeners"`
 	OrigDsts  *ebpf.Map `ebpf:"orig_dsts"`
 	Ports     *ebpf.Map `ebpf:"ports"`
+	Shares    *ebpf.Map `ebpf:"shares"`
 	Tally     *ebpf.Map `ebpf:"tally"`
 	Told      *ebpf.Map `ebpf:"told"`
 }
@@ -245,6 +251,7 @@ func (m *redirectMaps) Close() error {
 		m.Listeners,
 		m.OrigDsts,
 		m.Ports,
+		m.Shares,
 		m.Tally,
 		m.Told,
 	)

@@ -164,6 +164,7 @@ type ledger struct {
 	listeners map[uint64]bpf.Listener
 	flows     map[netip.AddrPort]bpf.Flow // by peer
 	ports     []uint16
+	refused   map[uint64]uint64
 	fail      map[string]error // by method
 	events    chan bpf.EventNoListener
 	closed    chan struct{}
@@ -269,6 +270,12 @@ func (l *ledger) Take(cookie uint64, peer, _ netip.AddrPort) (bpf.Flow, bool, er
 }
 
 func (l *ledger) Sweep(time.Duration) (int, error) { return 0, nil }
+
+func (l *ledger) SharesRefused() (map[uint64]uint64, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return maps.Clone(l.refused), l.fail["shares"]
+}
 
 func (l *ledger) Read() (bpf.EventNoListener, error) {
 	select {

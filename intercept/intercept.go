@@ -51,6 +51,8 @@ type Flows interface {
 	Take(cookie uint64, peer, local netip.AddrPort) (bpf.Flow, bool, error)
 	// Sweep deletes flows that nobody took.
 	Sweep(olderThan time.Duration) (removed int, err error)
+	// SharesRefused is how many connects of each target were refused, by cgroup id, because it had as many flows as it may.
+	SharesRefused() (map[uint64]uint64, error)
 }
 
 // Vigils keeps cgroups from bound ports while they carry no programs. *bpf.Redirect is one.
@@ -459,25 +461,6 @@ func (in *Interceptor) followPorts() {
 		case <-retry:
 		case <-in.live.Done():
 			return
-		}
-	}
-}
-
-// sweep removes flows of clients that closed before their connection was accepted.
-func (in *Interceptor) sweep() {
-	every := time.NewTicker(sweepEvery)
-	defer every.Stop()
-	for {
-		select {
-		case <-in.live.Done():
-			return
-		case <-every.C:
-		}
-		if _, err := in.opts.Flows.Sweep(sweepAge); err != nil {
-			in.opts.Log.Error("flows not swept", "error", err)
-		}
-		if err := in.sweepKept(); err != nil {
-			in.opts.Log.Error("kept connections not swept", "error", err)
 		}
 	}
 }

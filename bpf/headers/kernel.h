@@ -102,6 +102,7 @@ typedef long long __s64;
 #define SO_BINDTODEVICE 25
 #define SO_BINDTOIFINDEX 62
 #define EEXIST 17
+#define ENOSPC 28
 #define EPROTONOSUPPORT 93
 #define EADDRINUSE 98
 #define ECONNREFUSED 111
@@ -272,6 +273,7 @@ static long (*bpf_sk_storage_delete)(void *map, void *sk) = (void *)108;
 static long (*bpf_probe_read_kernel)(void *dst, __u32 size, const void *from) = (void *)113;
 static long (*bpf_probe_read_kernel_str)(void *dst, __u32 size, const void *from) = (void *)115;
 static __u64 (*bpf_get_netns_cookie)(void *ctx) = (void *)122;
+static __u64 (*bpf_get_current_ancestor_cgroup_id)(int level) = (void *)123;
 static long (*bpf_ringbuf_output)(void *map, void *data, __u64 size, __u64 flags) = (void *)130;
 static int (*bpf_set_retval)(int retval) = (void *)187;
 

@@ -84,9 +84,9 @@ func (h *host) onKernel(ctx context.Context, i image, name, parcel string) error
 	})
 }
 
-// ofTheKernel are the tests of ./bpf whose outcome is up to the kernel: the ways round the redirect and the guard, what is in force, and
-// what is left. The others are about bookkeeping, and each load of the programs takes an emulated processor seconds.
-const ofTheKernel = "^Test(Probe|Ways.*|Strict|WithoutIPv6|Guard.*|OlderConnections|ServersAreLetBe|Vigil|TakeIsOnce|LoadAdoptsItsPins|RemoveLeavesNothing)$"
+// ofTheKernel are the tests of ./bpf whose outcome is up to the kernel: the ways round the redirect and the guard, what is in force, whose
+// share a flow is, and what is left. The others are about bookkeeping, and each load of the programs takes an emulated processor seconds.
+const ofTheKernel = "^Test(Probe|Ways.*|Strict|WithoutIPv6|Guard.*|OlderConnections|ServersAreLetBe|Vigil|TakeIsOnce|LoadAdoptsItsPins|RemoveLeavesNothing|Shares.*)$"
 
 // notInAGuest are those of them that are not for the guest; docs/kernels.md says why each is not.
 const notInAGuest = "^TestGuardOutlivesTheDaemon$|^TestWaysOfAsking$/^case_40_programs$|^TestWaysOut$/^namespaces_of_its_own$" +
