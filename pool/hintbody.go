@@ -297,7 +297,7 @@ func echoedFields(all []object) http.Header {
 }
 
 var (
-	proseWait = regexp.MustCompile(`(?i)\b(?:try again|retry(?:_?(?:after|delay|in))?|resets?|wait|available(?:\s+again)?\s+(?:in|after)|renews?|refresh(?:es)?)\b([^.\d]{0,40}?)` +
+	proseWait = regexp.MustCompile(`(?i)\b(?:try again|retry(?:_?(?:after|delay|in))?|reset(?:s|ting)?|replenish(?:ed|es)|wait|available(?:\s+again)?\s+(?:in|after)|renews?|refresh(?:es)?)\b([^.\d]{0,40}?)` +
 		`((?:\d+(?:\.\d+)?\s*(?:` + proseUnits + `)[\s,]*(?:and\s+)?)+)([^a-zA-Z](?:ago\b)?|$)`)
 	// proseLead is all that stands between those words and a number that is the wait, or ends that: not "or buy 30 days",
 	// "later, the limit is 5 hours", "every 5 hours" or "in -5 s".
@@ -307,6 +307,7 @@ var (
 	proseTime = regexp.MustCompile(`(?i)\b(?:resets?|try again|retry|available|access|until|renews?|refresh(?:es)?)\b[^.\d]{0,40}?` +
 		`(\d{4}-\d\d-\d\d(?:T| (?:at )?)\d\d:\d\d(?::\d\d(?:\.\d+)?)?(?:\s?\(?(?:Z|UTC|GMT)|\s?[+-]\d\d:?\d\d)?|\b[a-z]{3}, \d\d [a-z]{3} \d{4} \d\d:\d\d:\d\d GMT)`)
 	proseMidnight = regexp.MustCompile(`(?i)\bresets?\b[^.\d]{0,40}?\b(?:midnight|00:00)[\s,(]*(?:(UTC|GMT)|Pacific|P[DS]?T)\b`)
+	proseClock    = regexp.MustCompile(`(?i)\b(?:try again|retry|reset(?:s|ting)?|replenish(?:ed|es)|available)\b[^.\d]{0,40}?\bin (?:(\d{1,3})\.)?(\d\d):([0-5]\d):([0-5]\d)\b`)
 	prosePipe     = regexp.MustCompile(`(?i)limit reached\|(\d{10,13})\b`)
 )
 
@@ -333,6 +334,16 @@ func (c *collector) prose(message string) {
 	if m := proseTime.FindStringSubmatch(message); m != nil {
 		if t, ok := parseDate(proseDate.Replace(m[1])); ok && t.After(c.ref) {
 			c.add(hintText, t.Sub(c.ref), "message", m[1])
+		}
+	}
+	if m := proseClock.FindStringSubmatch(message); m != nil { // .NET's TimeSpan, as in what Azure API Management says of a quota
+		sum := time.Duration(0)
+		for i, unit := range [...]time.Duration{24 * time.Hour, time.Hour, time.Minute, time.Second} {
+			n, _ := strconv.Atoi(m[i+1]) // no days are none
+			sum += time.Duration(n) * unit
+		}
+		if sum > 0 {
+			c.add(hintText, sum, "message", m[0])
 		}
 	}
 	for _, m := range proseWait.FindAllStringSubmatch(message, maxFaults) {
