@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/sluice-proxy/sluice/pool"
 )
 
@@ -90,14 +92,22 @@ func (r *Resetter) Plan(ctx context.Context, name string) ([]Outcome, error) {
 	if err != nil {
 		return nil, err
 	}
-	outcomes := make([]Outcome, 0, len(orders))
-	for _, o := range orders {
-		out := Outcome{Agent: o.agent}
-		if out.Command, out.err = o.plan(ctx); out.err != nil {
-			out.Reason = o.explain(out.err)
-		}
-		outcomes = append(outcomes, out)
+	outcomes := make([]Outcome, len(orders))
+	var group errgroup.Group
+	group.SetLimit(maxPlanned)
+	for i, o := range orders {
+		group.Go(func() error {
+			outcomes[i] = r.bounded(ctx, o.agent, planLimit, func(ctx context.Context) Outcome {
+				out := Outcome{Agent: o.agent}
+				if out.Command, out.err = o.plan(ctx); out.err != nil {
+					out.Reason = o.explain(out.err)
+				}
+				return out
+			})
+			return nil
+		})
 	}
+	_ = group.Wait() // each says how it went
 	return outcomes, unreachable(outcomes)
 }
 

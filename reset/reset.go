@@ -24,6 +24,10 @@ const (
 	// answerLimit is how much longer than its commands the reset of one agent may take. Whatever is known to take long in
 	// it has a limit of its own.
 	answerLimit = 2 * time.Minute
+	// planLimit is how long it may take to find out what would be run for one agent: somebody waits for it.
+	planLimit = 10 * time.Second
+	// maxPlanned is for how many agents that is found out at a time.
+	maxPlanned = 16
 	// endLimit is how long the end of what was begun may take when the daemon ends.
 	endLimit = 15 * time.Second
 	// ledgerRetry is how long after a failure to read or write it is tried again.
@@ -278,7 +282,8 @@ func (r *Resetter) reset(ctx context.Context, d pool.DueReset, patient bool) []O
 // attempt runs an order, and again as long as its runtime is away and there is time.
 func (r *Resetter) attempt(ctx context.Context, o order, started func() error, patient bool, deadline time.Time) Outcome {
 	for pause := firstRetry; ; pause = min(2*pause, lastRetry) {
-		out := r.bounded(ctx, o, started)
+		limit := 2*o.profile.Timeout + answerLimit // its command and its check
+		out := r.bounded(ctx, o.agent, limit, func(ctx context.Context) Outcome { return o.run(ctx, started) })
 		if !patient || !errors.Is(out.err, ErrUnavailable) || time.Now().Add(pause).After(deadline) {
 			return out
 		}
@@ -289,12 +294,13 @@ func (r *Resetter) attempt(ctx context.Context, o order, started func() error, p
 	}
 }
 
-// bounded runs an order, and gives it up when that takes too long: an agent's file system may not answer, and who has
-// asked one cannot be ended. Until that is back the agent is not asked again, and then nothing is begun any more.
-func (r *Resetter) bounded(ctx context.Context, o order, begin func() error) Outcome {
-	silent := Outcome{Agent: o.agent, Reason: "its files do not answer"}
+// bounded does what is to be done with an agent, and gives it up when that takes too long: an agent's file system may not
+// answer, and who has asked one cannot be ended. Until that is back the agent is not asked again, and then nothing is begun
+// any more.
+func (r *Resetter) bounded(ctx context.Context, a Agent, most time.Duration, do func(context.Context) Outcome) Outcome {
+	silent := Outcome{Agent: a, Reason: "its files do not answer"}
 	r.mu.Lock()
-	is := r.silent[o.agent]
+	is := r.silent[a]
 	r.mu.Unlock()
 	if is {
 		return silent
@@ -303,14 +309,14 @@ func (r *Resetter) bounded(ctx context.Context, o order, begin func() error) Out
 	defer cancel()
 	ended, back := make(chan Outcome, 1), false
 	go func() {
-		out := o.run(ctx, begin)
+		out := do(ctx)
 		r.mu.Lock()
 		back = true
-		delete(r.silent, o.agent)
+		delete(r.silent, a)
 		r.mu.Unlock()
 		ended <- out
 	}()
-	limit := time.NewTimer(2*o.profile.Timeout + answerLimit) // its command and its check
+	limit := time.NewTimer(most)
 	defer limit.Stop()
 	stopped := ctx.Done()
 	for {
@@ -328,7 +334,7 @@ func (r *Resetter) bounded(ctx context.Context, o order, begin func() error) Out
 		if back {
 			return <-ended
 		}
-		r.silent[o.agent] = true
+		r.silent[a] = true
 		return silent
 	}
 }

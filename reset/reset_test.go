@@ -200,6 +200,42 @@ func TestAgentsWhoseFilesDoNotAnswer(t *testing.T) {
 	})
 }
 
+// TestPlanOfAgentsWhoseFilesDoNotAnswer: who asks what would be run is told so, and what of the others.
+func TestPlanOfAgentsWhoseFilesDoNotAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, func(o *reset.Options) {
+			o.Agents = func(string) []reset.Agent {
+				return []reset.Agent{{Kind: reset.InCgroup, Ref: "hung"}, {Kind: reset.InCgroup, Ref: "stuck"}, {Kind: reset.InCgroup, Ref: "fine"}}
+			}
+		})
+		over := make(chan struct{})
+		r.stage.set(func() { r.stage.hung = map[string]chan struct{}{"hung": over, "stuck": over} })
+		defer close(over)
+		for round := range 2 {
+			planned := make(chan []reset.Outcome, 1)
+			go func() {
+				out, err := r.reset.Plan(t.Context(), "loose")
+				if err != nil {
+					t.Error(err)
+				}
+				planned <- out
+			}()
+			select {
+			case out := <-planned:
+				if len(out) != 3 || !strings.Contains(out[0].Reason, "do not answer") || !strings.Contains(out[1].Reason, "do not answer") ||
+					out[2].Reason != "" || len(out[2].Command.Argv) == 0 {
+					t.Errorf("round %d: %+v", round, out)
+				}
+			case <-time.After(20 * time.Second):
+				t.Fatalf("round %d: nothing is said", round)
+			}
+		}
+		if n := r.stage.reads["hung"]; n != 1 {
+			t.Errorf("what hangs was asked %d times", n)
+		}
+	})
+}
+
 // TestDaemonKilledInTheMiddle: what was begun is begun once more, and then given up.
 func TestDaemonKilledInTheMiddle(t *testing.T) {
 	t.Parallel()
