@@ -3317,6 +3317,8 @@ type RemoveCredentialResponse struct {
 	JSON429 *TooManyTries
 	// JSON500 the response for an HTTP 500 `application/json` response
 	JSON500 *Internal
+	// JSON503 the response for an HTTP 503 `application/json` response
+	JSON503 *Unavailable
 	// Headers401 the parsed response headers for an HTTP 401 response
 	Headers401 *RemoveCredentialResponse401Headers
 	// Headers429 the parsed response headers for an HTTP 429 response
@@ -3356,6 +3358,11 @@ func (r RemoveCredentialResponse) GetJSON429() *TooManyTries {
 // GetJSON500 returns the response for an HTTP 500 `application/json` response
 func (r RemoveCredentialResponse) GetJSON500() *Internal {
 	return r.JSON500
+}
+
+// GetJSON503 returns the response for an HTTP 503 `application/json` response
+func (r RemoveCredentialResponse) GetJSON503() *Unavailable {
+	return r.JSON503
 }
 
 // GetBody returns the raw response body bytes
@@ -3783,6 +3790,8 @@ type CreatePoolResponse struct {
 	JSON429 *TooManyTries
 	// JSON500 the response for an HTTP 500 `application/json` response
 	JSON500 *Internal
+	// JSON503 the response for an HTTP 503 `application/json` response
+	JSON503 *Unavailable
 	// Headers401 the parsed response headers for an HTTP 401 response
 	Headers401 *CreatePoolResponse401Headers
 	// Headers429 the parsed response headers for an HTTP 429 response
@@ -3827,6 +3836,11 @@ func (r CreatePoolResponse) GetJSON429() *TooManyTries {
 // GetJSON500 returns the response for an HTTP 500 `application/json` response
 func (r CreatePoolResponse) GetJSON500() *Internal {
 	return r.JSON500
+}
+
+// GetJSON503 returns the response for an HTTP 503 `application/json` response
+func (r CreatePoolResponse) GetJSON503() *Unavailable {
+	return r.JSON503
 }
 
 // GetBody returns the raw response body bytes
@@ -3885,6 +3899,8 @@ type RemovePoolResponse struct {
 	JSON429 *TooManyTries
 	// JSON500 the response for an HTTP 500 `application/json` response
 	JSON500 *Internal
+	// JSON503 the response for an HTTP 503 `application/json` response
+	JSON503 *Unavailable
 	// Headers401 the parsed response headers for an HTTP 401 response
 	Headers401 *RemovePoolResponse401Headers
 	// Headers429 the parsed response headers for an HTTP 429 response
@@ -3924,6 +3940,11 @@ func (r RemovePoolResponse) GetJSON429() *TooManyTries {
 // GetJSON500 returns the response for an HTTP 500 `application/json` response
 func (r RemovePoolResponse) GetJSON500() *Internal {
 	return r.JSON500
+}
+
+// GetJSON503 returns the response for an HTTP 503 `application/json` response
+func (r RemovePoolResponse) GetJSON503() *Unavailable {
+	return r.JSON503
 }
 
 // GetBody returns the raw response body bytes
@@ -4093,6 +4114,8 @@ type SetAuthResetTargetResponse struct {
 	JSON429 *TooManyTries
 	// JSON500 the response for an HTTP 500 `application/json` response
 	JSON500 *Internal
+	// JSON503 the response for an HTTP 503 `application/json` response
+	JSON503 *Unavailable
 	// Headers200 the parsed response headers for an HTTP 200 response
 	Headers200 *SetAuthResetTargetResponse200Headers
 	// Headers401 the parsed response headers for an HTTP 401 response
@@ -4139,6 +4162,11 @@ func (r SetAuthResetTargetResponse) GetJSON429() *TooManyTries {
 // GetJSON500 returns the response for an HTTP 500 `application/json` response
 func (r SetAuthResetTargetResponse) GetJSON500() *Internal {
 	return r.JSON500
+}
+
+// GetJSON503 returns the response for an HTTP 503 `application/json` response
+func (r SetAuthResetTargetResponse) GetJSON503() *Unavailable {
+	return r.JSON503
 }
 
 // GetBody returns the raw response body bytes
@@ -4204,6 +4232,8 @@ type ClearPoolResponse struct {
 	JSON429 *TooManyTries
 	// JSON500 the response for an HTTP 500 `application/json` response
 	JSON500 *Internal
+	// JSON503 the response for an HTTP 503 `application/json` response
+	JSON503 *Unavailable
 	// Headers200 the parsed response headers for an HTTP 200 response
 	Headers200 *ClearPoolResponse200Headers
 	// Headers401 the parsed response headers for an HTTP 401 response
@@ -4250,6 +4280,11 @@ func (r ClearPoolResponse) GetJSON429() *TooManyTries {
 // GetJSON500 returns the response for an HTTP 500 `application/json` response
 func (r ClearPoolResponse) GetJSON500() *Internal {
 	return r.JSON500
+}
+
+// GetJSON503 returns the response for an HTTP 503 `application/json` response
+func (r ClearPoolResponse) GetJSON503() *Unavailable {
+	return r.JSON503
 }
 
 // GetBody returns the raw response body bytes
@@ -4315,6 +4350,8 @@ type RemoveMemberResponse struct {
 	JSON429 *TooManyTries
 	// JSON500 the response for an HTTP 500 `application/json` response
 	JSON500 *Internal
+	// JSON503 the response for an HTTP 503 `application/json` response
+	JSON503 *Unavailable
 	// Headers200 the parsed response headers for an HTTP 200 response
 	Headers200 *RemoveMemberResponse200Headers
 	// Headers401 the parsed response headers for an HTTP 401 response
@@ -4361,6 +4398,11 @@ func (r RemoveMemberResponse) GetJSON429() *TooManyTries {
 // GetJSON500 returns the response for an HTTP 500 `application/json` response
 func (r RemoveMemberResponse) GetJSON500() *Internal {
 	return r.JSON500
+}
+
+// GetJSON503 returns the response for an HTTP 503 `application/json` response
+func (r RemoveMemberResponse) GetJSON503() *Unavailable {
+	return r.JSON503
 }
 
 // GetBody returns the raw response body bytes
@@ -4426,6 +4468,8 @@ type AddMemberResponse struct {
 	JSON429 *TooManyTries
 	// JSON500 the response for an HTTP 500 `application/json` response
 	JSON500 *Internal
+	// JSON503 the response for an HTTP 503 `application/json` response
+	JSON503 *Unavailable
 	// Headers200 the parsed response headers for an HTTP 200 response
 	Headers200 *AddMemberResponse200Headers
 	// Headers401 the parsed response headers for an HTTP 401 response
@@ -4472,6 +4516,11 @@ func (r AddMemberResponse) GetJSON429() *TooManyTries {
 // GetJSON500 returns the response for an HTTP 500 `application/json` response
 func (r AddMemberResponse) GetJSON500() *Internal {
 	return r.JSON500
+}
+
+// GetJSON503 returns the response for an HTTP 503 `application/json` response
+func (r AddMemberResponse) GetJSON503() *Unavailable {
+	return r.JSON503
 }
 
 // GetBody returns the raw response body bytes
@@ -4648,6 +4697,8 @@ type RotatePoolResponse struct {
 	JSON429 *TooManyTries
 	// JSON500 the response for an HTTP 500 `application/json` response
 	JSON500 *Internal
+	// JSON503 the response for an HTTP 503 `application/json` response
+	JSON503 *Unavailable
 	// Headers200 the parsed response headers for an HTTP 200 response
 	Headers200 *RotatePoolResponse200Headers
 	// Headers401 the parsed response headers for an HTTP 401 response
@@ -4694,6 +4745,11 @@ func (r RotatePoolResponse) GetJSON429() *TooManyTries {
 // GetJSON500 returns the response for an HTTP 500 `application/json` response
 func (r RotatePoolResponse) GetJSON500() *Internal {
 	return r.JSON500
+}
+
+// GetJSON503 returns the response for an HTTP 503 `application/json` response
+func (r RotatePoolResponse) GetJSON503() *Unavailable {
+	return r.JSON503
 }
 
 // GetBody returns the raw response body bytes
@@ -6085,6 +6141,13 @@ func ParseRemoveCredentialResponse(rsp *http.Response) (*RemoveCredentialRespons
 		}
 		response.JSON500 = &dest
 
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
+		var dest Unavailable
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON503 = &dest
+
 	}
 
 	switch {
@@ -6529,6 +6592,13 @@ func ParseCreatePoolResponse(rsp *http.Response) (*CreatePoolResponse, error) {
 		}
 		response.JSON500 = &dest
 
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
+		var dest Unavailable
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON503 = &dest
+
 	}
 
 	switch {
@@ -6622,6 +6692,13 @@ func ParseRemovePoolResponse(rsp *http.Response) (*RemovePoolResponse, error) {
 			return nil, err
 		}
 		response.JSON500 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
+		var dest Unavailable
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON503 = &dest
 
 	}
 
@@ -6822,6 +6899,13 @@ func ParseSetAuthResetTargetResponse(rsp *http.Response) (*SetAuthResetTargetRes
 		}
 		response.JSON500 = &dest
 
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
+		var dest Unavailable
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON503 = &dest
+
 	}
 
 	switch {
@@ -6929,6 +7013,13 @@ func ParseClearPoolResponse(rsp *http.Response) (*ClearPoolResponse, error) {
 			return nil, err
 		}
 		response.JSON500 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
+		var dest Unavailable
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON503 = &dest
 
 	}
 
@@ -7038,6 +7129,13 @@ func ParseRemoveMemberResponse(rsp *http.Response) (*RemoveMemberResponse, error
 		}
 		response.JSON500 = &dest
 
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
+		var dest Unavailable
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON503 = &dest
+
 	}
 
 	switch {
@@ -7145,6 +7243,13 @@ func ParseAddMemberResponse(rsp *http.Response) (*AddMemberResponse, error) {
 			return nil, err
 		}
 		response.JSON500 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
+		var dest Unavailable
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON503 = &dest
 
 	}
 
@@ -7358,6 +7463,13 @@ func ParseRotatePoolResponse(rsp *http.Response) (*RotatePoolResponse, error) {
 			return nil, err
 		}
 		response.JSON500 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
+		var dest Unavailable
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON503 = &dest
 
 	}
 

@@ -158,6 +158,46 @@ func (c *contract) collisions() {
 	first.Wait()
 }
 
+// fullDisk keeps nothing.
+type fullDisk struct{ *pool.Keeper }
+
+func (fullDisk) refuse() error {
+	return pool.Unavailable("the disk that holds the database is full, and nothing can be stored")
+}
+
+func (f fullDisk) CreatePool(context.Context, pool.Pool) (pool.Pool, error) {
+	return pool.Pool{}, f.refuse()
+}
+func (f fullDisk) RemovePool(context.Context, string) error                 { return f.refuse() }
+func (f fullDisk) Rotate(context.Context, string) error                     { return f.refuse() }
+func (f fullDisk) Clear(context.Context, string, string) error              { return f.refuse() }
+func (f fullDisk) AddMember(context.Context, string, string) error          { return f.refuse() }
+func (f fullDisk) RemoveMember(context.Context, string, string) error       { return f.refuse() }
+func (f fullDisk) SetAuthResetTarget(context.Context, string, string) error { return f.refuse() }
+func (f fullDisk) RemoveCredential(context.Context, string) error           { return f.refuse() }
+
+// full asks for changes that cannot be stored.
+func (c *contract) full() {
+	s := newServed(c, io.Discard, func(o *control.Options) {
+		f := fullDisk{o.Pools.(*pool.Keeper)}
+		o.Pools, o.Members, o.Credentials, o.AuthResetTargets = f, f, f, f
+	})
+	for _, r := range []struct{ method, path, body string }{
+		{"POST", "/api/pools", `{"name":"p","members":["a"],"provider":"openai"}`},
+		{"DELETE", "/api/pools/p", ""},
+		{"POST", "/api/pools/p/rotate", ""},
+		{"POST", "/api/pools/p/clear", ""},
+		{"POST", "/api/pools/p/auth-reset-target", `{"target":"x"}`},
+		{"POST", "/api/pools/p/members/a", ""},
+		{"DELETE", "/api/pools/p/members/a", ""},
+		{"DELETE", "/api/credentials/a", ""},
+	} {
+		if got := c.ask(s, 503, r.method, r.path, r.body); !strings.Contains(got, "full") {
+			c.Errorf("%s %s: does not say why: %s", r.method, r.path, got)
+		}
+	}
+}
+
 // faulty is a data plane with a defect.
 type faulty struct{ *cgroups }
 

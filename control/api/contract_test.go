@@ -288,6 +288,7 @@ func TestContract(t *testing.T) {
 	c.brokenParts()
 	c.access()
 	c.collisions()
+	c.full()
 	c.defects()
 
 	for path, item := range doc.Paths.Map() {
