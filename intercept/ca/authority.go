@@ -3,7 +3,6 @@
 package ca
 
 import (
-	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -57,6 +56,7 @@ type Authority struct {
 
 	mu      sync.RWMutex
 	cas     []*authority            // oldest first
+	bundle  []byte                  // their certificates, as PEM; what is in it never changes
 	domains map[string][]*authority // those that permit a name and its subdomains, oldest first
 }
 
@@ -71,6 +71,7 @@ type authority struct {
 func (a *Authority) add(c *authority) {
 	c.age = len(a.cas)
 	a.cas = append(a.cas, c)
+	a.bundle = append(a.bundle, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.cert.Raw})...)
 	for _, d := range c.cert.PermittedDNSDomains {
 		a.domains[d] = append(a.domains[d], c)
 	}
@@ -296,15 +297,11 @@ func exists(path string) bool {
 }
 
 // Bundle returns all CA certificates as PEM: what an agent has to trust. It is
-// empty while no host is bound.
+// empty while no host is bound, and not to be changed.
 func (a *Authority) Bundle() []byte {
 	a.mu.RLock()
 	defer a.mu.RUnlock()
-	var out bytes.Buffer
-	for _, c := range a.cas {
-		_ = pem.Encode(&out, &pem.Block{Type: "CERTIFICATE", Bytes: c.cert.Raw}) // into memory
-	}
-	return out.Bytes()
+	return slices.Clip(a.bundle)
 }
 
 func serialNumber() (*big.Int, error) {

@@ -123,6 +123,28 @@ func TestAuthorityIsKept(t *testing.T) {
 	}
 }
 
+// TestBundleIsNotMadeAnew for each of those who ask: whoever lists the targets asks once a target, and there is a CA for
+// each host that was bound by itself.
+func TestBundleIsNotMadeAnew(t *testing.T) {
+	a := open(t, t.TempDir(), time.Now)
+	for i := range 20 {
+		permit(t, a, true, fmt.Sprintf("%d.example", i))
+	}
+	before := a.Bundle()
+	_ = append(before, "somebody's own"...) // is not to be in the way of the next CA
+	if n := testing.AllocsPerRun(10, func() { _ = a.Bundle() }); n > 0 {
+		t.Errorf("%v allocations", n)
+	}
+	permit(t, a, true, "one.more.example")
+	after := a.Bundle()
+	if n := bytes.Count(after, []byte("BEGIN")); n != 21 || !bytes.HasPrefix(after, before) || bytes.Count(before, []byte("BEGIN")) != 20 {
+		t.Errorf("%d certificates", n)
+	}
+	if err := verify(a, after, "one.more.example", time.Now()); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestDirectoryIsClosedToOthers(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
