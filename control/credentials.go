@@ -2,7 +2,6 @@ package control
 
 import (
 	"context"
-	"fmt"
 
 	"github.com/sluice-proxy/sluice/pool"
 )
@@ -37,9 +36,7 @@ func (o *Operations) UpdateCredential(
 		if changed, err = o.o.Credentials.UpdateCredential(ctx, name, c); err != nil || c.TokenURL == nil {
 			return err
 		}
-		if err := o.permit(); err != nil {
-			return fmt.Errorf("%s is changed, but agents are not given a certificate for its token endpoint: %w", name, err)
-		}
+		o.o.Authority.Confide()
 		return nil
 	})
 	return changed, err

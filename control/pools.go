@@ -26,8 +26,6 @@ type Members interface {
 	RemoveMember(ctx context.Context, name, credential string) error
 	// Clear lifts the cooldown of a member, or of all if member is empty.
 	Clear(ctx context.Context, name, member string) error
-	// Hosts are all bound hosts.
-	Hosts() []string
 }
 
 // ListPools lists the pools by name, each with the state it is in.
@@ -55,32 +53,23 @@ func (o *Operations) Pool(ctx context.Context, name string) (pool.PoolStatus, er
 	return o.o.Pools.PoolStatus(ctx, name)
 }
 
-// CreatePool creates a pool. The authority may sign for its hosts before the
-// operation is done, so that an agent that is started next trusts that.
+// CreatePool creates a pool. The authority may sign for its hosts, and what is attached trusts
+// that, before the operation is done, and so does an agent that is started next.
 func (o *Operations) CreatePool(ctx context.Context, by Actor, p pool.Pool) (pool.PoolStatus, error) {
 	err := o.change(ctx, by, "pool created", append([]string{p.Name}, p.Members...), func(ctx context.Context) error {
 		if err := o.o.Resets.ValidProfile(p.AgentProfile); err != nil {
 			return err
 		}
-		made, err := o.o.Pools.CreatePool(ctx, p)
-		if err != nil {
+		if _, err := o.o.Pools.CreatePool(ctx, p); err != nil {
 			return err
 		}
-		if err := o.permit(); err != nil {
-			return errors.Join(err, o.o.Pools.RemovePool(context.WithoutCancel(ctx), made.Name))
-		}
+		o.o.Authority.Confide()
 		return nil
 	})
 	if err != nil {
 		return pool.PoolStatus{}, err
 	}
 	return o.Pool(ctx, p.Name)
-}
-
-// permit lets the authority sign for what is bound.
-func (o *Operations) permit() error {
-	_, err := o.o.Authority.Permit(o.o.Members.Hosts())
-	return err
 }
 
 // RemovePool removes a pool; its credentials stay. It says which targets it served that no pool serves from then on.
@@ -121,9 +110,7 @@ func (o *Operations) AddMember(ctx context.Context, by Actor, name, credential s
 		if err := o.o.Members.AddMember(ctx, name, credential); err != nil {
 			return err
 		}
-		if err := o.permit(); err != nil {
-			return errors.Join(err, o.o.Members.RemoveMember(context.WithoutCancel(ctx), name, credential))
-		}
+		o.o.Authority.Confide()
 		return nil
 	})
 }

@@ -19,9 +19,8 @@ type Kernel interface {
 
 // Authority signs for bound hosts; *ca.Authority is one.
 type Authority interface {
-	// Permit lets it sign for these hosts too. What an agent trusts already
-	// stays valid.
-	Permit(hosts []string) (changed bool, err error)
+	// Confide has what is attached trust it for what has been bound since the last time.
+	Confide()
 	// Bundle is what an agent has to trust, as PEM.
 	Bundle() []byte
 }

@@ -69,16 +69,16 @@ func (d *dying) committed(err error) error {
 	return err
 }
 
-func (d *dying) CreatePool(ctx context.Context, p pool.Pool, at time.Time) error {
-	return d.committed(d.Store.CreatePool(ctx, p, at))
+func (d *dying) CreatePool(ctx context.Context, p pool.Pool, at time.Time, ready func() error) error {
+	return d.committed(d.Store.CreatePool(ctx, p, at, ready))
 }
 
 func (d *dying) RemovePool(ctx context.Context, name string) error {
 	return d.committed(d.Store.RemovePool(ctx, name))
 }
 
-func (d *dying) AddMember(ctx context.Context, name, credential string) error {
-	return d.committed(d.Store.AddMember(ctx, name, credential))
+func (d *dying) AddMember(ctx context.Context, name, credential string, ready func() error) error {
+	return d.committed(d.Store.AddMember(ctx, name, credential, ready))
 }
 
 func (d *dying) RemoveMember(ctx context.Context, name, credential string, then pool.Change) error {
@@ -93,8 +93,8 @@ func (d *dying) AddCredential(ctx context.Context, r pool.CredentialRecord) erro
 	return d.committed(d.Store.AddCredential(ctx, r))
 }
 
-func (d *dying) UpdateCredential(ctx context.Context, r pool.CredentialRecord, then pool.Change) error {
-	return d.committed(d.Store.UpdateCredential(ctx, r, then))
+func (d *dying) UpdateCredential(ctx context.Context, r pool.CredentialRecord, then pool.Change, ready func() error) error {
+	return d.committed(d.Store.UpdateCredential(ctx, r, then, ready))
 }
 
 func (d *dying) RemoveCredential(ctx context.Context, name string) error {

@@ -69,21 +69,37 @@ func (k *Keeper) clientID(c Credential) string {
 	return ""
 }
 
-// bindEndpoint has what agents send to a token endpoint looked at. An endpoint
-// without a name that a connection could be recognised by is left alone.
-func (v *view) bindEndpoint(p *poolView, endpoint string) {
+// endpointAt is where a token endpoint is asked, if a connection to it can be recognised.
+func endpointAt(endpoint string) (at hostPort, u *url.URL, ok bool) {
 	u, err := url.Parse(endpoint)
 	if err != nil || endpoint == "" {
-		return
+		return at, nil, false
 	}
 	name, port, err := ParseHostPort(u.Host)
 	if err != nil {
-		return
+		return at, nil, false
 	}
 	if name, err = validHost(name); err != nil {
+		return at, nil, false
+	}
+	return hostPort{name, port}, u, true
+}
+
+// endpointHost is the host of that, or none.
+func endpointHost(endpoint string) []string {
+	if at, _, ok := endpointAt(endpoint); ok {
+		return []string{at.host}
+	}
+	return nil
+}
+
+// bindEndpoint has what agents send to a token endpoint looked at. An endpoint
+// without a name that a connection could be recognised by is left alone.
+func (v *view) bindEndpoint(p *poolView, endpoint string) {
+	at, u, ok := endpointAt(endpoint)
+	if !ok {
 		return
 	}
-	at := hostPort{name, port}
 	if !slices.Contains(p.refresh, at) {
 		p.refresh = append(p.refresh, at)
 		v.endpoints[at] = append(v.endpoints[at], p)

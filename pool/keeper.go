@@ -43,6 +43,9 @@ type Options struct {
 	// HTTP asks token endpoints. It must not follow redirects: what is sent is a secret.
 	// Default: [http.Transport]'s defaults, and no redirects.
 	HTTP *http.Client
+	// Permit lets certificates be made for hosts that are to be bound, durable before it returns. What it refuses is not bound.
+	// It is called while the store waits, and must not ask the keeper anything. Nil: nobody needs to be asked.
+	Permit func(hosts []string) error
 	// Sources are where secrets may be read from. Nil: nowhere.
 	Sources Sources
 	// FetchInterval is how often they are read again. Default: [DefaultFetchInterval].

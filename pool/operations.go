@@ -15,7 +15,9 @@ func (k *Keeper) CreatePool(ctx context.Context, p Pool) (Pool, error) {
 		return Pool{}, err
 	}
 	e := Event{Kind: EventPoolCreated, Pool: p.Name, Members: len(p.Members), Detail: "members " + strings.Join(p.Members, ", ")}
-	return p, k.configure(ctx, e, func(ctx context.Context) error { return k.opts.Store.CreatePool(ctx, p, k.opts.Now()) })
+	return p, k.configure(ctx, e, func(ctx context.Context) error {
+		return k.opts.Store.CreatePool(ctx, p, k.opts.Now(), k.permitted(k.hostsOf(p)))
+	})
 }
 
 // configure changes the configuration, notes who asked for that, and puts the new
@@ -178,7 +180,9 @@ func (k *Keeper) RemovePool(ctx context.Context, name string) error {
 // AddMember adds a credential as the last member. It begins without a cooldown.
 func (k *Keeper) AddMember(ctx context.Context, pool, credential string) error {
 	e := Event{Kind: EventMemberAdded, Pool: pool, Member: credential}
-	return k.configure(ctx, e, func(ctx context.Context) error { return k.opts.Store.AddMember(ctx, pool, credential) })
+	return k.configure(ctx, e, func(ctx context.Context) error {
+		return k.opts.Store.AddMember(ctx, pool, credential, k.permitted(k.endpointHostOf(credential)))
+	})
 }
 
 // RemoveMember takes a credential out of a pool, which must keep at least one.
@@ -385,7 +389,11 @@ func (k *Keeper) UpdateCredential(ctx context.Context, name string, ch Credentia
 		return Credential{}, err
 	}
 	e := Event{Kind: EventCredUpdated, Member: name, Detail: ch.fields()}
-	if err := k.replace(k.noting(ctx, e), r, m, another); err != nil {
+	var ready func() error
+	if ch.TokenURL != nil && r.Credential.Pool != "" {
+		ready = k.permitted(endpointHost(r.Credential.TokenURL))
+	}
+	if err := k.replace(k.noting(ctx, e), r, m, another, ready); err != nil {
 		return Credential{}, err
 	}
 	if another {

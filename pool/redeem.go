@@ -123,7 +123,7 @@ func (k *Keeper) spendable(ctx context.Context, name string) (Credential, *mater
 	if err != nil {
 		return Credential{}, nil, err
 	}
-	if err := k.opts.Store.UpdateCredential(ctx, r, Change{}); err != nil {
+	if err := k.opts.Store.UpdateCredential(ctx, r, Change{}, nil); err != nil {
 		return Credential{}, nil, fmt.Errorf("nothing can be stored, so the refresh token is not spent: %w", err)
 	}
 	return r.Credential, m, nil
@@ -163,15 +163,15 @@ func (k *Keeper) keepTokens(ctx context.Context, name string, asked vault.Secret
 		return err
 	}
 	e := Event{Kind: EventRefresh, Pool: r.Credential.Pool, Member: name, Reason: why, Until: t.ExpiresAt, Time: k.opts.Now()}
-	if err := k.replace(context.WithValue(ctx, noteKey{}, e), r, m, true); err != nil {
+	if err := k.replace(context.WithValue(ctx, noteKey{}, e), r, m, true, nil); err != nil {
 		return fmt.Errorf("store the new tokens: %w", err)
 	}
 	return nil
 }
 
 // replace makes what a credential is now durable and then visible. If it has another secret, or other tokens, a cooldown
-// whose reason was that those before were not accepted ends with that. The lock is held.
-func (k *Keeper) replace(ctx context.Context, r CredentialRecord, m *material, another bool) error {
+// whose reason was that those before were not accepted ends with that. ready is the store's. The lock is held.
+func (k *Keeper) replace(ctx context.Context, r CredentialRecord, m *material, another bool, ready func() error) error {
 	var revival Change
 	if another {
 		var err error
@@ -185,7 +185,7 @@ func (k *Keeper) replace(ctx context.Context, r CredentialRecord, m *material, a
 	if waits {
 		with = Change{}
 	}
-	if err := k.opts.Store.UpdateCredential(ctx, r, with); err != nil {
+	if err := k.opts.Store.UpdateCredential(ctx, r, with, ready); err != nil {
 		return err
 	}
 	k.holders.add(k, r.Credential.Name, m)
@@ -245,14 +245,14 @@ func (k *Keeper) rejected(ctx context.Context, e *RejectedError, refused bool, w
 	now := k.opts.Now()
 	if refused && now.Before(r.Credential.ExpiresAt) {
 		r.Credential.ExpiresAt = now // whatever was said of it
-		if err := k.opts.Store.UpdateCredential(ctx, r, Change{}); err != nil {
+		if err := k.opts.Store.UpdateCredential(ctx, r, Change{}, nil); err != nil {
 			return err
 		}
 	}
 	if r.Credential.RefreshFailed.IsZero() {
 		r.Credential.RefreshFailed = now
 		note := Event{Kind: EventRefreshFailed, Pool: r.Credential.Pool, Member: e.Credential, Reason: e.Code, Detail: e.Error(), Time: now}
-		if err := k.opts.Store.UpdateCredential(context.WithValue(ctx, noteKey{}, note), r, Change{}); err != nil {
+		if err := k.opts.Store.UpdateCredential(context.WithValue(ctx, noteKey{}, note), r, Change{}, nil); err != nil {
 			return err
 		}
 		k.events.raise()

@@ -78,11 +78,11 @@ type frozenCredentials struct {
 	full *atomic.Bool
 }
 
-func (s frozenCredentials) UpdateCredential(ctx context.Context, r pool.CredentialRecord, then pool.Change) error {
+func (s frozenCredentials) UpdateCredential(ctx context.Context, r pool.CredentialRecord, then pool.Change, ready func() error) error {
 	if s.full.Load() {
 		return errFull
 	}
-	return s.Store.UpdateCredential(ctx, r, then)
+	return s.Store.UpdateCredential(ctx, r, then, ready)
 }
 
 // An endpoint that says how long it wants to be left alone is.

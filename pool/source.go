@@ -162,7 +162,7 @@ func (k *Keeper) keepFetched(ctx context.Context, name, source string, got *fetc
 	if failed == nil || before == "" { // another reason for the same is no news
 		ctx = context.WithValue(ctx, noteKey{}, e)
 	}
-	if err := k.replace(ctx, r, m, another); err != nil {
+	if err := k.replace(ctx, r, m, another, nil); err != nil {
 		return fmt.Errorf("store what was fetched: %w", err)
 	}
 	if another {

@@ -25,11 +25,12 @@ type ConfigStore interface {
 	InstallationKey(ctx context.Context) ([]byte, error)
 }
 
-// PoolStore changes pools. A credential is in at most one pool, and no pool is named as a credential is.
+// PoolStore changes pools. A credential is in at most one pool, and no pool is named as a credential is. ready, if it is not
+// nil, is called last before a change is durable, and an error of it undoes the change.
 type PoolStore interface {
-	CreatePool(ctx context.Context, p Pool, at time.Time) error
+	CreatePool(ctx context.Context, p Pool, at time.Time, ready func() error) error
 	RemovePool(ctx context.Context, name string) error
-	AddMember(ctx context.Context, pool, credential string) error
+	AddMember(ctx context.Context, pool, credential string, ready func() error) error
 	// RemoveMember makes what follows from that durable with it.
 	RemoveMember(ctx context.Context, pool, credential string, then Change) error
 	SetAuthResetTarget(ctx context.Context, pool, target string) error
@@ -40,8 +41,8 @@ type CredentialStore interface {
 	// Credential reads one; the error is [NoCredential]'s if there is none of the name.
 	Credential(ctx context.Context, name string) (CredentialRecord, error)
 	AddCredential(ctx context.Context, r CredentialRecord) error
-	// UpdateCredential makes what follows from that durable with it.
-	UpdateCredential(ctx context.Context, r CredentialRecord, then Change) error
+	// UpdateCredential makes what follows from that durable with it. ready is that of [PoolStore].
+	UpdateCredential(ctx context.Context, r CredentialRecord, then Change, ready func() error) error
 	RemoveCredential(ctx context.Context, name string) error
 }
 

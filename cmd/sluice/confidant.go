@@ -9,6 +9,8 @@ import (
 	"os"
 	"runtime/debug"
 	"slices"
+	"strings"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/singleflight"
@@ -17,6 +19,7 @@ import (
 	"github.com/sluice-proxy/sluice/intercept/ca"
 	"github.com/sluice-proxy/sluice/intercept/cgroup"
 	"github.com/sluice-proxy/sluice/intercept/trust"
+	"github.com/sluice-proxy/sluice/pool"
 )
 
 // confidant has programs in containers trust the CA.
@@ -111,17 +114,29 @@ func (confidant) Remove(_ context.Context, t intercept.Target) error {
 	return err
 }
 
-// permitting has what is attached trust a CA for newly bound hosts, too.
+// permitting has a CA made for newly bound hosts, and what is attached trust it. The two are apart because the one is part of
+// the change that binds them, and the other waits for what may be writing a change itself.
 type permitting struct {
 	*ca.Authority
-	in *intercept.Interceptor
+	in  *intercept.Interceptor // nil until it is there
+	new atomic.Bool            // there is a CA that what is attached has not been told of
 }
 
-// Permit implements [control.Authority].
-func (p permitting) Permit(hosts []string) (bool, error) {
+// Permit is [pool.Options]'.
+func (p *permitting) Permit(hosts []string) error {
 	changed, err := p.Authority.Permit(hosts)
+	if err != nil {
+		return pool.Unavailable("no CA can be made for %s, so nothing was changed: %s: mend that and try again", strings.Join(hosts, ", "), err)
+	}
 	if changed {
+		p.new.Store(true)
+	}
+	return nil
+}
+
+// Confide implements [control.Authority].
+func (p *permitting) Confide() {
+	if p.new.Swap(false) {
 		p.in.Confide(context.Background())
 	}
-	return changed, err
 }

@@ -54,7 +54,7 @@ type sluiced struct {
 	taken    map[string]vault.Secret // out of the environment
 	sources  *source.Sources
 	keep     *pool.Keeper
-	ca       *ca.Authority
+	ca       *permitting
 	hooks    *bpf.Redirect
 	in       *intercept.Interceptor
 	exchange *exchange.Exchanger
@@ -110,7 +110,7 @@ func serve(ctx context.Context, cfg config, read func() (config, error), e env) 
 // collide with.
 func (d *sluiced) open(ctx context.Context) error {
 	for _, step := range []func(context.Context) error{
-		d.openStore, d.openVault, d.openSocket, d.openKernel, d.openSources, d.openPools, d.openContainers, d.openResetter, d.openMonitor, d.openAuthority, d.openInterceptor, d.openAPI, d.openTCP,
+		d.openStore, d.openVault, d.openSocket, d.openKernel, d.openSources, d.openAuthority, d.openPools, d.openContainers, d.openResetter, d.openMonitor, d.permitBound, d.openInterceptor, d.openAPI, d.openTCP,
 		d.openBots,
 	} {
 		if err := step(ctx); err != nil {
@@ -194,7 +194,7 @@ func (d *sluiced) openPools(ctx context.Context) error {
 	d.keep, err = pool.NewKeeper(ctx, pool.Options{
 		HTTP:  pool.TokenClient(roots),
 		Store: d.store, Vault: d.secrets, Log: d.log, MaxStatedRetry: d.cfg.Pool.MaxStatedRetry, ProbeInterval: probes,
-		MaxHeld: d.cfg.Pool.MaxHeld, Sources: d.sources, FetchInterval: d.cfg.Secrets.Interval,
+		Permit: d.ca.Permit, MaxHeld: d.cfg.Pool.MaxHeld, Sources: d.sources, FetchInterval: d.cfg.Secrets.Interval,
 	})
 	if err != nil {
 		return err
@@ -208,9 +208,14 @@ func (d *sluiced) openAuthority(context.Context) error {
 	if err != nil {
 		return err
 	}
-	d.ca = authority
+	d.ca = &permitting{Authority: authority}
 	d.acquired(func() error { authority.Close(); return nil })
-	_, err = authority.Permit(d.keep.Hosts())
+	return nil
+}
+
+// permitBound has a CA for all that is bound. What is attached is told when it is taken over.
+func (d *sluiced) permitBound(context.Context) error {
+	_, err := d.ca.Authority.Permit(d.keep.Hosts())
 	d.warnOfEarly()
 	return err
 }
@@ -242,7 +247,7 @@ func (d *sluiced) openInterceptor(context.Context) error {
 		return errors.Join(err, events.Close())
 	}
 	d.exchange, err = exchange.New(exchange.Options{
-		Pools: d.keep, Ties: d.keep, Tokens: d.keep, Dialer: dialer, Leaves: d.ca, RootCAs: roots, Log: d.log, Denied: d.denied,
+		Pools: d.keep, Ties: d.keep, Tokens: d.keep, Dialer: dialer, Leaves: d.ca.Authority, RootCAs: roots, Log: d.log, Denied: d.denied,
 		Echoed:              func(x exchange.Echoed) { repeats.seen(x.Pool, x.Member, x.Host, x.Cut) },
 		RefuseUnknownTokens: d.cfg.RefuseTokens, MaxReplayBody: d.cfg.Replay.MaxBody, ReplayBudget: keepable(d.cfg.Replay.Budget, debug.SetMemoryLimit(-1)), MaxIdle: files.Idle,
 	})
@@ -256,12 +261,13 @@ func (d *sluiced) openInterceptor(context.Context) error {
 	d.in, err = intercept.New(intercept.Options{
 		Lacking: bpf.Lacking(), Hooks: d.hooks, Listeners: d.hooks, Flows: d.hooks, Events: events, Routes: d.keep, Exchange: d.exchange, Dialer: dialer,
 		Memory: newTargetMemory(d.store, d.record, scopes), Containers: d.finder, Vigils: d.hooks, Log: d.log, Drain: d.cfg.DrainTime, Denied: d.denied,
-		Trust: newConfidant(d.ca, d.log), FDStore: keep,
+		Trust: newConfidant(d.ca.Authority, d.log), FDStore: keep,
 		Guard: d.hooks, GuardName: guardName(d.cfg.PinDir), GuardBackend: guardBackend(d.cfg), GuardVolatile: d.cfg.FailOpen,
 	})
 	if err != nil {
 		return errors.Join(err, events.Close(), d.exchange.Shutdown(context.Background()))
 	}
+	d.ca.in = d.in
 	return nil
 }
 
@@ -279,11 +285,12 @@ func (d *sluiced) renewAuthority(ctx context.Context) error {
 			return nil
 		case <-ticker.C:
 		}
-		switch changed, err := (permitting{d.ca, d.in}).Permit(d.keep.Hosts()); {
+		switch changed, err := d.ca.Authority.Permit(d.keep.Hosts()); {
 		case err != nil:
 			d.log.Error("the CA cannot be renewed", "error", err)
 		case changed:
 			d.log.Info("the CA has a successor")
+			d.in.Confide(ctx)
 		}
 		d.warnOfEarly()
 	}
@@ -321,7 +328,7 @@ func (d *sluiced) openAPI(context.Context) error {
 	d.ops = control.New(control.Options{
 		Pools: d.keep, Members: d.keep, Credentials: d.keep, Events: d.keep, Placeholders: d.keep,
 		AuthResetTargets: d.keep, Resets: d.resets,
-		Targets: d.in, Trust: newConfidant(d.ca, d.log), Kernel: counted{d.hooks, d.in}, Authority: permitting{d.ca, d.in},
+		Targets: d.in, Trust: newConfidant(d.ca.Authority, d.log), Kernel: counted{d.hooks, d.in}, Authority: d.ca,
 		Build:    control.Build{Version: b.Version, Commit: b.Commit, Date: b.Date, Go: b.Go},
 		StateDir: d.cfg.StateDir, PinDir: d.cfg.PinDir, Note: d.note, Log: d.log,
 	})

@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -102,15 +103,10 @@ func (kernel) Counters() (map[string]uint64, error) {
 	return map[string]uint64{"bpf.redirected": 7}, nil
 }
 
-type authority struct{ fails bool }
+type authority struct{}
 
 func (authority) Bundle() []byte { return []byte("-----BEGIN CERTIFICATE-----\n") }
-func (a authority) Permit([]string) (bool, error) {
-	if a.fails {
-		return false, errors.New("the disk is full")
-	}
-	return true, nil
-}
+func (authority) Confide()       {}
 
 // served is a server on a real socket, with a real keeper on a real database.
 type served struct {
@@ -120,7 +116,15 @@ type served struct {
 	cgroups *cgroups
 	boxes   *boxes
 	socket  string
+	refuses atomic.Bool // no certificate can be made for what is to be bound
 	stop    func()
+}
+
+func (s *served) permit([]string) error {
+	if s.refuses.Load() {
+		return errors.New("the disk is full")
+	}
+	return nil
 }
 
 func newServed(tb testing.TB, log io.Writer, changes ...func(*control.Options)) *served {
@@ -138,7 +142,7 @@ func newServed(tb testing.TB, log io.Writer, changes ...func(*control.Options)) 
 	must(err)
 	s.db, err = store.Open(tb.Context(), dir)
 	must(err)
-	s.keeper, err = pool.NewKeeper(tb.Context(), pool.Options{Store: s.db, Vault: secrets, Log: logger, Sources: elsewhere{}})
+	s.keeper, err = pool.NewKeeper(tb.Context(), pool.Options{Store: s.db, Vault: secrets, Log: logger, Sources: elsewhere{}, Permit: s.permit})
 	must(err)
 	resets, stopResets := s.boxes.startResets(s.keeper)
 	options := control.Options{
@@ -453,7 +457,7 @@ func (stuck) DetachAll(context.Context) error { return errors.New("device or res
 func (c *contract) brokenParts() {
 	s := newServed(c, io.Discard, func(o *control.Options) {
 		keeper := o.Members.(*pool.Keeper)
-		o.Credentials, o.Members, o.Targets, o.Authority = forgetful{keeper}, forgetful{keeper}, stuck{new(cgroups)}, authority{fails: true}
+		o.Credentials, o.Members, o.Targets = forgetful{keeper}, forgetful{keeper}, stuck{new(cgroups)}
 	})
 	c.ask(s, 500, "GET", "/api/credentials", "")
 	c.ask(s, 500, "POST", "/api/pools/p/clear", "")
@@ -462,7 +466,11 @@ func (c *contract) brokenParts() {
 	if _, err := s.keeper.AddCredential(c.Context(), pool.CredentialSpec{Name: "a", Secret: vault.NewSecret([]byte("s"))}); err != nil {
 		c.Fatal(err)
 	}
+	s.refuses.Store(true)
 	c.ask(s, 500, "POST", "/api/pools", `{"name":"p","members":["a"],"provider":"openai"}`)
+	if events := c.ask(s, 200, "GET", "/api/events", ""); strings.Contains(events, "pool_") {
+		c.Errorf("it was there for a moment: %s", events)
+	}
 	if pools, err := s.keeper.Pools(c.Context()); err != nil || len(pools) != 0 {
 		c.Errorf("left behind: %v, %v", pools, err)
 	}

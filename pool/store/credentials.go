@@ -45,13 +45,13 @@ func nameIsFree(ctx context.Context, tx *sql.Tx, name string) error {
 }
 
 // UpdateCredential replaces a credential's row.
-func (db *DB) UpdateCredential(ctx context.Context, r pool.CredentialRecord, then pool.Change) error {
+func (db *DB) UpdateCredential(ctx context.Context, r pool.CredentialRecord, then pool.Change, ready func() error) error {
 	c := r.Credential
 	extra, err := json.Marshal(c.ExtraHeaders)
 	if err != nil {
 		return fmt.Errorf("encode header names: %w", err)
 	}
-	return db.changeThen(ctx, then, func(tx *sql.Tx) error {
+	return db.changeThen(ctx, then, ready, func(tx *sql.Tx) error {
 		res, err := tx.ExecContext(ctx, `UPDATE credentials SET sealed = ?, token_url = ?, client_id = ?, extra_headers = ?, expires_at = ?, refresh_failed = ?,
 			source = ?, source_error = ? WHERE name = ?`, r.Sealed, c.TokenURL, c.ClientID, string(extra), nanos(c.ExpiresAt), nanos(c.RefreshFailed),
 			c.Source, c.SourceError, c.Name)

@@ -12,8 +12,8 @@ import (
 )
 
 // CreatePool stores a pool with its members and bindings, or nothing.
-func (db *DB) CreatePool(ctx context.Context, p pool.Pool, at time.Time) error {
-	return db.change(ctx, func(tx *sql.Tx) error {
+func (db *DB) CreatePool(ctx context.Context, p pool.Pool, at time.Time, ready func() error) error {
+	return db.changeThen(ctx, pool.Change{}, ready, func(tx *sql.Tx) error {
 		if err := nameIsFree(ctx, tx, p.Name); err != nil {
 			return err
 		}
@@ -85,8 +85,8 @@ func (db *DB) RemovePool(ctx context.Context, name string) error {
 }
 
 // AddMember adds a credential as the last member of a pool.
-func (db *DB) AddMember(ctx context.Context, name, credential string) error {
-	return db.change(ctx, func(tx *sql.Tx) error {
+func (db *DB) AddMember(ctx context.Context, name, credential string, ready func() error) error {
+	return db.changeThen(ctx, pool.Change{}, ready, func(tx *sql.Tx) error {
 		id, err := poolID(ctx, tx, name)
 		if err != nil {
 			return err
@@ -105,7 +105,7 @@ func (db *DB) AddMember(ctx context.Context, name, credential string) error {
 // RemoveMember takes a credential out of a pool. The pointer to the active member
 // goes on to the one after it.
 func (db *DB) RemoveMember(ctx context.Context, name, credential string, then pool.Change) error {
-	return db.changeThen(ctx, then, func(tx *sql.Tx) error {
+	return db.changeThen(ctx, then, nil, func(tx *sql.Tx) error {
 		id, err := poolID(ctx, tx, name)
 		if err != nil {
 			return err

@@ -102,11 +102,11 @@ func addEvent(ctx context.Context, tx *sql.Tx, c pool.Change, e pool.Event) erro
 // change is tx for what changes the configuration: the event that the keeper
 // wants noted is part of it.
 func (db *DB) change(ctx context.Context, f func(*sql.Tx) error) error {
-	return db.changeThen(ctx, pool.Change{}, f)
+	return db.changeThen(ctx, pool.Change{}, nil, f)
 }
 
-// changeThen is change with what follows from it.
-func (db *DB) changeThen(ctx context.Context, then pool.Change, f func(*sql.Tx) error) error {
+// changeThen is change with what follows from it, and with what it is to be ready with: nothing of it is made if that fails.
+func (db *DB) changeThen(ctx context.Context, then pool.Change, ready func() error, f func(*sql.Tx) error) error {
 	return db.tx(ctx, func(tx *sql.Tx) error {
 		if err := f(tx); err != nil {
 			return err
@@ -114,7 +114,10 @@ func (db *DB) changeThen(ctx context.Context, then pool.Change, f func(*sql.Tx) 
 		if err := note(ctx, tx); err != nil {
 			return err
 		}
-		return apply(ctx, tx, then)
+		if err := apply(ctx, tx, then); err != nil || ready == nil {
+			return err
+		}
+		return ready()
 	})
 }
 

@@ -47,7 +47,7 @@ func populate(t testing.TB, db *DB) {
 		{Name: "p", Strategy: pool.Failover, Members: []string{"b", "a"}, Provider: "openai", Bindings: []pool.Binding{{Host: "api.openai.com", Port: 443, Header: "Authorization: Bearer {token}"}}},
 		{Name: "q", Strategy: pool.Failover, Members: []string{"c"}, Bindings: []pool.Binding{{Host: "h.example", Port: 8443, Header: "x: {token}"}, {Host: "i.example", Port: 443, Header: "x: {token}"}}},
 	} {
-		if err := db.CreatePool(ctx, p, at); err != nil {
+		if err := db.CreatePool(ctx, p, at, nil); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -305,7 +305,7 @@ func TestTransactionLeavesNothingOnError(t *testing.T) {
 	db := mustOpen(t, t.TempDir())
 	populate(t, db)
 	before := dump(t, db)
-	err := db.CreatePool(t.Context(), pool.Pool{Name: "r", Strategy: pool.Failover, Members: []string{"nobody"}}, time.Now())
+	err := db.CreatePool(t.Context(), pool.Pool{Name: "r", Strategy: pool.Failover, Members: []string{"nobody"}}, time.Now(), nil)
 	var e *pool.Error
 	if !errors.As(err, &e) || e.Code != pool.CodeNotFound {
 		t.Fatalf("got %v, want not found", err)
