@@ -163,7 +163,7 @@ func TestContainersByCommand(t *testing.T) {
 			t.Errorf("%q left %+v", tt.args, got)
 		}
 	}
-	id := strings.TrimSpace(w.sluice("", "attach", "--selector", "app=agent"))
+	id, _, _ := strings.Cut(w.sluice("", "attach", "--selector", "app=agent"), "\n") // then, that no pool serves it
 	w.until("the selector's container is attached", func() bool { return len(w.targets()) == 2 })
 	table := w.sluice("", "targets")
 	for _, want := range []string{"watching", "containers with app=agent", "containerd agent (namespace " + w.box.Namespace + "), by app=agent", c.Cgroup()} {
