@@ -7,6 +7,7 @@
  * that of the socket that it was sent from; one without a socket (forwarded, or sent
  * by the kernel for a connection that is over) is nobody's.
  */
+#include "levels.h"
 #include "packet.h"
 
 char __license[] SEC("license") = "Dual MIT/GPL";
@@ -17,25 +18,7 @@ char __license[] SEC("license") = "Dual MIT/GPL";
 /* Whether the socket's cgroup is at, or below, a guarded one. */
 static __always_inline int is_guarded(struct __sk_buff *skb)
 {
-	struct level_set *in_use;
-	__u32 first = 0, level;
-	__u64 id;
-	int i;
-
-	if (!skb->sk)
-		return 0;
-	in_use = bpf_map_lookup_elem(&levels, &first);
-	if (!in_use)
-		return 0;
-	for (i = 0; i < MAX_LEVELS; i++) {
-		level = in_use->level[i];
-		if (!level)
-			return 0;
-		id = bpf_skb_ancestor_cgroup_id(skb, level);
-		if (id && bpf_map_lookup_elem(&guarded, &id))
-			return 1;
-	}
-	return 0;
+	return skb->sk && find_innermost(&guarded, frame_ancestor, skb);
 }
 
 /*

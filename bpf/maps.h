@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0 */
-/* Each map but shares (redirect.c): who writes an entry, who deletes it, and what happens when the map is full. */
+/* Each map but shares (shares.h): who writes an entry, who deletes it, and what happens when the map is full. */
 #ifndef SLUICE_MAPS_H
 #define SLUICE_MAPS_H
 

@@ -6,6 +6,7 @@
  * handed over before the SYN leaves. Whatever cannot be redirected is refused.
  */
 #include "packet.h"
+#include "shares.h"
 
 char __license[] SEC("license") = "Dual MIT/GPL";
 
@@ -17,9 +18,6 @@ const volatile __u8 have_set_retval = 0;
 
 /* Set by the loader: sockets are refused that are not on the list, and not only those that nobody could judge. */
 const volatile __u8 strict = 0;
-
-/* Set by the loader: so many flows may wait to be taken. */
-const volatile __u32 max_flows = 0;
 
 #define REFUSE 0
 #define ALLOW 1
@@ -69,79 +67,6 @@ static __always_inline void tell(__u64 netns)
 	e.pid = bpf_get_current_pid_tgid() >> 32;
 	if (bpf_ringbuf_output(&events, &e, sizeof(e), 0))
 		count(COUNTER_LOST_EVENT);
-}
-
-/*
- * cgroup id -> its share of flows, for each target. Written and deleted by the daemon as guarded is, and as
- * large. No entry: share 0. Full: attaching fails.
- */
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, MAX_SHARES);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, __u64);
-	__type(value, __u32);
-} shares SEC(".maps");
-
-/* Which share of flows the process that connects has: that of the innermost target it is in. */
-static __always_inline __u32 find_share(void)
-{
-	struct level_set *in_use;
-	__u32 first = 0, level, *share;
-	__u64 id;
-	int i;
-
-	in_use = bpf_map_lookup_elem(&levels, &first);
-	if (!in_use)
-		return 0;
-	for (i = 0; i < MAX_LEVELS; i++) {
-		level = in_use->level[i];
-		if (!level)
-			return 0;
-		id = bpf_get_current_ancestor_cgroup_id(level);
-		share = id ? bpf_map_lookup_elem(&shares, &id) : NULL;
-		if (share)
-			return *share;
-	}
-	return 0;
-}
-
-static __always_inline struct flow_tally *get_tally(__u32 of)
-{
-	return bpf_map_lookup_elem(&tally, &of);
-}
-
-static __always_inline __s64 waiting(const struct flow_tally *t)
-{
-	return t->published - t->closed - t->taken;
-}
-
-static __always_inline __s64 room(const struct flow_tally *all)
-{
-	return (__s64)max_flows - waiting(all);
-}
-
-/* The room without what is kept for those who have few. */
-static __always_inline __s64 spare_room(const struct flow_tally *all)
-{
-	return room(all) - max_flows / KEPT_PART;
-}
-
-/*
- * A share may have the least that each may have, which adds up to what is kept for that; beyond it as many flows as
- * there is spare room for more, so that one alone comes to a third of the map. So whoever has few finds room, however
- * many others have as many as they can. 0 if there is room, else the counter of the refusal.
- */
-static __always_inline int find_room(__u32 share)
-{
-	struct flow_tally *all = get_tally(TALLY_ALL), *own = get_tally(share);
-
-	if (!all || !own || room(all) <= 0)
-		return COUNTER_REFUSED_FLOWS_FULL;
-	if (waiting(own) < (__s64)all->least || waiting(own) < spare_room(all))
-		return 0;
-	__sync_fetch_and_add(&own->refused, 1);
-	return COUNTER_REFUSED_SHARE_FULL;
 }
 
 /* Notes where the socket was going. 0 if the connect may go on, else the counter of the refusal. */
@@ -358,73 +283,35 @@ int sluice_getpeername6(struct bpf_sock_addr *ctx)
 	return ALLOW;
 }
 
-/*
- * Whether a flow may still be published whose connect was let through: of those that asked at the same time all may,
- * within a quarter of the spare room; of many that were put off until now (TCP_FASTOPEN_CONNECT) not.
- */
-static __always_inline int has_place(const struct flow_tally *all, const struct flow_tally *own)
+/* What the listener will know the connection by. */
+static __always_inline void make_key(struct flow_key *key, struct bpf_sock_ops *ctx, const struct orig_dst *orig)
 {
-	__s64 spare = spare_room(all);
-
-	if (room(all) <= 0)
-		return 0;
-	return waiting(own) < (__s64)all->least || waiting(own) < spare + (spare >> 2);
-}
-
-/* Deletes a flow, which is the share's. */
-static __always_inline void drop(const struct flow_key *key, __u32 share)
-{
-	struct flow_tally *all = get_tally(TALLY_ALL), *own = get_tally(share);
-
-	if (bpf_map_delete_elem(&flows, key) || !all || !own)
-		return;
-	__sync_fetch_and_add(&all->closed, 1);
-	__sync_fetch_and_add(&own->closed, 1);
-}
-
-/* Deletes what nobody took when the port was another socket's, in whoever's share. */
-static __always_inline void drop_older(const struct flow_key *key)
-{
-	struct flow *older = bpf_map_lookup_elem(&flows, key);
-
-	if (older)
-		drop(key, older->share);
+	if (ctx->family == AF_INET || (ctx->remote_ip6[2] == htonl(0xffff) && ctx->remote_ip6[1] == 0)) {
+		map4(&key->peer, ctx->local_ip4);
+	} else {
+		key->peer.word[0] = ctx->local_ip6[0];
+		key->peer.word[1] = ctx->local_ip6[1];
+		key->peer.word[2] = ctx->local_ip6[2];
+		key->peer.word[3] = ctx->local_ip6[3];
+	}
+	key->netns = orig->key.netns;
+	key->peer_port = ctx->local_port;
+	key->listener_port = orig->key.listener_port;
+	key->reserved = 0;
 }
 
 /* The source port is known and the SYN has not left: now the listener can be told. */
 static __always_inline void publish(struct bpf_sock_ops *ctx, struct orig_dst *orig)
 {
 	struct flow_key key;
-	struct flow_tally *all = get_tally(TALLY_ALL), *own = get_tally(orig->flow.share);
-	int error; /* of a long: before Linux 6.4 its upper half says nothing */
 
-	if (!all || !own || orig->published) /* by the hooks of a cgroup further down */
+	if (orig->published) /* by the hooks of a cgroup further down */
 		return;
-	if (ctx->family == AF_INET || (ctx->remote_ip6[2] == htonl(0xffff) && ctx->remote_ip6[1] == 0)) {
-		map4(&key.peer, ctx->local_ip4);
-	} else {
-		key.peer.word[0] = ctx->local_ip6[0];
-		key.peer.word[1] = ctx->local_ip6[1];
-		key.peer.word[2] = ctx->local_ip6[2];
-		key.peer.word[3] = ctx->local_ip6[3];
-	}
-	key.netns = orig->key.netns;
-	key.peer_port = ctx->local_port;
-	key.listener_port = orig->key.listener_port;
-	key.reserved = 0;
-
-	error = has_place(all, own) ? bpf_map_update_elem(&flows, &key, &orig->flow, BPF_NOEXIST) : -ENOSPC;
-	if (error) {
-		drop_older(&key); /* the listener would take it for this connection's */
-		if (error == -EEXIST)
-			error = bpf_map_update_elem(&flows, &key, &orig->flow, BPF_NOEXIST);
-	}
-	if (error) {
+	make_key(&key, ctx, orig);
+	if (insert(&key, &orig->flow)) {
 		count(COUNTER_LOST_PUBLISH); /* the listener finds no entry and closes the connection */
 		return;
 	}
-	__sync_fetch_and_add(&all->published, 1);
-	__sync_fetch_and_add(&own->published, 1);
 	orig->key = key;
 	orig->published = 1;
 	count(COUNTER_PUBLISHED);
