@@ -3,6 +3,7 @@ package bpf
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -282,7 +283,7 @@ func (r *Redirect) stopWatching(id uint64) error {
 // setLevels tells the programs at which levels to look for targets' cgroups, the deepest first: one that is below another is what a
 // process is in.
 func (r *Redirect) setLevels() error {
-	guarded, err := readGuarded(r.objs.Guarded)
+	guarded, err := r.readGuarded()
 	if err != nil {
 		return err
 	}
@@ -333,20 +334,9 @@ func (r *Redirect) keepGuarded() error {
 	return errors.Join(r.giveFirstShares(), r.setLevels())
 }
 
-func copyMap(into, from *ebpf.Map) error {
-	var key, value []byte
-	it := from.Iterate()
-	for it.Next(&key, &value) {
-		if err := into.Put(key, value); err != nil {
-			return err
-		}
-	}
-	return it.Err()
-}
-
 // pruneGuarded ends the guard of cgroups that carry no hooks: an earlier life ended while it attached them.
 func (r *Redirect) pruneGuarded() error {
-	guarded, err := readGuarded(r.objs.Guarded)
+	guarded, err := r.readGuarded()
 	if err != nil {
 		return err
 	}
@@ -361,20 +351,8 @@ func (r *Redirect) pruneGuarded() error {
 	return nil
 }
 
-func readGuarded(m *ebpf.Map) (map[uint64]uint32, error) {
-	var (
-		id    uint64
-		level uint32
-		all   = make(map[uint64]uint32)
-	)
-	it := m.Iterate()
-	for it.Next(&id, &level) {
-		all[id] = level
-	}
-	if err := it.Err(); err != nil {
-		return nil, fmt.Errorf("read the guarded cgroups: %w", err)
-	}
-	return all, nil
+func (r *Redirect) readGuarded() (map[uint64]uint32, error) {
+	return readMap[uint64, uint32](r.objs.Guarded, "the guarded cgroups")
 }
 
 // rootCgroup is the id of the root of the hierarchy, in every kernel that has ids (fs/kernfs/dir.c).
@@ -418,17 +396,6 @@ func (r *Redirect) Unkeep(cookie uint64) error {
 
 // Kept are the cookies of all sockets that are kept.
 func (r *Redirect) Kept() ([]uint64, error) {
-	var (
-		cookie uint64
-		value  uint8
-		all    []uint64
-	)
-	it := r.objs.Kept.Iterate()
-	for it.Next(&cookie, &value) {
-		all = append(all, cookie)
-	}
-	if err := it.Err(); err != nil {
-		return nil, fmt.Errorf("read the kept connections: %w", err)
-	}
-	return all, nil
+	kept, err := readMap[uint64, uint8](r.objs.Kept, "the kept connections")
+	return slices.Collect(maps.Keys(kept)), err
 }

@@ -33,17 +33,13 @@ func (r *Redirect) DeleteListener(cookie uint64) error {
 
 // Listeners returns what is published, by namespace cookie.
 func (r *Redirect) Listeners() (map[uint64]Listener, error) {
-	var (
-		cookie uint64
-		value  redirectListener
-		all    = make(map[uint64]Listener)
-	)
-	it := r.objs.Listeners.Iterate()
-	for it.Next(&cookie, &value) {
-		all[cookie] = Listener{Port4: value.Port4, Port6: value.Port6}
+	published, err := readMap[uint64, redirectListener](r.objs.Listeners, "listeners")
+	if err != nil {
+		return nil, err
 	}
-	if err := it.Err(); err != nil {
-		return nil, fmt.Errorf("read listeners: %w", err)
+	all := make(map[uint64]Listener, len(published))
+	for cookie, l := range published {
+		all[cookie] = Listener{Port4: l.Port4, Port6: l.Port6}
 	}
 	return all, nil
 }

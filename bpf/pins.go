@@ -135,15 +135,10 @@ func (r *Redirect) keepPorts() error {
 		if err != nil {
 			return fmt.Errorf("open the old ports: %w", err)
 		}
-		ports, err := readPorts(old)
+		err = copyMap(r.objs.Ports, old)
 		_ = old.Close()
 		if err != nil {
 			return fmt.Errorf("keep the bound ports: %w", err)
-		}
-		for _, p := range ports {
-			if err := r.objs.Ports.Put(p, uint8(1)); err != nil {
-				return fmt.Errorf("keep port %d: %w", p, err)
-			}
 		}
 	}
 	return nil

@@ -19,11 +19,11 @@ func (r *Redirect) SetPorts(ports []uint16) error {
 			return fmt.Errorf("bind port %d: %w", p, err)
 		}
 	}
-	bound, err := readPorts(r.objs.Ports)
+	bound, err := readMap[uint16, uint8](r.objs.Ports, "ports")
 	if err != nil {
 		return err
 	}
-	for _, p := range bound {
+	for p := range bound {
 		if keep[p] {
 			continue
 		}
@@ -32,20 +32,4 @@ func (r *Redirect) SetPorts(ports []uint16) error {
 		}
 	}
 	return nil
-}
-
-func readPorts(m *ebpf.Map) ([]uint16, error) {
-	var (
-		port  uint16
-		value uint8
-		all   []uint16
-	)
-	it := m.Iterate()
-	for it.Next(&port, &value) {
-		all = append(all, port)
-	}
-	if err := it.Err(); err != nil {
-		return nil, fmt.Errorf("read ports: %w", err)
-	}
-	return all, nil
 }

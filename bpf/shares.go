@@ -12,7 +12,7 @@ const keptPart = 3
 
 // giveFirstShares gives each guarded cgroup one of those of new maps.
 func (r *Redirect) giveFirstShares() error {
-	guarded, err := readGuarded(r.objs.Guarded)
+	guarded, err := r.readGuarded()
 	if err != nil {
 		return err
 	}
@@ -81,19 +81,7 @@ func (r *Redirect) shareOut() error {
 }
 
 func (r *Redirect) readShares() (map[uint64]uint32, error) {
-	var (
-		id    uint64
-		share uint32
-		all   = make(map[uint64]uint32)
-	)
-	it := r.objs.Shares.Iterate()
-	for it.Next(&id, &share) {
-		all[id] = share
-	}
-	if err := it.Err(); err != nil {
-		return nil, fmt.Errorf("read the shares of the flows: %w", err)
-	}
-	return all, nil
+	return readMap[uint64, uint32](r.objs.Shares, "the shares of the flows")
 }
 
 // SharesRefused is how many connects of each target were refused because it has as many that wait to be accepted as it may, by cgroup

@@ -135,21 +135,14 @@ func placeOf(path string) (place vigilPlace, parent string, err error) {
 
 // withdraw deletes the places that are not wanted any more.
 func (r *Redirect) withdraw(wanted map[vigilPlace]bool) error {
-	var (
-		place vigilPlace
-		value uint8
-		stale []vigilPlace
-	)
-	it := r.vigil.objs.Places.Iterate()
-	for it.Next(&place, &value) {
-		if !wanted[place] {
-			stale = append(stale, place)
+	places, err := readMap[vigilPlace, uint8](r.vigil.objs.Places, "the vigil's places")
+	if err != nil {
+		return err
+	}
+	for place := range places {
+		if wanted[place] {
+			continue
 		}
-	}
-	if err := it.Err(); err != nil {
-		return fmt.Errorf("read the vigil's places: %w", err)
-	}
-	for _, place := range stale {
 		if err := r.vigil.objs.Places.Delete(place); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
 			return fmt.Errorf("end a vigil: %w", err)
 		}
