@@ -77,10 +77,8 @@ func parseReset(s string, ref time.Time) (time.Duration, bool) {
 			return epoch(n, time.Second).Sub(ref), true
 		case n < 1e15:
 			return epoch(n, time.Millisecond).Sub(ref), true
-		case n < 1e18:
+		default: // also of 19 digits: a unit that is guessed wrongly would end a cooldown early
 			return epoch(n, time.Microsecond).Sub(ref), true
-		default:
-			return epoch(n, time.Nanosecond).Sub(ref), true
 		}
 	}
 	if d, ok := parseDuration(s); ok {
