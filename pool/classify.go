@@ -83,10 +83,7 @@ func Classify(a Answer, now time.Time) Verdict {
 	case a.Status == http.StatusPaymentRequired:
 		v.Outcome = OutcomeBilling
 		return v
-	case a.Status != http.StatusTooManyRequests && a.Status != http.StatusForbidden && a.Status != http.StatusBadRequest:
-		if NeedsBody(a.Status) && noCredit(a.Body) {
-			v.Outcome = OutcomeBilling
-		}
+	case !NeedsBody(a.Status):
 		return v
 	}
 	if !a.At.IsZero() {
@@ -114,14 +111,20 @@ func (a Answer) hint(now time.Time) Hint {
 	return said
 }
 
-// outcomeOf judges an answer whose status does not tell: 429, 403 or 400.
+// outcomeOf judges an answer whose status does not tell. A plan's window that is used up is one whatever the
+// status: ChatGPT's backend has said so with 404.
 func outcomeOf(a Answer) Outcome {
+	if noCredit(a.Body) {
+		return OutcomeBilling
+	}
 	about := said(a.Body)
 	switch {
-	case noCredit(a.Body):
-		return OutcomeBilling
+	case usedUp(a.Body):
+		return OutcomeRateLimited
 	case a.Status == http.StatusBadRequest:
 		return about.account
+	case a.Status != http.StatusTooManyRequests && a.Status != http.StatusForbidden:
+		return OutcomeOther
 	case a.Status == http.StatusTooManyRequests && about.request && len(rejectedWindows(a.Header)) == 0:
 		return OutcomeOther
 	case a.Status == http.StatusTooManyRequests, limited(a.Header, a.Body):
@@ -235,10 +238,15 @@ func quotesInput(all []object) bool {
 
 // spent says whether an answer names a window of the account's that is used up, or its credit.
 func spent(a Answer) bool {
-	if len(rejectedWindows(a.Header)) > 0 || len(spentWindows(a.Header)) > 0 || noCredit(a.Body) {
-		return true
+	return len(rejectedWindows(a.Header)) > 0 || len(spentWindows(a.Header)) > 0 || noCredit(a.Body) || usedUp(a.Body)
+}
+
+// usedUp says whether an error is that of a plan's window that is used up.
+func usedUp(body []byte) bool {
+	if !bytes.Contains(body, []byte("usage_limit_reached")) { // nearly always: nothing is parsed
+		return false
 	}
-	root, _ := parseBody(a.Body)
+	root, _ := parseBody(body)
 	var room [maxFaults]object
 	return namesUsageLimit(faults(room[:0], root))
 }

@@ -158,6 +158,16 @@ func TestClassify(t *testing.T) {
 		"429, more than the limit holds": {429, nil, `{"error":{"message":"Request too large for gpt-4o in organization org-x on tokens per min (TPM): Limit 30000, Requested 36278. The input or output tokens must be reduced in order to run successfully.","type":"tokens","param":null,"code":"rate_limit_exceeded"}}`, OutcomeOther},
 		"429, what the limit has left":   {429, nil, `{"error":{"message":"Rate limit reached for gpt-4o in organization org-x on tokens per min (TPM): Limit 30000, Used 18928, Requested 11159. Please try again in 174ms.","type":"tokens","param":null,"code":"rate_limit_exceeded"}}`, OutcomeRateLimited},
 		"429, a context and the window":  {429, http.Header{"Anthropic-Ratelimit-Unified-5h-Status": {"rejected"}}, anthropicError("rate_limit_error", "Extra usage is required for long context requests."), OutcomeRateLimited},
+		"404, codex's window":            {404, nil, `{"error":{"type":"usage_limit_reached","message":"The usage limit has been reached","resets_in_seconds":1800}}`, OutcomeRateLimited},
+		"404, codex's window, a code":    {404, nil, `{"detail":{"code":"usage_limit_reached"}}`, OutcomeRateLimited},
+		"404, codex's window in prose":   {404, nil, `{"error":{"message":"The model usage_limit_reached does not exist","resets_in_seconds":1800}}`, OutcomeOther},
+		"404, codex has no such plan":    {404, nil, `{"error":{"code":"usage_not_included"}}`, OutcomeOther},
+		"404, a rate":                    {404, nil, `{"error":{"code":"rate_limit_exceeded"}}`, OutcomeOther},
+		"400, codex's window":            {400, nil, `{"error":{"type":"usage_limit_reached"}}`, OutcomeRateLimited},
+		"401, codex's window":            {401, nil, `{"error":{"type":"usage_limit_reached"}}`, OutcomeAuthFailed},
+		"402, codex's window":            {402, nil, `{"error":{"type":"usage_limit_reached"}}`, OutcomeBilling},
+		"500, codex's window":            {500, nil, `{"error":{"type":"usage_limit_reached"}}`, OutcomeOther},
+		"404, nothing left":              {404, http.Header{"X-Ratelimit-Remaining": {"0"}}, "", OutcomeOther},
 		"413, more than the limit holds": {413, http.Header{"Retry-After": {"9"}}, `{"error":{"code":"rate_limit_exceeded"}}`, OutcomeOther},
 		"503":                            {503, http.Header{"Retry-After": {"9"}}, `{"error":{"code":"rate_limit_exceeded"}}`, OutcomeOther},
 		"529":                            {529, http.Header{"Retry-After": {"9"}}, `{"error":{"type":"overloaded_error"}}`, OutcomeOther},
@@ -171,6 +181,15 @@ func TestClassify(t *testing.T) {
 
 func anthropicError(kind, message string) string {
 	return fmt.Sprintf(`{"type":"error","error":{"type":%q,"message":%q},"request_id":"req_1"}`, kind, message)
+}
+
+// TestUsedUpForAnHour: how long a plan's window is used up is read whatever the status.
+func TestUsedUpForAnHour(t *testing.T) {
+	t.Parallel()
+	body := `{"error":{"type":"usage_limit_reached","message":"The usage limit has been reached","plan_type":"plus","resets_at":1795458600}}`
+	if v := Classify(Answer{Status: 404, Body: []byte(body)}, time.Unix(1795455000, 0)); v.Hint.Wait != time.Hour {
+		t.Errorf("%s: %s", v.Hint.Wait, v.Hint)
+	}
 }
 
 // TestRegainedAccess: the end of a limit that Anthropic's customer has set is in its message alone.
