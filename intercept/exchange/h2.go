@@ -322,10 +322,21 @@ func (s *stream) request(ctx context.Context, l *pool.Lease) *http.Request {
 		ContentLength: r.ContentLength, Trailer: r.Trailer,
 	}
 	if r.ContentLength != 0 {
-		out.Body = s.body.reader()
+		out.Body, out.GetBody = s.body.reader(), s.bodyAgain
 	}
 	return out.WithContext(ctx)
 }
+
+// bodyAgain is the body for a request that the upstream has said it did not take (REFUSED_STREAM, or a GOAWAY that leaves its
+// stream out), which the library sends again on another connection: RFC 9113 section 8.7.
+func (s *stream) bodyAgain() (io.ReadCloser, error) {
+	if !s.body.replayable() {
+		return nil, errNotKept
+	}
+	return s.body.reader(), nil
+}
+
+var errNotKept = errors.New("the request is too long to be sent again")
 
 func hopByHopH2(lower string) bool {
 	switch lower {
