@@ -87,15 +87,15 @@ func TestConversationsStayWithTheirAccount(t *testing.T) {
 	}
 	h.by(before, "first")
 
-	// And when the account is out, the answer names it, whoever else is there.
+	// And when the account is out, the answer names it, once the other one has said that it does not know.
 	h.spend("first")
-	for _, statuses := range []int{1, 0} {
+	for _, asked := range [][]string{{"first", "second"}, {"second"}} {
 		before = last()
 		got := tied["previous response"]()
 		if !strings.Contains(got, "\n429\n") || !strings.Contains(got, `\"a1\"`) || !strings.Contains(got, "previous_response_id") {
 			t.Errorf("not said who is out, and why nobody else will do: %s", got)
 		}
-		h.seen(before, statuses)
+		h.by(before, asked...)
 	}
 	before = last()
 	if got := h.post("/v1/responses", `{"model":"m","input":"hi"}`); !strings.Contains(got, "\n200\n") {

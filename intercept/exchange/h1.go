@@ -364,15 +364,20 @@ func (cl *client) judge(up *upstreamConn, a *attempts) (verdict, *pool.Exhausted
 		}
 	}
 	refreshed := a.refresh(cl.ctx, answer)
-	if !refreshed && !a.observe(cl.ctx, answer) {
+	refused := !refreshed && a.observe(cl.ctx, answer)
+	strange := !refreshed && !refused && a.strange(answer.Status)
+	if !refreshed && !refused && !strange {
 		return verdictPass, nil
 	}
 	if !cl.body.lost.Load() {
 		cl.stopPump(up)
 	}
 	again := !cl.body.lost.Load() && cl.body.replayable() && !cl.isGone()
-	if refreshed {
+	switch {
+	case refreshed:
 		return a.afterRefresh(again), nil
+	case strange:
+		return a.afterStandIn(cl.ctx, again)
 	}
 	if !again {
 		cl.x.counts.notReplayable.Add(1)

@@ -364,6 +364,9 @@ func (s *stream) judge(resp *http.Response, a *attempts) (verdict, *pool.Exhaust
 		return a.afterRefresh(s.body.replayable()), nil
 	}
 	if !a.observe(s.r.Context(), answer) {
+		if a.strange(answer.Status) {
+			return a.afterStandIn(s.r.Context(), s.body.replayable())
+		}
 		return verdictPass, nil
 	}
 	if !s.body.replayable() {

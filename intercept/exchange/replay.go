@@ -17,13 +17,16 @@ type attempts struct {
 	route   pool.Route
 	lease   pool.Lease
 	tried   []string
-	tie     pool.Tie // to the only member that may be asked; zero: to none
+	tie     pool.Tie // to the member that made what the request names; zero: to none
+	making  bool     // it may ask somebody else, too: see standIn
 	bare    bool     // no member is asked: the request goes out as it came
 	tokens  bool     // to a token endpoint
 	revokes bool     // to the one beside it, where tokens are given up
 	held    bool     // waited for a member already: once is enough
 	fresh   bool     // its member was given another access token already: once is enough, too
 	judged  bool     // the last answer has put its member out
+
+	stand *pool.ExhaustedError // why another one was asked than the tied member, nil if that was not so
 
 	refused bool      // the last answer asks for another member
 	begun   time.Time // when its head came
@@ -43,6 +46,7 @@ func (a *attempts) ask(method, target []byte) {
 	a.route.Costless = pool.Costless(a.route.Provider, method, target)
 	a.route.Aside = pool.Aside(a.route.Provider, target)
 	a.route.Standing = pool.Standing(a.route.Provider, method, target)
+	a.making = string(method) == http.MethodPost
 }
 
 // first leases the first member.
@@ -58,8 +62,16 @@ func (a *attempts) first(ctx context.Context) error {
 // acquire leases a member, of a pool that holds requests a little later if it has
 // none now. By then those who refused this request are as good as any.
 func (a *attempts) acquire(ctx context.Context) (pool.Lease, error) {
+	a.stand = nil
 	lease, err := a.lookUp(ctx)
-	if _, exhausted := errors.AsType[*pool.ExhaustedError](err); !exhausted || a.held {
+	exhausted, ok := errors.AsType[*pool.ExhaustedError](err)
+	if !ok {
+		return lease, err
+	}
+	if lease, ok := a.standIn(ctx, exhausted); ok {
+		return lease, nil
+	}
+	if a.held {
 		return lease, err
 	}
 	a.held = true
@@ -75,6 +87,44 @@ func (a *attempts) lookUp(ctx context.Context) (pool.Lease, error) {
 		return a.x.opts.Ties.AcquireTied(ctx, a.route, a.tie)
 	}
 	return a.x.opts.Pools.Acquire(ctx, a.route, a.tried)
+}
+
+// standIn leases another member for a request whose own is out: what it names may be known there, too. Keys of one organization share what they
+// make, and who does not know it says so. Only what is to be made is asked of others, for they have lists of their own.
+func (a *attempts) standIn(ctx context.Context, out *pool.ExhaustedError) (pool.Lease, bool) {
+	if out.Tied == "" || !a.making {
+		return pool.Lease{}, false
+	}
+	route := a.route
+	route.Costless = true // a member that is out is found out about by requests that it can serve
+	lease, err := a.x.opts.Pools.Acquire(ctx, route, a.tried)
+	if err != nil || slices.Contains(a.tried, lease.Member) {
+		return pool.Lease{}, false
+	}
+	a.stand = out
+	return lease, true
+}
+
+// strange tells whether a member that stands in for another has turned the request down for what it names, or may have.
+func (a *attempts) strange(status int) bool { return a.stand != nil && status >= 400 && status < 500 }
+
+// afterStandIn asks the next one that may stand in. Without one the client hears of the member that it has to wait for.
+func (a *attempts) afterStandIn(ctx context.Context, again bool) (verdict, *pool.ExhaustedError) {
+	out := a.stand
+	if !again {
+		return verdictExhausted, out
+	}
+	a.tried = append(a.tried, a.lease.Member)
+	lease, err := a.acquire(ctx)
+	if exhausted, ok := errors.AsType[*pool.ExhaustedError](err); ok {
+		return verdictExhausted, exhausted
+	}
+	if err != nil || slices.Contains(a.tried, lease.Member) {
+		return verdictExhausted, out
+	}
+	a.lease, a.fresh = lease, false
+	a.x.counts.replays.Add(1)
+	return verdictAgain, nil
 }
 
 // lookUpAside is for what was turned down without evidence against anybody: there is nothing to wait for, and a

@@ -157,8 +157,9 @@ func (endless) Read(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// TestATiedRequestGoesNowhereElse: when its account is out, the answer says so.
-func TestATiedRequestGoesNowhereElse(t *testing.T) {
+// TestATiedRequestWhoseMemberIsOut: another one is asked, which may know what the request names, as a key of the same organization does. If it does
+// not, the agent hears who is out: what a stranger says of that is no answer.
+func TestATiedRequestWhoseMemberIsOut(t *testing.T) {
 	t.Parallel()
 	eachProto(t, func(t *testing.T, h2 bool, protos []string) {
 		k, route := newKeeper(t)
@@ -170,26 +171,58 @@ func TestATiedRequestGoesNowhereElse(t *testing.T) {
 		up.out["a"] = true
 		up.mu.Unlock()
 		up.took()
-		for i, want := range [][]string{{"a"}, nil} { // refused, and known to be
+		waits := func(resp *http.Response, body, field string) {
+			t.Helper()
+			if resp.StatusCode != 429 || resp.Header.Get("Retry-After") == "" || resp.Header.Get("Sluice-Pool") != "p" {
+				t.Errorf("%d %v", resp.StatusCode, resp.Header)
+			}
+			if !strings.Contains(body, `\"a\"`) || !strings.Contains(body, field) {
+				t.Errorf("it is not said who is out and why: %s", body)
+			}
+		}
+		for i, want := range [][]string{{"a", "b"}, {"b"}} { // refused, and known to be out
 			resp, body := post(t, c, "json", id, strings.NewReader(""))
-			if resp.StatusCode != 429 || resp.Header.Get("Retry-After") != "30" || resp.Header.Get("Sluice-Pool") != "p" {
-				t.Errorf("%d: %d %v", i, resp.StatusCode, resp.Header)
-			}
-			if !strings.Contains(body, `\"a\"`) || !strings.Contains(body, "previous_response_id") {
-				t.Errorf("%d: it is not said who is out and why: %s", i, body)
-			}
+			waits(resp, body, "previous_response_id")
 			if got := up.took(); !slices.Equal(got, want) {
 				t.Errorf("%d: %q were asked, want %q", i, got, want)
 			}
 		}
-		if resp, _ := post(t, c, "json", "", strings.NewReader("")); resp.StatusCode != 200 {
-			t.Errorf("a new conversation: %d", resp.StatusCode)
+		// What is only looked up or taken away is nobody else's.
+		r := newRequest("GET", nil)
+		r.URL.Path = "/v1/responses/" + id
+		resp, body := ask(t, c, r)
+		waits(resp, body, "path")
+		if got := up.took(); len(got) != 0 {
+			t.Errorf("a response was looked for at %q", got)
 		}
-		if got := up.took(); !slices.Equal(got, []string{"b"}) {
-			t.Errorf("a new conversation went to %q", got)
+		up.mu.Lock()
+		delete(up.made, id) // known to all now
+		up.mu.Unlock()
+		resp, own := post(t, c, "json", id, strings.NewReader(""))
+		if got := up.took(); resp.StatusCode != 200 || !slices.Equal(got, []string{"b"}) {
+			t.Errorf("%d %s: %q were asked", resp.StatusCode, own, got)
+		}
+		// Where it went on it stays.
+		for range 2 {
+			if resp, body = post(t, c, "json", own, strings.NewReader("")); resp.StatusCode != 200 {
+				t.Errorf("%d %s", resp.StatusCode, body)
+			}
+			if got := up.took(); !slices.Equal(got, []string{"b"}) {
+				t.Errorf("%q were asked", got)
+			}
 		}
 		if s, err := k.PoolStatus(t.Context(), "p"); err != nil || s.State != pool.StateDegraded {
 			t.Errorf("the pool is %v, %v", s.State, err)
+		}
+		// With nobody left nobody is asked, and none is out for what it did not know.
+		up.mu.Lock()
+		up.out["b"] = true
+		up.mu.Unlock()
+		for i, want := range [][]string{{"b"}, nil} {
+			resp, body := post(t, c, "json", own, strings.NewReader(""))
+			if got := up.took(); resp.StatusCode != 429 || !strings.Contains(body, `\"b\"`) || !slices.Equal(got, want) {
+				t.Errorf("%d: %d %s: %q were asked", i, resp.StatusCode, body, got)
+			}
 		}
 	})
 }
