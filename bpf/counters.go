@@ -9,6 +9,7 @@ var counterNames = [redirectCounterCOUNTER_MAX]string{
 	redirectCounterCOUNTER_REFUSED_NO_LISTENER:     "refused_no_listener",
 	redirectCounterCOUNTER_REFUSED_FLOWS_FULL:      "refused_flows_full",
 	redirectCounterCOUNTER_REFUSED_SHARE_FULL:      "refused_share_full",
+	redirectCounterCOUNTER_REFUSED_NO_WAY6:         "refused_no_way6",
 	redirectCounterCOUNTER_REFUSED_NO_STORAGE:      "refused_no_storage",
 	redirectCounterCOUNTER_REFUSED_UDP:             "refused_udp",
 	redirectCounterCOUNTER_REFUSED_MPTCP:           "refused_mptcp",

@@ -9,7 +9,8 @@ import (
 )
 
 // EventNoListener says that a process of an attached cgroup uses a network
-// namespace in which nobody listens: its connects to bound ports are refused.
+// namespace in which nobody listens: its connects to bound ports are refused. Or one
+// that has a listener and no way by IPv6: its connects by that are.
 type EventNoListener struct {
 	Cookie   uint64 // of the namespace
 	CgroupID uint64

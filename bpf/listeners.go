@@ -11,12 +11,19 @@ import (
 type Listener struct {
 	Port4 uint16 // on 127.0.0.1
 	Port6 uint16 // on ::1
+	// NoWay6 says that the namespace has no way to the addresses of IPv6's internet: connects to
+	// them fail at once with ENETUNREACH, and are told of as those are that find no listener.
+	NoWay6 bool
 }
 
 // SetListener publishes a namespace's listener. Call it after listen(2): from now
 // on connects arrive.
 func (r *Redirect) SetListener(cookie uint64, l Listener) error {
-	if err := r.objs.Listeners.Put(cookie, redirectListener{Port4: l.Port4, Port6: l.Port6}); err != nil {
+	value := redirectListener{Port4: l.Port4, Port6: l.Port6}
+	if l.NoWay6 {
+		value.NoWay6 = 1
+	}
+	if err := r.objs.Listeners.Put(cookie, value); err != nil {
 		return fmt.Errorf("publish listener of namespace %d: %w", cookie, err)
 	}
 	return nil
@@ -39,7 +46,7 @@ func (r *Redirect) Listeners() (map[uint64]Listener, error) {
 	}
 	all := make(map[uint64]Listener, len(published))
 	for cookie, l := range published {
-		all[cookie] = Listener{Port4: l.Port4, Port6: l.Port6}
+		all[cookie] = Listener{Port4: l.Port4, Port6: l.Port6, NoWay6: l.NoWay6 != 0}
 	}
 	return all, nil
 }

@@ -54,7 +54,7 @@ static __always_inline void map4(struct address *a, __u32 ip)
 	a->word[3] = ip;
 }
 
-/* Tells the daemon, about once a second, of a namespace that it does not listen in. */
+/* Tells the daemon, about once a second, of a namespace that it does not listen in, or that it has to look at again. */
 static __always_inline void tell(__u64 netns)
 {
 	__u64 now = bpf_ktime_get_ns(), *last = bpf_map_lookup_elem(&told, &netns);
@@ -210,6 +210,14 @@ int sluice_connect6(struct bpf_sock_addr *ctx)
 	l = find_listener(netns);
 	if (!l)
 		return refuse(COUNTER_REFUSED_NO_LISTENER, ECONNREFUSED);
+	/*
+	 * As the kernel would have it. Who has an address of IPv4 as well tries that next; once connected to the
+	 * listener nobody would.
+	 */
+	if (l->no_way6 && is_global6(&dst)) {
+		tell(netns);
+		return refuse(COUNTER_REFUSED_NO_WAY6, ENETUNREACH);
+	}
 	/* A V6ONLY socket cannot reach a mapped address: that is for namespaces without ::1. */
 	mapped = is_mapped(&dst) || !l->port6;
 	port = mapped ? l->port4 : l->port6;

@@ -23,7 +23,7 @@ const DefaultMaxFlows = 65536
 const spareFlows = 1024
 
 // schema must equal SCHEMA in redirect.h: pins of another one are replaced.
-const schema = 3
+const schema = 4
 
 var (
 	// ErrLocked is returned by [Load] when another process uses the same pin directory.

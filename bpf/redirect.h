@@ -6,7 +6,7 @@
 #include "headers/kernel.h"
 
 /* Raised whenever a structure below changes: pins of another schema are not adopted. */
-#define SCHEMA 3
+#define SCHEMA 4
 
 /*
  * An address is 16 bytes in network order; IPv4 is v4-mapped (::ffff:a.b.c.d), so
@@ -67,11 +67,12 @@ struct orig_dst {
 
 /* Listener ports of a namespace, host byte order; 0: there is none. */
 struct listener {
-	__u16 port4; /* on 127.0.0.1 */
-	__u16 port6; /* on ::1 */
+	__u16 port4;   /* on 127.0.0.1 */
+	__u16 port6;   /* on ::1 */
+	__u32 no_way6; /* 1: the namespace has no way to the addresses of IPv6's internet */
 };
 
-/* A process of an attached cgroup uses a namespace that has no listener. */
+/* A process of an attached cgroup uses a namespace that has no listener, or no way by IPv6. */
 struct event {
 	__u64 netns;
 	__u64 cgroup;
@@ -110,6 +111,7 @@ enum counter {
 	COUNTER_DROPPED_LINK_PROTOCOL,
 	COUNTER_DROPPED_LINK_UNREADABLE,
 	COUNTER_REFUSED_SHARE_FULL,
+	COUNTER_REFUSED_NO_WAY6,
 	COUNTER_MAX,
 };
 

@@ -37,7 +37,8 @@ const (
 	redirectCounterCOUNTER_DROPPED_LINK_PROTOCOL   redirectCounter = 18
 	redirectCounterCOUNTER_DROPPED_LINK_UNREADABLE redirectCounter = 19
 	redirectCounterCOUNTER_REFUSED_SHARE_FULL      redirectCounter = 20
-	redirectCounterCOUNTER_MAX                     redirectCounter = 21
+	redirectCounterCOUNTER_REFUSED_NO_WAY6         redirectCounter = 21
+	redirectCounterCOUNTER_MAX                     redirectCounter = 22
 )
 
 type redirectEvent struct {
@@ -83,9 +84,10 @@ type redirectFlowTally struct {
 }
 
 type redirectListener struct {
-	_     structs.HostLayout
-	Port4 uint16
-	Port6 uint16
+	_      structs.HostLayout
+	Port4  uint16
+	Port6  uint16
+	NoWay6 uint32
 }
 
 // Names of all BPF objects in the ELF.

@@ -117,6 +117,9 @@ static __always_inline int judge(__u32 user_port)
 
 	if (!bpf_map_lookup_elem(&ports, &port) || !in_place())
 		return ALLOW;
+	/* The redirect has refused it, as it does UDP, and its error stays. */
+	if (have_set_retval && bpf_get_retval())
+		return ALLOW;
 	count = bpf_map_lookup_elem(&refused, &first);
 	if (count)
 		__sync_fetch_and_add(count, 1);

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/sluice-proxy/sluice/bpf"
 )
 
@@ -51,6 +53,20 @@ func TestVigil(t *testing.T) {
 	must(t, w.Attach(place))
 	if got := inside.do(order{Do: "dial", Dst: origin4}); got.Said != plain(origin4) {
 		t.Errorf("attached: %+v", got)
+	}
+	// What the redirect itself refuses it has refused.
+	counted := w.count(t, "refused_unattached")
+	l, err := w.Listeners()
+	must(t, err)
+	without := l[w.doorman.cookie]
+	without.NoWay6 = true
+	must(t, w.SetListener(w.doorman.cookie, without))
+	if got := inside.do(order{Do: "dial", Dst: "[2001:db8::1]:443"}); got.Error != "ENETUNREACH" {
+		t.Errorf("attached, and no way by IPv6: %+v", got)
+	}
+	inside.refusedAtOnce(t, order{Do: "dial", Type: unix.SOCK_DGRAM, Dst: origin4})
+	if n := w.count(t, "refused_unattached"); n != counted {
+		t.Errorf("%d that the redirect refused were counted as unattached", n-counted)
 	}
 	must(t, w.Detach(place))
 	refused(inside, "detached, and still in the place")

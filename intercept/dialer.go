@@ -28,6 +28,7 @@ var (
 // Interceptor because the exchange needs it, and the Interceptor needs the exchange.
 type Dialer struct {
 	vanished time.Duration
+	stuck    chan uint64 // cookies of namespaces out of which there was no way by IPv6
 
 	mu    sync.Mutex
 	homes map[uint64]*home // by cookie
@@ -45,7 +46,7 @@ type home struct {
 // with ETIMEDOUT, when the other side has acknowledged nothing for so long: the kernel alone would go on for a quarter of an hour
 // (tcp_retries2), and an agent's request that long without an answer.
 func NewDialer(vanished time.Duration) *Dialer {
-	return &Dialer{vanished: vanished, homes: make(map[uint64]*home)}
+	return &Dialer{vanished: vanished, stuck: make(chan uint64, 16), homes: make(map[uint64]*home)}
 }
 
 // Dial connects to u.Addr inside the namespace with the cookie u.NetNS. The error matches
@@ -92,7 +93,11 @@ func (h *home) dial(ctx context.Context, dst netip.AddrPort) (*net.TCPConn, erro
 	if ip := dst.Addr().Unmap(); ip.IsLoopback() || ip.IsUnspecified() {
 		return nil, fmt.Errorf("dial %s: %w", dst, ErrLoop)
 	}
-	return h.ns.Dial(ctx, dst)
+	c, err := h.ns.Dial(ctx, dst)
+	if err != nil {
+		h.stray(dst, err)
+	}
+	return c, err
 }
 
 // add takes over ns; the caller holds it until release.

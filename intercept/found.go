@@ -37,6 +37,8 @@ func (in *Interceptor) adoptTold(e bpf.EventNoListener) (known bool, err error) 
 	if errors.Is(err, errCrowded) {
 		return true, nil
 	}
+	// Where we listen it is told that there was no way by IPv6: one may have come.
+	err = errors.Join(err, in.lookForWay(e.Cookie))
 	in.mu.RLock()
 	defer in.mu.RUnlock()
 	return in.spaces[e.Cookie] != nil, err

@@ -244,6 +244,7 @@ func (in *Interceptor) Run(ctx context.Context) error {
 		in.tasks.Go(in.sweep)
 		in.tasks.Go(in.look)
 		in.tasks.Go(in.followLinks)
+		in.tasks.Go(in.followWays)
 		close(in.ready)
 		<-ctx.Done()
 	}

@@ -24,6 +24,7 @@ type space struct {
 	done  chan struct{}    // closed when the space is given up
 	inode uint64
 	links *guard.Links // nil where there is no guard
+	ports bpf.Listener // as published: under ops
 
 	users  map[string]bool // ids of the targets with a process here: under Interceptor.mu
 	pins   map[string]bool // ids of the targets that it was prepared for: under ops
@@ -280,12 +281,12 @@ func (in *Interceptor) open(ctx context.Context, ns *netns.NS) (*space, error) {
 			return nil, err
 		}
 	}
-	ports := bpf.Listener{Port4: port(v4)}
+	s.ports = bpf.Listener{Port4: port(v4), NoWay6: hasNoWay6(ns)}
 	if v6 != nil {
-		ports.Port6 = port(v6)
+		s.ports.Port6 = port(v6)
 	}
 	// Published only now that both accept.
-	if err := in.opts.Listeners.SetListener(ns.Cookie(), ports); err != nil {
+	if err := in.opts.Listeners.SetListener(ns.Cookie(), s.ports); err != nil {
 		in.count.notAdopted.Add(1)
 		s.stopListening()
 		in.forsake(ns.Cookie())

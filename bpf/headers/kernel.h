@@ -105,6 +105,7 @@ typedef long long __s64;
 #define ENOSPC 28
 #define EPROTONOSUPPORT 93
 #define EADDRINUSE 98
+#define ENETUNREACH 101
 #define ECONNREFUSED 111
 
 struct bpf_sock {
@@ -275,6 +276,7 @@ static long (*bpf_probe_read_kernel_str)(void *dst, __u32 size, const void *from
 static __u64 (*bpf_get_netns_cookie)(void *ctx) = (void *)122;
 static __u64 (*bpf_get_current_ancestor_cgroup_id)(int level) = (void *)123;
 static long (*bpf_ringbuf_output)(void *map, void *data, __u64 size, __u64 flags) = (void *)130;
+static int (*bpf_get_retval)(void) = (void *)186;
 static int (*bpf_set_retval)(int retval) = (void *)187;
 
 #endif
