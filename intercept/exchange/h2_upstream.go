@@ -44,8 +44,9 @@ func (h *h2Upstreams) get(x *Exchanger, u Upstream) *h2Upstream {
 			ForceAttemptHTTP2:      true,
 			IdleConnTimeout:        x.opts.UpstreamIdle,
 			MaxResponseHeaderBytes: int64(x.opts.MaxHead),
-			// A dead path is noticed while a model thinks in silence.
-			HTTP2: &http.HTTP2Config{SendPingTimeout: 30 * time.Second, MaxReceiveBufferPerStream: streamWindow},
+			// No pings: servers of gRPC take the fourth within five minutes of silence for abuse and end all that is on the
+			// connection. A path that is dead while a model thinks is noticed by the Dialer's connections themselves.
+			HTTP2: &http.HTTP2Config{MaxReceiveBufferPerStream: streamWindow},
 			DialTLSContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 				return h.dial(ctx, x, u, up)
 			},

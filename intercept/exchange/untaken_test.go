@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
@@ -38,6 +39,8 @@ func frames(answer func(fr *http2.Framer, stream uint32, body string) (end bool)
 				}
 			case *http2.HeadersFrame:
 				ended = f.StreamEnded()
+			case *http2.PingFrame:
+				_ = fr.WriteRSTStream(1, http2.ErrCodeEnhanceYourCalm)
 			case *http2.DataFrame:
 				bodies[stream] += string(f.Data())
 				ended = f.StreamEnded()
@@ -50,6 +53,27 @@ func frames(answer func(fr *http2.Framer, stream uint32, body string) (end bool)
 				return
 			}
 		}
+	}
+}
+
+// TestASilentUpstreamIsNotPinged: a client that pings while nothing is said, and did not agree to that with the server, loses its connection to
+// those of gRPC (grpc/proposal A8: too_many_pings).
+func TestASilentUpstreamIsNotPinged(t *testing.T) {
+	t.Parallel()
+	const silence = 31 * time.Second // the library's own habit is 30
+	b := newBench(t, setup{protos: []string{"h2"}, raw: frames(func(fr *http2.Framer, stream uint32, _ string) bool {
+		time.AfterFunc(silence, func() { say(fr, stream, "at last") })
+		return false
+	})})
+	c := b.client(true)
+	c.Timeout = 2 * silence
+	resp, err := c.Get("https://" + testHost + "/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if got, err := io.ReadAll(resp.Body); resp.StatusCode != http.StatusOK || string(got) != "at last" {
+		t.Errorf("%d %q, %v", resp.StatusCode, got, err)
 	}
 }
 
