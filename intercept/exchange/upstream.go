@@ -56,11 +56,11 @@ func (x *Exchanger) newUpstreamConn(u Upstream, c *tls.Conn) *upstreamConn {
 	up.peek, _ = up.raw.SyscallConn()
 	up.peeked = func(fd uintptr) {
 		var b [1]byte
-		n, _, err := syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+		n, errno := peekFD(fd, b[:])
 		switch {
 		case n > 0:
 			up.state = connTalks
-		case err == syscall.EAGAIN:
+		case errno == syscall.EAGAIN:
 			up.state = connQuiet
 		default:
 			up.state = connEnded
@@ -107,15 +107,13 @@ func ended(raw syscall.RawConn) bool {
 }
 
 // silent looks into the TLS layer, which reads as much as the socket gives and may
-// hold records that nobody asked for: usable cannot see those. With a deadline that
-// has passed the look makes no system call. No exchange may be attached.
+// hold records that nobody asked for: usable cannot see those. The look makes no
+// system call.
 func (up *upstreamConn) silent() bool {
-	up.readBy = past
-	if up.raw.SetReadDeadline(past) != nil {
-		return false
-	}
+	up.wire.atHand = true
 	var b [1]byte
 	n, err := up.tls.Read(b[:])
+	up.wire.atHand = false
 	return n == 0 && isTimeout(err)
 }
 
