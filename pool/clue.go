@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"unicode/utf8"
 )
 
 // Mark stands for something that an account made and that no other account knows: an
@@ -83,10 +84,12 @@ func tieRulesOf(provider string) *tieRules {
 	return nil
 }
 
-// maxClue is how long a name may be, in bytes; maxClues how many one message may hold.
+// maxClue is how long a name may be, in bytes; maxClues how many one message may hold, and
+// maxKept for how many of them the memory is kept for the next message.
 const (
 	maxClue  = 256
 	maxClues = 4096
+	maxKept  = 64
 )
 
 // Clues finds, in the bytes of a request or an answer as they come, what ties it to an
@@ -99,9 +102,10 @@ type Clues struct {
 	inside  bool // a string
 	escape  int  // bytes of an escape so far, its backslash included
 	unicode rune
-	tok     []byte // the string so far, decoded
-	long    bool   // it is no name
-	ended   bool   // a string ended, and it is not known yet whether it was a key
+	room    [utf8.UTFMax]byte // for what an escape stands for
+	tok     []byte            // the string so far, decoded
+	long    bool              // it is no name
+	ended   bool              // a string ended, and it is not known yet whether it was a key
 
 	class keyClass // of the last key
 	item  Mark     // the "id" of the object at hand, if isItem
@@ -124,14 +128,21 @@ const (
 	keyType
 )
 
-// answerClues reads what an answer hands out.
-func (t *tieRules) answerClues() *Clues { return &Clues{rules: t, answer: true} }
+// begin makes c ready for the next message, in the memory that it has.
+func (c *Clues) begin(t *tieRules, answer bool) {
+	found := c.found[:0]
+	if cap(found) > maxKept {
+		found = nil // of a list, as few are
+	}
+	*c = Clues{rules: t, answer: answer, tok: c.tok[:0], hash: c.hash, found: found}
+}
 
 // requestClues reads what a request names, in its target first.
 func (t *tieRules) requestClues(target string) *Clues {
 	c := &Clues{rules: t}
 	before := ""
-	for _, segment := range segments(target) {
+	path, _, _ := strings.Cut(target, "?")
+	for segment := range strings.SplitSeq(path, "/") {
 		switch {
 		case t.tail && slices.Contains(t.paths, before):
 			segment, _, _ = strings.Cut(segment, ":") // custom verbs: files/ID:download
@@ -158,15 +169,16 @@ func (t *tieRules) requestClues(target string) *Clues {
 
 // owns says whether a target is where accounts make or name what is theirs.
 func (t *tieRules) owns(target string) bool {
-	return slices.ContainsFunc(segments(target), func(s string) bool {
-		_, verb, _ := strings.Cut(s, ":")
-		return slices.Contains(t.paths, s) || slices.Contains(t.paths, verb)
-	})
-}
-
-func segments(target string) []string {
 	path, _, _ := strings.Cut(target, "?")
-	return strings.Split(path, "/")
+	for more := true; more; {
+		var segment string
+		segment, path, more = strings.Cut(path, "/")
+		_, verb, _ := strings.Cut(segment, ":")
+		if slices.Contains(t.paths, segment) || (verb != "" && slices.Contains(t.paths, verb)) {
+			return true
+		}
+	}
+	return false
 }
 
 func hasPrefix(s string, prefixes []string) bool {
@@ -179,11 +191,46 @@ func (c *Clues) Write(p []byte) (int, error) {
 	for len(p) > 0 {
 		if c.inside {
 			p = c.text(p)
+		} else if rest, ok := c.whole(p); ok {
+			p = rest
 		} else {
 			p = c.between(p)
 		}
 	}
 	return n, nil
+}
+
+// whole takes the next string where it lies, which is what most are: short, without an escape,
+// and what tells a key from a value is at hand, too.
+func (c *Clues) whole(p []byte) (rest []byte, ok bool) {
+	if c.ended || c.class == keySealed {
+		return nil, false
+	}
+	begin := bytes.IndexByte(p, '"')
+	if begin < 0 {
+		return nil, false
+	}
+	s := p[begin+1:]
+	end := bytes.IndexByte(s[:min(len(s), maxClue+1)], '"')
+	if end < 0 || bytes.IndexByte(s[:end], '\\') >= 0 {
+		return nil, false
+	}
+	next := end + 1
+	for next < len(s) && (s[next] == ' ' || s[next] == '\t' || s[next] == '\r' || s[next] == '\n') {
+		next++
+	}
+	if next == len(s) {
+		return nil, false
+	}
+	if !c.answer && c.rules.itemRef != "" {
+		c.objects(p[:begin])
+	}
+	if c.long = false; s[next] == ':' {
+		c.key(s[:end])
+		return s[next+1:], true
+	}
+	c.value(s[:end])
+	return s[next:], true
 }
 
 // between goes on to the next string. The first byte after one says what it was.
@@ -192,9 +239,9 @@ func (c *Clues) between(p []byte) []byte {
 		switch b := p[0]; b {
 		case ' ', '\t', '\r', '\n':
 		case ':':
-			c.key()
+			c.key(c.tok)
 		default:
-			c.value()
+			c.value(c.tok)
 		}
 		if c.ended || p[0] == ':' {
 			p = p[1:]
@@ -265,7 +312,7 @@ func (c *Clues) escaped(b byte) {
 		d := strings.IndexByte("0123456789abcdef", b|0x20)
 		c.unicode = c.unicode<<4 | rune(max(d, 0))
 		if c.escape++; c.escape == 6 {
-			c.take([]byte(string(c.unicode)))
+			c.take(utf8.AppendRune(c.room[:0], c.unicode))
 			c.escape = 0
 		}
 		return
@@ -286,7 +333,7 @@ func (c *Clues) escaped(b byte) {
 		b = '\f'
 	}
 	c.escape = 0
-	c.take([]byte{b})
+	c.take(append(c.room[:0], b))
 }
 
 func (c *Clues) take(p []byte) {
@@ -302,7 +349,7 @@ func (c *Clues) take(p []byte) {
 }
 
 // key ends a string that names the value after it.
-func (c *Clues) key() {
+func (c *Clues) key(name []byte) {
 	c.ended, c.class = false, keyOther
 	if c.long {
 		return
@@ -312,17 +359,17 @@ func (c *Clues) key() {
 		names = c.rules.ids
 	}
 	for _, k := range names {
-		if k == string(c.tok) {
+		if k == string(name) {
 			c.class, c.field = keyName, k
 		}
 	}
 	for _, k := range c.rules.sealed {
-		if k == string(c.tok) {
+		if k == string(name) {
 			c.class, c.field = keySealed, k
 		}
 	}
 	if c.class == keyOther && !c.answer && c.rules.itemRef != "" {
-		switch string(c.tok) {
+		switch string(name) {
 		case "id":
 			c.class = keyItem
 		case "type":
@@ -332,22 +379,23 @@ func (c *Clues) key() {
 }
 
 // value ends a string that is a value.
-func (c *Clues) value() {
+func (c *Clues) value(v []byte) {
 	c.ended = false
 	switch {
-	case c.class == keySealed && len(c.tok) == 0 && !c.long: // nothing is sealed in it
+	case c.class == keyOther && c.answer:
+	case c.class == keySealed && len(v) == 0 && !c.long: // nothing is sealed in it
 	case c.class == keySealed:
 		var m Mark
 		copy(m[:], c.hash.Sum(nil))
 		c.addMark(m, c.field)
 	case c.long:
-	case c.class == keyName:
-		c.add(string(c.tok), c.field)
-	case !c.answer && c.prefixed():
-		c.add(string(c.tok), "a reference to "+string(c.tok))
-	case c.class == keyItem && len(c.tok) > 0:
-		c.item, c.isItem = markOf(c.tok), true
-	case c.class == keyType && string(c.tok) == c.rules.itemRef:
+	case c.class == keyName && !prefixed(v, c.rules.plain):
+		c.add(string(v), c.field)
+	case !c.answer && prefixed(v, c.rules.prefixes):
+		c.add(string(v), "a reference to "+string(v))
+	case c.class == keyItem && len(v) > 0:
+		c.item, c.isItem = markOf(v), true
+	case c.class == keyType && string(v) == c.rules.itemRef:
 		c.isRef = true
 	}
 }
@@ -357,10 +405,10 @@ func markOf(name []byte) Mark {
 	return Mark(sum[:16])
 }
 
-// prefixed is hasPrefix of the string at hand, without a copy of it.
-func (c *Clues) prefixed() bool {
-	for _, p := range c.rules.prefixes {
-		if len(c.tok) > len(p) && string(c.tok[:len(p)]) == p {
+// prefixed is hasPrefix without a copy of the string.
+func prefixed(v []byte, prefixes []string) bool {
+	for _, p := range prefixes {
+		if len(v) > len(p) && string(v[:len(p)]) == p {
 			return true
 		}
 	}
@@ -398,6 +446,6 @@ func (c *Clues) Take() []Clue {
 // End says that no more bytes come: a string at the very end is a value.
 func (c *Clues) End() {
 	if c.ended {
-		c.value()
+		c.value(c.tok)
 	}
 }

@@ -76,8 +76,8 @@ func TestClues(t *testing.T) {
 
 // found feeds a body in pieces.
 func found(provider string, answer bool, target string, body []byte, step int) map[Mark]bool {
-	c := tieRulesOf(provider).answerClues()
-	if !answer {
+	c := new(Clues)
+	if c.begin(tieRulesOf(provider), true); !answer {
 		c = tieRulesOf(provider).requestClues(target)
 	}
 	all := make(map[Mark]bool)
@@ -101,6 +101,7 @@ func found(provider string, answer bool, target string, body []byte, step int) m
 func FuzzClues(f *testing.F) {
 	f.Add([]byte(`{"previous_response_id":"resp_1","a":["file-1",{"encrypted_content":"a\u0041\\"}]}`), 3)
 	f.Add([]byte(`"id" : "x", "id"`), 1)
+	f.Add([]byte(`{"encrypted_content" :"","id":"resp_1" ,"type":"item_reference"}{"id":"a\"b","id":1}`), 2)
 	f.Fuzz(func(t *testing.T, body []byte, step int) {
 		for _, answer := range []bool{false, true} {
 			whole := found("openai", answer, "/v1/responses", body, len(body)+1)
@@ -115,6 +116,18 @@ func FuzzClues(f *testing.F) {
 			}
 		}
 	})
+}
+
+func BenchmarkAnswerClues(b *testing.B) {
+	body := []byte(`{"id":"chatcmpl-0123456789","object":"chat.completion","created":1700000000,"model":"gpt-4o","choices":[{"index":0,` +
+		`"message":{"role":"assistant","content":"Something."},"finish_reason":"stop"}],"usage":{"prompt_tokens":12,"completion_tokens":2,"total_tokens":14}}`)
+	rules, c := tieRulesOf("openai"), new(Clues)
+	b.ReportAllocs()
+	for b.Loop() {
+		c.begin(rules, true)
+		_, _ = c.Write(body)
+		c.End()
+	}
 }
 
 func BenchmarkClues(b *testing.B) {

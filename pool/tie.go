@@ -285,14 +285,15 @@ func (k *Keeper) RequestClues(r Route, target string) *Clues {
 	return p.owned.requestClues(target)
 }
 
-// AnswerClues is what looks in the answer to a request for what the member's account
-// has made; nil if there is no need.
-func (k *Keeper) AnswerClues(r Route, target string) *Clues {
+// AnswerClues readies c to look in the answer to a request for what the member's account
+// has made; false if there is no need. What c took before must not be in use any more.
+func (k *Keeper) AnswerClues(r Route, target string, c *Clues) bool {
 	p := k.view.Load().pools[r.Pool]
 	if p == nil || p.owned == nil || !p.owned.owns(target) {
-		return nil
+		return false
 	}
-	return p.owned.answerClues()
+	c.begin(p.owned, true)
+	return true
 }
 
 // Maker is who made what a request names: of several, the one who made the newest.

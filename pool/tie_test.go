@@ -13,8 +13,8 @@ import (
 // made lets a member's answer hand out a response's id.
 func (b *bench) made(t *testing.T, r pool.Route, l pool.Lease, id string) {
 	t.Helper()
-	c := b.AnswerClues(r, "/v1/responses")
-	if c == nil {
+	c := new(pool.Clues)
+	if !b.AnswerClues(r, "/v1/responses", c) {
 		t.Fatal("answers of the Responses API are not looked at")
 	}
 	fmt.Fprintf(c, `{"id":%q}`, id)
@@ -255,7 +255,7 @@ func TestOnlyThoseWithAChoiceLookForTies(t *testing.T) {
 	if b.RequestClues(r, "/v1/responses") != nil {
 		t.Error("there is one member only")
 	}
-	if b.AnswerClues(r, "/v1/embeddings") != nil {
+	if b.AnswerClues(r, "/v1/embeddings", new(pool.Clues)) {
 		t.Error("embeddings hand out nothing")
 	}
 	b.add(t, "b")

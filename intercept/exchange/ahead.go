@@ -115,11 +115,7 @@ func (s *stream) lookAhead(resp *http.Response, limit time.Duration, most int, e
 // answerBody is the beginning of a body that an answer is judged by, decoded.
 func (cl *client) answerBody(up *upstreamConn) []byte {
 	body := cl.lookAhead(up, cl.x.opts.AnswerTimeout, pool.MaxAnswerBody, never)
-	h, encoding := &cl.resp, ""
-	if h.encoding >= 0 {
-		encoding = string(h.fields[h.encoding].val(h.raw))
-	}
-	return decodeAnswer(body, encoding)
+	return decodeAnswer(body, string(cl.resp.contentEncoding()))
 }
 
 func (s *stream) answerBody(resp *http.Response) []byte {
@@ -147,16 +143,8 @@ func (o *opening) refused(raw []byte) (status int, said []byte, refused bool) {
 
 // refusedAtFirst looks for a refusal in the beginning of an answer with 200.
 func (cl *client) refusedAtFirst(up *upstreamConn) (status int, said []byte, refused bool) {
-	h, encoding, kind := &cl.resp, "", []byte(nil)
-	if h.encoding >= 0 {
-		encoding = string(h.fields[h.encoding].val(h.raw))
-	}
-	for i := range h.fields {
-		if f := &h.fields[i]; equalFold(f.name(h.raw), "content-type") {
-			kind = f.val(h.raw)
-			break
-		}
-	}
+	h := &cl.resp
+	encoding, kind := string(h.contentEncoding()), h.contentType()
 	switch {
 	case coding(encoding) != "" && !knownCoding(encoding):
 	case isEventStream(string(kind)):

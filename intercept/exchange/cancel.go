@@ -31,10 +31,13 @@ type client struct {
 	resp    head
 	body    upload
 	tried   [4]string
+	clues   clueTee       // over the answer
 	echo    echo.Stream   // over the answer
 	ahead   time.Duration // that the upstream's body was waited for before it was passed on
 	keepFor time.Duration // how long the upstream keeps its connection, by its answer
 	readBy  time.Time     // the read deadline now set on raw, zero for none
+
+	lastTarget string // of the last request in which somebody asked for it as a string
 
 	aborted atomic.Bool // raw is not to be waited for any more
 

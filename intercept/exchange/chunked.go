@@ -153,7 +153,7 @@ func (c *chunks) trailer(b byte) error {
 		// RFC 9110 section 6.5.1: framing, routing and authentication do not
 		// belong here; a reader that merges trailers would act on them.
 		name := fields[i].name(c.trailers)
-		if fields[i].id != fieldOther || equalFold(name, "authorization") {
+		if id := fields[i].id; (id != fieldOther && id != fieldContentType) || equalFold(name, "authorization") {
 			return malformed("forbidden trailer field")
 		}
 	}

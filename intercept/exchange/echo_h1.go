@@ -30,11 +30,7 @@ func (cl *client) cleanBody(up *upstreamConn, l *pool.Lease, f framing, limits *
 		return nil, 0, echoClean
 	}
 	h := &cl.resp
-	encoding := ""
-	if h.encoding >= 0 {
-		encoding = coding(string(h.fields[h.encoding].val(h.raw)))
-	}
-	kind := h.bytes("content-type")
+	encoding, kind := coding(string(h.contentEncoding())), h.contentType()
 	json := isJSON(string(kind))
 	raw, whole := cl.readBody(up, f, worthWaiting(string(kind), encoding, h.length))
 	if !whole {
@@ -162,9 +158,8 @@ type guard struct {
 func (cl *client) guardBody(l *pool.Lease, f framing, limits *later) *guard {
 	g := &guard{cl: cl, lease: *l, pieces: f}
 	cl.echo.Begin(l.Echo)
-	if h := &cl.resp; h.encoding >= 0 {
-		encoding := string(h.fields[h.encoding].val(h.raw))
-		g.packed = newUnpacker(l.Echo, encoding, limits)
+	if encoding := cl.resp.contentEncoding(); encoding != nil {
+		g.packed = newUnpacker(l.Echo, string(encoding), limits)
 	}
 	return g
 }

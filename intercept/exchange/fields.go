@@ -1,6 +1,10 @@
 package exchange
 
-import "strconv"
+import (
+	"encoding/binary"
+	"math/bits"
+	"strconv"
+)
 
 // fieldID marks the fields that this package acts on; all others are 0.
 type fieldID uint8
@@ -17,6 +21,7 @@ const (
 	fieldUpgrade
 	fieldExpect
 	fieldContentEncoding
+	fieldContentType
 	fieldAcceptEncoding
 	fieldHTTP2Settings
 )
@@ -106,9 +111,7 @@ func parseFields(dst []field, b []byte, at, end, limit int) ([]field, error) {
 			i++
 		}
 		f.value = uint32(i)
-		for i < end && classes[b[i]]&charValue != 0 {
-			i++
-		}
+		i = valueEnd(b[:end], i)
 		if i+1 >= end || b[i] != '\r' || b[i+1] != '\n' {
 			return dst, malformed("bad character in a header value")
 		}
@@ -125,6 +128,30 @@ func parseFields(dst []field, b []byte, at, end, limit int) ([]field, error) {
 		at = i + 2
 	}
 	return dst, nil
+}
+
+// valueEnd is where the first byte in b[i:] is that may not be in a value. It looks at eight at
+// a time: most of a head are values.
+func valueEnd(b []byte, i int) int {
+	const ones, tops = 0x0101010101010101, 0x8080808080808080
+	for i+8 <= len(b) {
+		word := binary.LittleEndian.Uint64(b[i:])
+		del := word ^ (0x7f * ones)
+		control := (word-0x20*ones) & ^word | (del-ones) & ^del
+		if control &= tops; control == 0 {
+			i += 8
+			continue
+		}
+		i += bits.TrailingZeros64(control) / 8 // what is carried goes up: the lowest is one
+		if b[i] != '\t' {
+			return i
+		}
+		i++
+	}
+	for i < len(b) && classes[b[i]]&charValue != 0 {
+		i++
+	}
+	return i
 }
 
 func identify(name []byte) fieldID {
@@ -146,6 +173,8 @@ func identify(name []byte) fieldID {
 			return fieldConnection
 		case equalFold(name, "content-length"):
 			return fieldContentLength
+		case equalFold(name, "content-type"):
+			return fieldContentType
 		case equalFold(name, "content-encoding"):
 			return fieldContentEncoding
 		}

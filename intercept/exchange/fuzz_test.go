@@ -194,3 +194,19 @@ func sameFields(t *testing.T, h *head, theirs http.Header) {
 		}
 	}
 }
+
+// FuzzValueEnd: eight bytes at a time say the same as one at a time.
+func FuzzValueEnd(f *testing.F) {
+	f.Add([]byte("application/json\r\n"), 0)
+	f.Add([]byte("a\tb\x80\xff\x1f ~\x7f.........."), 3)
+	f.Fuzz(func(t *testing.T, b []byte, from int) {
+		from = min(max(from, 0), len(b))
+		want := from
+		for want < len(b) && classes[b[want]]&charValue != 0 {
+			want++
+		}
+		if got := valueEnd(b, from); got != want {
+			t.Fatalf("%q from %d: %d, want %d", b, from, got, want)
+		}
+	})
+}

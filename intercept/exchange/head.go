@@ -25,10 +25,24 @@ type head struct {
 	listed     bool // Connection names fields other than its own options
 	host       int  // index of the Host field, -1
 	encoding   int  // index of Content-Encoding, -1
+	kind       int  // index of Content-Type, -1
 }
 
 func (h *head) methodBytes() []byte { return h.raw[:h.method] }
 func (h *head) targetBytes() []byte { return h.raw[h.target:h.targetEnd] }
+
+// contentType is nil if there is none.
+func (h *head) contentType() []byte { return h.at(h.kind) }
+
+// contentEncoding is nil if there is none.
+func (h *head) contentEncoding() []byte { return h.at(h.encoding) }
+
+func (h *head) at(i int) []byte {
+	if i < 0 {
+		return nil
+	}
+	return h.fields[i].val(h.raw)
+}
 
 // repeatable tells whether a request may be sent again by a proxy although it may
 // have been carried out: by its method, or since the client says how repetitions
@@ -51,11 +65,11 @@ func (h *head) repeatable() bool {
 // forget leaves what is known of the message without its bytes.
 func (h *head) forget() {
 	h.raw, h.fields = nil, h.fields[:0]
-	h.method, h.target, h.targetEnd, h.host, h.encoding = 0, 0, 0, -1, -1
+	h.method, h.target, h.targetEnd, h.host, h.encoding, h.kind = 0, 0, 0, -1, -1, -1
 }
 
 func (h *head) reset(raw []byte) {
-	*h = head{raw: raw, fields: h.fields[:0], length: -1, host: -1, encoding: -1}
+	*h = head{raw: raw, fields: h.fields[:0], length: -1, host: -1, encoding: -1, kind: -1}
 }
 
 // headEnd looks for the empty line in b, of which the first seen bytes were
@@ -187,6 +201,10 @@ func (h *head) parseFields(limit int) error {
 			h.expect = h.expect || listHas(v, "100-continue")
 		case fieldContentEncoding:
 			h.encoding = i
+		case fieldContentType:
+			if h.kind < 0 {
+				h.kind = i
+			}
 		}
 	}
 	h.upgrade = upgrade && protocol && !h2c

@@ -83,7 +83,7 @@ func (cl *client) watchLater(a *attempts) *later {
 	if a.route.Provider == "" || h.status != http.StatusOK {
 		return nil // without a look for any field
 	}
-	l := a.watchLater(h.status, string(h.bytes("content-type")), h.value("content-encoding"))
+	l := a.watchLater(h.status, string(h.contentType()), string(h.contentEncoding()))
 	if l == nil {
 		return nil
 	}

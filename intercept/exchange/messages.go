@@ -3,6 +3,7 @@ package exchange
 import (
 	"bytes"
 	"encoding/binary"
+	"strings"
 	"time"
 
 	"github.com/sluice-proxy/sluice/pool"
@@ -75,7 +76,7 @@ func (m *messages) passed(n int) { m.next = max(0, m.next-n) }
 // API, where a message is a whole call, is not for the agent: it connects again. Elsewhere (Realtime) the connection holds
 // a conversation that is worth more than one call, and the agent is told.
 func (cl *client) refusals(a *attempts) *messages {
-	if cl.route.Provider == "" || !equalFold(cl.resp.bytes("upgrade"), "websocket") {
+	if cl.route.Provider == "" || !strings.EqualFold(cl.resp.value("upgrade"), "websocket") {
 		return nil
 	}
 	path, _, _ := bytes.Cut(cl.req.targetBytes(), []byte("?"))

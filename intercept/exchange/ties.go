@@ -17,8 +17,8 @@ type Ties interface {
 	// RequestClues looks for such names in a request, in its target at once; nil if
 	// there is no need.
 	RequestClues(r pool.Route, target string) *pool.Clues
-	// AnswerClues looks for them in the answer to a request; nil if there is no need.
-	AnswerClues(r pool.Route, target string) *pool.Clues
+	// AnswerClues readies c to look for them in the answer to a request; false if there is no need.
+	AnswerClues(r pool.Route, target string, c *pool.Clues) bool
 	// Maker is the member that a request is tied to by what was found in it.
 	Maker(r pool.Route, found []pool.Clue) (pool.Tie, bool)
 	// Made notes what an answer to a lease's request handed out.
@@ -41,7 +41,7 @@ func isJSON(value string) bool {
 type clueTee struct {
 	ties     Ties
 	lease    pool.Lease
-	clues    *pool.Clues
+	clues    pool.Clues
 	encoding string
 	packed   []byte // of a compressed body, which is looked at once it has come whole
 }
@@ -52,19 +52,15 @@ const (
 	maxUnpacked = 8 << 20
 )
 
-// tee is nil unless the answer to a lease's request may say what its account made.
-func (x *Exchanger) tee(l *pool.Lease, r pool.Route, target string, status int, contentType, encoding string) *clueTee {
-	if x.opts.Ties == nil || l.Member == "" || status < 200 || status > 299 || !(isEventStream(contentType) || isJSON(contentType)) {
-		return nil
+// begin says whether the answer to a lease's request may say what its account made: t is to
+// see it then.
+func (t *clueTee) begin(ties Ties, l *pool.Lease, r pool.Route, target string, status int, contentType, encoding string) bool {
+	if ties == nil || l.Member == "" || status < 200 || status > 299 || !(isEventStream(contentType) || isJSON(contentType)) ||
+		!ties.AnswerClues(r, target, &t.clues) {
+		return false
 	}
-	clues := x.opts.Ties.AnswerClues(r, target)
-	if clues == nil {
-		return nil
-	}
-	if strings.EqualFold(encoding, "identity") {
-		encoding = ""
-	}
-	return &clueTee{ties: x.opts.Ties, lease: *l, clues: clues, encoding: encoding}
+	t.ties, t.lease, t.encoding, t.packed = ties, *l, coding(encoding), nil
+	return true
 }
 
 // see looks at the next bytes of the body, before the client does: its next request
@@ -74,7 +70,7 @@ func (t *clueTee) see(p []byte) {
 	case t == nil:
 	case t.encoding == "":
 		_, _ = t.clues.Write(p)
-		t.ties.Made(t.lease, t.clues.Take())
+		t.made()
 	case len(t.packed)+len(p) <= maxPacked:
 		t.packed = append(t.packed, p...)
 	}
@@ -89,7 +85,14 @@ func (t *clueTee) end() {
 		_, _ = t.clues.Write(decode(t.packed, t.encoding, maxUnpacked))
 	}
 	t.clues.End()
-	t.ties.Made(t.lease, t.clues.Take())
+	t.made()
+	t.lease, t.packed = pool.Lease{}, nil
+}
+
+func (t *clueTee) made() {
+	if found := t.clues.Take(); len(found) > 0 {
+		t.ties.Made(t.lease, found)
+	}
 }
 
 // through calls see with the payload in p.
@@ -107,15 +110,13 @@ func (f *framing) through(p []byte, see func([]byte)) {
 }
 
 // value is the value of the first field of a name, "" if there is none.
-func (h *head) value(name string) string { return string(h.bytes(name)) }
-
-func (h *head) bytes(name string) []byte {
+func (h *head) value(name string) string {
 	for i := range h.fields {
 		if f := &h.fields[i]; equalFold(f.name(h.raw), name) {
-			return f.val(h.raw)
+			return string(f.val(h.raw))
 		}
 	}
-	return nil
+	return ""
 }
 
 // maxPackedRequest is how long a compressed request may be and still be looked at, and
@@ -168,14 +169,14 @@ func (cl *client) findTie(a *attempts) error {
 	if ties == nil || a.bare {
 		return nil
 	}
-	clues := ties.RequestClues(cl.route, string(cl.req.targetBytes()))
+	clues := ties.RequestClues(cl.route, cl.target())
 	if clues == nil {
 		return nil
 	}
 	began := time.Now()
 	var err error
-	if isJSON(cl.req.value("content-type")) {
-		seen := newClueReader(clues, cl.req.value("content-encoding"))
+	if isJSON(string(cl.req.contentType())) {
+		seen := newClueReader(clues, string(cl.req.contentEncoding()))
 		err = cl.readWhole(func(p []byte) { _, _ = seen.Write(p) })
 		seen.end()
 	}
@@ -189,11 +190,19 @@ func (cl *client) findTie(a *attempts) error {
 
 // tee looks at the HTTP/1.1 answer that is about to be passed on.
 func (cl *client) tee(l *pool.Lease) *clueTee {
-	h := &cl.resp
-	if cl.x.opts.Ties == nil || cl.route.Provider == "" {
+	h, t := &cl.resp, &cl.clues
+	if cl.route.Provider == "" || !t.begin(cl.x.opts.Ties, l, cl.route, cl.target(), h.status, string(h.contentType()), string(h.contentEncoding())) {
 		return nil
 	}
-	return cl.x.tee(l, cl.route, string(cl.req.targetBytes()), h.status, h.value("content-type"), h.value("content-encoding"))
+	return t
+}
+
+// target is the request's, as a string that is made anew only where it is another one than before.
+func (cl *client) target() string {
+	if t := cl.req.targetBytes(); cl.lastTarget != string(t) {
+		cl.lastTarget = string(t)
+	}
+	return cl.lastTarget
 }
 
 // readWhole reads the request's body, as far as it can be kept, before any of it is sent.
@@ -235,8 +244,11 @@ func (cl *client) readWhole(see func([]byte)) error {
 
 // tee looks at the HTTP/2 answer that is about to be passed on.
 func (s *stream) tee(resp *http.Response, l *pool.Lease) *clueTee {
-	h := resp.Header
-	return s.cl.x.tee(l, s.cl.route, s.r.RequestURI, resp.StatusCode, h.Get("Content-Type"), h.Get("Content-Encoding"))
+	h, t := resp.Header, new(clueTee)
+	if !t.begin(s.cl.x.opts.Ties, l, s.cl.route, s.r.RequestURI, resp.StatusCode, h.Get("Content-Type"), h.Get("Content-Encoding")) {
+		return nil
+	}
+	return t
 }
 
 // findTie is the same for HTTP/2.

@@ -198,7 +198,7 @@ func (cl *client) answerTokens(a *attempts) (*localAnswer, error) {
 	if long != nil || !cl.body.complete() {
 		return a.tooLong(), nil
 	}
-	return a.readTokens(string(cl.req.targetBytes()), cl.req.value("content-encoding"), body.text), nil
+	return a.readTokens(string(cl.req.targetBytes()), string(cl.req.contentEncoding()), body.text), nil
 }
 
 // withhold answers in the place of a token answer that must not be passed on.
@@ -208,7 +208,7 @@ func (cl *client) withhold(up *upstreamConn, a *attempts) *localAnswer {
 	}
 	raw := cl.lookAhead(up, cl.x.opts.AnswerTimeout, maxTokenBody+1, never)
 	h := &cl.resp
-	return a.judgeTokenAnswer(h.status, h.value("content-type"), h.value("content-encoding"), raw)
+	return a.judgeTokenAnswer(h.status, string(h.contentType()), string(h.contentEncoding()), raw)
 }
 
 // answerTokens is the same for HTTP/2; done says that there is nothing left to do.
