@@ -10,6 +10,7 @@ import (
 func (cl *client) deliver(up *upstreamConn, a *attempts) (keep bool) {
 	x, h, req, l := cl.x, &cl.resp, &cl.req, &a.lease
 	f := responseFraming(h, req)
+	f.chunks.blank = l.Echo != nil
 	d := delivery{cl: cl, up: up, later: cl.watchLater(a), dechunk: h.chunked && req.minor == 0, chunks: f, look: f}
 	d.untilClose = f.kind == bodyUntilClose || d.dechunk
 	keep = !req.close && !x.draining.Load() && !d.untilClose && cl.bodyAllows()
