@@ -169,6 +169,7 @@ func (k *Keeper) cooldown(ctx context.Context, member int64) (*Cooldown, error) 
 	if c, ok := k.cooldowns.Get(member); ok {
 		return c, nil
 	}
+	ctx = context.WithoutCancel(ctx) // it is read for all who ask after this one
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return k.cooldownLocked(ctx, member)

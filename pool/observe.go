@@ -9,7 +9,8 @@ import (
 
 // Observe judges the member that a request was sent with, and nobody else, by the
 // answer. When it returns, what it learnt is durable: the cooldown, the move to
-// the next member and the events of both, in one transaction.
+// the next member and the events of both, in one transaction. It is no less so if ctx ends:
+// whoever asked may have gone, and the answer has come.
 func (k *Keeper) Observe(ctx context.Context, l Lease, a Answer) (Outcome, error) {
 	v := Classify(a, k.opts.Now())
 	if l.tally != nil {

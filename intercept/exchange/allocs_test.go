@@ -11,7 +11,7 @@ import (
 
 // maxSmallRequestAllocs is what one kept-alive request was measured to allocate,
 // client and origin of the test included.
-const maxSmallRequestAllocs = 7
+const maxSmallRequestAllocs = 6
 
 // TestSmallRequestAllocations does not count under the race detector, which
 // allocates on its own.

@@ -169,7 +169,7 @@ func (a *attempts) observe(ctx context.Context, answer pool.Answer) (refused boo
 		return false
 	}
 	answer.Costless = a.route.Costless
-	outcome, err := a.x.opts.Pools.Observe(context.WithoutCancel(ctx), a.lease, answer)
+	outcome, err := a.x.opts.Pools.Observe(ctx, a.lease, answer)
 	if err != nil {
 		a.x.opts.Log.Error("answer not recorded", "pool", a.lease.Pool, "member", a.lease.Member, "err", err)
 	}
