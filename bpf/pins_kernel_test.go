@@ -304,16 +304,16 @@ func TestRemoveLeavesNothing(t *testing.T) {
 	gone := kerneltest.Cgroup(t)
 	must(t, w.Attach(gone))
 	must(t, kerneltest.RemoveCgroup(gone))
-	// Two programs of the guard, each with a link, and the two maps that are theirs alone, where links keep programs; eleven maps, and the
-	// read-only data among them. A filter of clsact's is no pin: who put it there takes it off.
-	guards := 0
+	// Twelve maps, the read-only data among them; two programs of the guard, each with a link, and the map that is theirs alone. A filter
+	// of clsact's is no pin: who put it there takes it off.
+	guards, maps := 0, 12
 	if haveTCX() {
 		w.guardAll(t)
-		guards = 2
+		guards, maps = 2, 13
 	}
 	w.proxied(t, order{Do: "dial", Dst: origin4})
 	all := pinned(t, w.pins)
-	if len(all.programs) != hooks+guards || len(all.links) != 2*hooks+guards || len(all.maps) != 11+guards || all.exist(t) != 3*hooks+2*guards+11+guards {
+	if len(all.programs) != hooks+guards || len(all.links) != 2*hooks+guards || len(all.maps) != maps || all.exist(t) != 3*hooks+2*guards+maps {
 		t.Fatalf("this test cannot see what is loaded: %+v, %d exist", all, all.exist(t))
 	}
 	must(t, w.Remove())
