@@ -336,7 +336,7 @@ func (r *routes) Ports() []uint16 {
 	return slices.Clone(r.ports)
 }
 
-func (r *routes) Changed() <-chan struct{} {
+func (r *routes) PortsChanged() <-chan struct{} {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.changed

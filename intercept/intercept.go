@@ -450,7 +450,7 @@ func (in *Interceptor) nearest(path string) *target {
 // followPorts keeps the redirected ports in step with the bindings.
 func (in *Interceptor) followPorts() {
 	for {
-		changed := in.opts.Routes.Changed()
+		changed := in.opts.Routes.PortsChanged()
 		var retry <-chan time.Time
 		if err := in.opts.Flows.SetPorts(in.opts.Routes.Ports()); err != nil {
 			in.opts.Log.Error("redirected ports not set", "error", err)

@@ -12,8 +12,8 @@ type Routes interface {
 	Route(host string, port uint16, pools []string) (pool.Route, bool)
 	// Ports are the TCP ports of all bindings.
 	Ports() []uint16
-	// Changed is closed at the next change of what the other two answer.
-	Changed() <-chan struct{}
+	// PortsChanged is closed at the next change of those.
+	PortsChanged() <-chan struct{}
 }
 
 // verdict is what is done with a connection whose beginning has been seen.

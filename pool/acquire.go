@@ -23,7 +23,7 @@ func (k *Keeper) Acquire(ctx context.Context, r Route, tried []string) (Lease, e
 }
 
 func (k *Keeper) acquire(ctx context.Context, r Route, tried []string) (Lease, error) {
-	p := k.view.Load().pools[r.Pool]
+	p := k.view.pool(r.Pool)
 	if p == nil {
 		return Lease{}, ErrNoPool
 	}
@@ -60,7 +60,7 @@ func (k *Keeper) acquireSlow(ctx context.Context, r Route, tried []string, now t
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	// An edit may have put another view in place while this waited.
-	p := k.view.Load().pools[r.Pool]
+	p := k.view.pool(r.Pool)
 	if p == nil {
 		return Lease{}, ErrNoPool
 	}
@@ -167,7 +167,7 @@ func (k *Keeper) reveal(p *poolView, c Change) {
 			p.members[i].tally.lifted = lifted{}
 		}
 	}
-	p.show(c)
+	k.view.show(p, c)
 	if len(c.Cooldowns) > 0 {
 		k.waiting.raise()
 	}

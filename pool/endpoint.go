@@ -41,7 +41,7 @@ func (v *view) tokenURL(c Credential) string {
 	if c.TokenURL != "" {
 		return c.TokenURL
 	}
-	if p := v.pools[c.Pool]; p != nil {
+	if p := v.pool(c.Pool); p != nil {
 		return p.tokenURL()
 	}
 	return ""
@@ -61,7 +61,7 @@ func (k *Keeper) clientID(c Credential) string {
 	if c.ClientID != "" || c.TokenURL != "" {
 		return c.ClientID
 	}
-	if p := k.view.Load().pools[c.Pool]; p != nil {
+	if p := k.view.pool(c.Pool); p != nil {
 		if preset, err := ProviderByName(p.pool.Provider); err == nil {
 			return preset.ClientID
 		}
@@ -93,26 +93,29 @@ func endpointHost(endpoint string) []string {
 	return nil
 }
 
+// endpointPath is a path, clean, on a token endpoint's host.
+type endpointPath struct {
+	hostPort
+	path string
+}
+
 // bindEndpoint has what agents send to a token endpoint looked at. An endpoint
 // without a name that a connection could be recognised by is left alone.
-func (v *view) bindEndpoint(p *poolView, endpoint string) {
+func (p *poolView) bindEndpoint(endpoint string) {
 	at, u, ok := endpointAt(endpoint)
 	if !ok {
 		return
 	}
 	if !slices.Contains(p.refresh, at) {
 		p.refresh = append(p.refresh, at)
-		v.endpoints[at] = append(v.endpoints[at], p)
 	}
-	if v.paths[at] == nil {
-		v.paths[at] = make(map[string]endpointKind)
+	if !slices.Contains(p.ports, at.port) {
+		p.ports = append(p.ports, at.port)
 	}
 	tokens := path.Clean("/" + u.Path)
-	v.paths[at][tokens] = givesTokens
+	p.gives = append(p.gives, endpointPath{at, tokens})
 	// No answer of the endpoint's names it (RFC 8414 does): this is where OpenAI, Google, GitLab and others have it.
-	if revoke := path.Join(path.Dir(tokens), "revoke"); v.paths[at][revoke] == 0 {
-		v.paths[at][revoke] = endsTokens
-	}
+	p.ends = append(p.ends, endpointPath{at, path.Join(path.Dir(tokens), "revoke")})
 }
 
 // endpointKind is what a path on a token endpoint's host is for.
@@ -123,24 +126,25 @@ const (
 	endsTokens               // revocation, RFC 7009
 )
 
-// learn makes a pool's placeholders and the tokens of its accounts known.
-func (k *Keeper) learn(v *view, p *poolView, m *material) {
+// learn makes the tokens of a pool's account known.
+func (k *Keeper) learn(p *poolView, m *material) {
 	for _, token := range [][]byte{m.Access, m.Refresh, m.Secret} {
 		if len(token) > 0 {
-			v.known[k.digestOf(string(token))] = p
+			p.known = append(p.known, k.digestOf(string(token)))
 		}
 	}
 	for _, d := range m.Former {
 		if len(d) == len(tokenDigest{}) {
-			v.known[tokenDigest(d)] = p
+			p.known = append(p.known, tokenDigest(d))
 		}
 	}
 }
 
-func (k *Keeper) learnPlaceholders(v *view, p *poolView) {
+// learnPlaceholders makes a pool's placeholders known.
+func (k *Keeper) learnPlaceholders(p *poolView) {
 	t := agentTokens(k.key, p.pool)
 	for _, token := range []string{placeholder(k.key, p.pool), t.AccessToken, t.RefreshToken, t.IDToken} {
-		v.known[k.digestOf(token)] = p
+		p.known = append(p.known, k.digestOf(token))
 	}
 }
 
@@ -162,7 +166,14 @@ func (k *Keeper) endpointKind(r Route, target string) endpointKind {
 	if plain, err := url.PathUnescape(p); err == nil {
 		p = plain
 	}
-	return k.view.Load().paths[hostPort{r.Host, r.Port}][path.Clean("/"+p)]
+	at := endpointPath{hostPort{r.Host, r.Port}, path.Clean("/" + p)}
+	switch {
+	case k.view.gives.first(at) != nil:
+		return givesTokens
+	case k.view.ends.first(at) != nil:
+		return endsTokens
+	}
+	return 0
 }
 
 // StandIn is what a token endpoint would answer (RFC 6749 section 5.1), with
@@ -170,9 +181,8 @@ func (k *Keeper) endpointKind(r Route, target string) endpointKind {
 // or formerly: to forward that would spend the account. It says no if none of the values
 // is one.
 func (k *Keeper) StandIn(values []string) ([]byte, bool) {
-	v := k.view.Load()
 	for _, value := range values {
-		p := v.known[k.digestOf(value)]
+		p := k.view.known.first(k.digestOf(value))
 		if p == nil {
 			continue
 		}

@@ -96,7 +96,7 @@ func shiftEach(instants map[string]time.Time, by time.Duration) {
 
 // hasten has a credential's source read soon, because an upstream refused its secret.
 func (k *Keeper) hasten(name string) {
-	if c, _ := k.view.Load().credential(name); c.Source == "" {
+	if c, _ := k.view.credential(name); c.Source == "" {
 		return
 	}
 	f := k.fetches
@@ -114,7 +114,7 @@ func (k *Keeper) fetchAgain(ctx context.Context) {
 	defer close(f.done)
 	slots := make(chan struct{}, maxFetches)
 	for ctx.Err() == nil {
-		changed, hurried := k.view.Load().changed.wait(), f.hurried.wait()
+		changed, hurried := k.view.tends.wait(), f.hurried.wait()
 		name, at := k.nextFetch()
 		if !k.fellDue(ctx, name, at, changed, hurried) {
 			continue
@@ -140,11 +140,11 @@ func (k *Keeper) nextFetch() (name string, at time.Time) {
 	f := k.fetches
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for _, c := range k.view.Load().sourced() {
-		if f.flying[c.Name] {
+	for _, c := range k.view.tended.all() {
+		if c.Source == "" || f.flying[c.Name] {
 			continue
 		}
-		if due := f.due[c.Name]; name == "" || due.Before(at) {
+		if due := f.due[c.Name]; name == "" || due.Before(at) || due.Equal(at) && c.Name < name {
 			name, at = c.Name, due
 		}
 	}
@@ -153,7 +153,7 @@ func (k *Keeper) nextFetch() (name string, at time.Time) {
 
 // fetchNow reads a credential's source and notes what came of it.
 func (k *Keeper) fetchNow(ctx context.Context, name string) {
-	c, _ := k.view.Load().credential(name)
+	c, _ := k.view.credential(name)
 	got, err := k.fetch(ctx, c.Source, c.Type)
 	f, now := k.fetches, k.opts.Now()
 	f.mu.Lock()
@@ -189,7 +189,7 @@ func (k *Keeper) fetchNow(ctx context.Context, name string) {
 func (k *Keeper) isRefused(ctx context.Context, c Credential) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	p := k.view.Load().pools[c.Pool]
+	p := k.view.pool(c.Pool)
 	if p == nil {
 		return false
 	}

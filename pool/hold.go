@@ -66,7 +66,7 @@ func (k *Keeper) Hold(ctx context.Context, r Route, tie Tie) bool {
 	if tie.member != 0 {
 		return k.holdTied(ctx, r, tie)
 	}
-	p := k.view.Load().pools[r.Pool]
+	p := k.view.pool(r.Pool)
 	if p == nil || p.pool.Hold <= 0 {
 		return false
 	}
@@ -92,7 +92,7 @@ func (k *Keeper) Hold(ctx context.Context, r Route, tie Tie) bool {
 }
 
 func (k *Keeper) holdTied(ctx context.Context, r Route, t Tie) bool {
-	p := k.view.Load().pools[r.Pool]
+	p := k.view.pool(r.Pool)
 	if p == nil || p.pool.Hold <= 0 {
 		return false
 	}
@@ -138,7 +138,7 @@ func (k *Keeper) await(ctx context.Context, name string, member int64, deadline 
 func (k *Keeper) backBy(ctx context.Context, name string, member int64, deadline time.Time) (time.Duration, bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	p := k.view.Load().pools[name]
+	p := k.view.pool(name)
 	if p == nil {
 		return 0, false
 	}
@@ -161,7 +161,7 @@ func (k *Keeper) backBy(ctx context.Context, name string, member int64, deadline
 // Held is how many requests each pool holds now, of those that hold any.
 func (k *Keeper) Held() map[string]int {
 	held := make(map[string]int)
-	for _, p := range k.view.Load().ordered {
+	for _, p := range k.view.pools.all() {
 		if n := p.line.len() + p.tied.len(); n > 0 {
 			held[p.pool.Name] = n
 		}

@@ -62,7 +62,7 @@ type Options struct {
 type Keeper struct {
 	opts Options
 	key  []byte // of the installation, for placeholders
-	view atomic.Pointer[view]
+	view view
 	// cooldowns is a read cache by member id; a miss asks the store.
 	cooldowns *ristretto.Cache[int64, *Cooldown]
 
@@ -72,7 +72,7 @@ type Keeper struct {
 	fetches *fetcher
 
 	mu      sync.Mutex // held while the store is changed
-	holders holders
+	holders *holders
 	waiting signal // raised when a cooldown changes
 	events  signal // raised when an event is added
 }
@@ -118,6 +118,7 @@ func NewKeeper(ctx context.Context, opts Options) (*Keeper, error) {
 		cache.Close()
 		return nil, fmt.Errorf("read the installation's key: %w", err)
 	}
+	k.view.init()
 	k.waiting.init()
 	k.events.init()
 	k.unsaved = newUnsaved()

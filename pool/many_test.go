@@ -65,6 +65,34 @@ func (s countingStore) Config(ctx context.Context) (pool.Config, error) {
 	return s.Store.Config(ctx)
 }
 
+// TestTheThousandthPool takes nothing of the others, nor does a change of it.
+func TestTheThousandthPool(t *testing.T) {
+	t.Parallel()
+	var read atomic.Int64
+	b := newBench(t, nil)
+	b.stop()
+	b.wrap = func(s pool.Store) pool.Store { return countingStore{s, &read} }
+	b.start(t)
+	b.pool(t, "a")
+	b.add(t, "b", "c")
+	secret := vault.NewSecret([]byte("sk-other"))
+	_, updated := b.UpdateCredential(t.Context(), "a", pool.CredentialChange{Secret: &secret})
+	for what, err := range map[string]error{
+		"add a member":         b.AddMember(t.Context(), "p", "b"),
+		"take one out":         b.RemoveMember(t.Context(), "p", "a"),
+		"set a reset's target": b.SetAuthResetTarget(t.Context(), "p", "openai"),
+		"remove the pool":      b.RemovePool(t.Context(), "p"),
+		"update a credential":  updated,
+	} {
+		if err != nil {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	if n := read.Load(); n > 1 { // at the start
+		t.Errorf("everything was read %d times", n)
+	}
+}
+
 // TestTheTenThousandthCredential costs what the first did: nothing is read or opened of the others for it, but that of
 // accounts the refresh tokens are made known once.
 func TestTheTenThousandthCredential(t *testing.T) {

@@ -52,10 +52,10 @@ func (v *view) near(err error) error {
 		return err
 	}
 	var names []string
-	p := v.pools[known.missing.pool]
+	p := v.pool(known.missing.pool)
 	switch {
 	case known.missing.credential == "":
-		for name := range v.pools {
+		for name := range v.pools.all() {
 			names = append(names, name)
 		}
 	case p != nil:
@@ -63,8 +63,8 @@ func (v *view) near(err error) error {
 			names = append(names, p.members[i].name)
 		}
 	default:
-		for c := range v.all() {
-			names = append(names, c.Name)
+		for name := range v.credentials.all() {
+			names = append(names, name)
 		}
 	}
 	return known.Near(names)

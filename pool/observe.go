@@ -3,6 +3,7 @@ package pool
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 )
@@ -66,7 +67,7 @@ func (k *Keeper) observeGood(ctx context.Context, l Lease, costless bool) error 
 
 // current is the pool of a lease, or nil if its member has left since.
 func (k *Keeper) current(l Lease) *poolView {
-	p := k.view.Load().pools[l.Pool]
+	p := k.view.pool(l.Pool)
 	if p == nil || p.memberIndex(l.member) < 0 {
 		return nil
 	}
@@ -171,7 +172,7 @@ func exhaustedEvent(p *poolView, members int, first *memberView, until, now time
 // without is the exhausted edge of a pool whose members are all out once one has left that is not; none if it is not one of
 // those. The lock is held.
 func (k *Keeper) without(ctx context.Context, pool, credential string) (edge Change, err error) {
-	p := k.view.Load().pools[pool]
+	p := k.view.pool(pool)
 	if p == nil || p.state.Load() == StateExhausted {
 		return Change{}, nil
 	}
@@ -211,10 +212,8 @@ func (k *Keeper) Recover(ctx context.Context) (next time.Time, err error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	now := k.opts.Now()
-	for _, p := range k.view.Load().ordered {
-		if p.state.Load() != StateExhausted {
-			continue
-		}
+	for _, id := range slices.Sorted(maps.Keys(k.view.out)) {
+		p := k.view.out[id]
 		members, err := k.candidates(ctx, p, nil)
 		if err != nil {
 			return time.Time{}, err
@@ -258,7 +257,7 @@ func (k *Keeper) ClockSet(ctx context.Context, by time.Duration, anchor []byte) 
 	k.refresh.shift(by)
 	k.fetches.shift(by)
 	k.cooldowns.Clear()
-	for _, p := range k.view.Load().ordered {
+	for _, p := range k.view.byID {
 		if !p.since.IsZero() {
 			p.since = p.since.Add(by)
 		}

@@ -3,7 +3,6 @@ package pool
 import (
 	"cmp"
 	"context"
-	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -20,8 +19,7 @@ func (k *Keeper) CreatePool(ctx context.Context, p Pool) (Pool, error) {
 	})
 }
 
-// configure changes the configuration, notes who asked for that, and puts the new
-// view in place.
+// configure changes a pool, notes who asked for that, and has the view show it.
 func (k *Keeper) configure(ctx context.Context, e Event, change func(context.Context) error) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -29,7 +27,7 @@ func (k *Keeper) configure(ctx context.Context, e Event, change func(context.Con
 		return err
 	}
 	// The change is durable: finish it even if the caller has given up.
-	if err := k.reload(context.WithoutCancel(ctx)); err != nil {
+	if err := k.look(context.WithoutCancel(ctx), e.Pool); err != nil {
 		return err
 	}
 	k.waiting.raise()
@@ -39,7 +37,7 @@ func (k *Keeper) configure(ctx context.Context, e Event, change func(context.Con
 // store makes a change durable, and who asked for it. The lock is held.
 func (k *Keeper) store(ctx context.Context, e Event, change func(context.Context) error) error {
 	if err := change(k.noting(ctx, e)); err != nil {
-		return k.view.Load().near(err)
+		return k.view.near(err)
 	}
 	k.events.raise()
 	return nil
@@ -48,20 +46,20 @@ func (k *Keeper) store(ctx context.Context, e Event, change func(context.Context
 // Pools lists the pools by name.
 func (k *Keeper) Pools(context.Context) ([]Pool, error) {
 	var all []Pool
-	for _, p := range k.view.Load().ordered {
+	for _, p := range k.view.pools.all() {
 		all = append(all, p.pool)
 	}
 	slices.SortFunc(all, func(a, b Pool) int { return cmp.Compare(a.Name, b.Name) })
 	return all, nil
 }
 
-// find is to be called with the lock held: an edit puts another view in place, and
+// find is to be called with the lock held: an edit puts another view of the pool in place, and
 // what is changed in the one before is lost.
 func (k *Keeper) find(name string) (*poolView, error) {
-	if p := k.view.Load().pools[name]; p != nil {
+	if p := k.view.pool(name); p != nil {
 		return p, nil
 	}
-	return nil, k.view.Load().near(NoPool(name))
+	return nil, k.view.near(NoPool(name))
 }
 
 // PoolStatus is a pool as it is now: its active member is the one that the next
@@ -163,7 +161,7 @@ func (k *Keeper) Clear(ctx context.Context, name, member string) error {
 		}
 	}
 	if back == "" {
-		return k.view.Load().near(NoMember(name, member))
+		return k.view.near(NoMember(name, member))
 	}
 	if p.state.Load() == StateExhausted {
 		change.To, change.EdgeEvent = StateHealthy, recoveredEvent(p, back)
@@ -211,7 +209,7 @@ func (k *Keeper) SetAuthResetTarget(ctx context.Context, pool, target string) er
 // Credentials lists the credentials by name.
 func (k *Keeper) Credentials(context.Context) ([]Credential, error) {
 	var all []Credential
-	for c := range k.view.Load().all() {
+	for _, c := range k.view.credentials.all() {
 		all = append(all, c)
 	}
 	slices.SortFunc(all, func(a, b Credential) int { return cmp.Compare(a.Name, b.Name) })
@@ -230,7 +228,7 @@ func (k *Keeper) AddCredential(ctx context.Context, s CredentialSpec) (Credentia
 			return Credential{}, err
 		}
 		defer got.zero()
-		if _, taken := k.view.Load().credential(s.Name); !taken {
+		if _, taken := k.view.credential(s.Name); !taken {
 			k.fetches.read(s.Name, k.opts.Now(), k.opts.FetchInterval)
 		}
 		s.Secret, s.OAuth, m.Fetched = got.secret, got.oauth, got.digest
@@ -265,17 +263,10 @@ func (k *Keeper) AddCredential(ctx context.Context, s CredentialSpec) (Credentia
 	return c, nil
 }
 
-// enlist shows a credential that no pool holds, or that it is gone. To build a view of all that there is for it would
-// make many take the longer the more there are. The lock is held.
+// enlist shows a credential that no pool holds, or that it is gone. The lock is held.
 func (k *Keeper) enlist(c Credential, there bool) {
-	v := k.view.Load()
-	if there {
-		v.credentials.Store(c.Name, c)
-	} else {
-		v.credentials.Delete(c.Name)
-	}
-	if c.Type == OAuth || c.Source != "" { // it is to be refreshed, or read again
-		v.changed.raise()
+	if k.view.enlist(c, there) {
+		k.view.tends.raise()
 	}
 }
 
@@ -289,15 +280,18 @@ func (k *Keeper) onlyHolder(ctx context.Context, c Credential, m *material) erro
 	if err := k.findHolders(ctx); err != nil {
 		return err
 	}
-	if holder := k.holders[k.digestOf(string(m.Refresh))]; holder != "" && holder != c.Name {
+	if holder := k.holders.names[k.digestOf(string(m.Refresh))]; holder != "" && holder != c.Name {
 		return Conflict("oauth.refresh_token: is that of %q, now or before, and good for one of them only: sign in once more for another account", holder)
 	}
 	return nil
 }
 
-// holders are the names of accounts by the digests of their refresh tokens, spent ones too. Nil until somebody wants to
-// know, for it takes to open all of them. Guarded by the keeper's lock.
-type holders map[tokenDigest]string
+// holders are who has or had a refresh token. Nil until somebody wants to know, for it takes to open all accounts. Guarded by
+// the keeper's lock.
+type holders struct {
+	names  map[tokenDigest]string   // of accounts, by the digests of their refresh tokens, spent ones too
+	tokens map[string][]tokenDigest // by those names
+}
 
 // findHolders makes them known. The lock is held.
 func (k *Keeper) findHolders(ctx context.Context) error {
@@ -308,7 +302,7 @@ func (k *Keeper) findHolders(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	all := make(holders)
+	all := &holders{names: make(map[tokenDigest]string), tokens: make(map[string][]tokenDigest)}
 	for i := range cfg.Credentials {
 		r := &cfg.Credentials[i]
 		if r.Credential.Type != OAuth {
@@ -325,21 +319,36 @@ func (k *Keeper) findHolders(ctx context.Context) error {
 }
 
 // add notes what an account has now.
-func (h holders) add(k *Keeper, name string, m *material) {
+func (h *holders) add(k *Keeper, name string, m *material) {
 	if h == nil || len(m.Refresh) == 0 {
 		return
 	}
-	h[k.digestOf(string(m.Refresh))] = name
+	h.note(k.digestOf(string(m.Refresh)), name)
 	for _, d := range m.Former {
 		if len(d) == len(tokenDigest{}) {
-			h[tokenDigest(d)] = name
+			h.note(tokenDigest(d), name)
 		}
 	}
 }
 
+func (h *holders) note(token tokenDigest, name string) {
+	if h.names[token] != name {
+		h.names[token] = name
+		h.tokens[name] = append(h.tokens[name], token)
+	}
+}
+
 // remove forgets an account.
-func (h holders) remove(name string) {
-	maps.DeleteFunc(h, func(_ tokenDigest, holder string) bool { return holder == name })
+func (h *holders) remove(name string) {
+	if h == nil {
+		return
+	}
+	for _, token := range h.tokens[name] {
+		if h.names[token] == name {
+			delete(h.names, token)
+		}
+	}
+	delete(h.tokens, name)
 }
 
 func (m *material) setExtra(c *Credential, extra []ExtraHeader) {
@@ -364,7 +373,7 @@ func (k *Keeper) UpdateCredential(ctx context.Context, name string, ch Credentia
 	defer k.mu.Unlock()
 	r, err := k.opts.Store.Credential(ctx, name)
 	if err != nil {
-		return Credential{}, k.view.Load().near(err)
+		return Credential{}, k.view.near(err)
 	}
 	m, err := k.open(&r)
 	if err != nil {
@@ -480,7 +489,7 @@ func (k *Keeper) RemoveCredential(ctx context.Context, name string) error {
 		return err
 	}
 	k.holders.remove(name)
-	c, _ := k.view.Load().credential(name)
+	c, _ := k.view.credential(name)
 	k.enlist(c, false)
 	k.fetches.forget(name) // the next one of this name is another one
 	k.refresh.forget(name)

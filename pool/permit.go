@@ -16,7 +16,7 @@ func (k *Keeper) hostsOf(p Pool) []string {
 
 // endpointHostOf is the host that a credential brings into its pool, if any.
 func (k *Keeper) endpointHostOf(credential string) []string {
-	c, _ := k.view.Load().credential(credential)
+	c, _ := k.view.credential(credential)
 	return endpointHost(c.TokenURL)
 }
 

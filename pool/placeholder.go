@@ -113,15 +113,17 @@ func (k *Keeper) echoOf(p Pool, m *material) *echo.Matcher {
 // named pools, or for all if none is named. Of two pools with one variable, the
 // one that was named or made first gives it; a name that no pool has gives none.
 func (k *Keeper) Placeholders(pools []string) map[string]string {
-	v := k.view.Load()
+	v := &k.view
+	env := make(map[string]string)
 	if len(pools) == 0 {
-		for _, p := range v.ordered {
-			pools = append(pools, p.pool.Name)
+		for variable := range v.variables.keys() {
+			if p := v.variables.first(variable); p != nil {
+				env[variable] = placeholder(k.key, p.pool)
+			}
 		}
 	}
-	env := make(map[string]string)
 	for _, name := range pools {
-		p := v.pools[name]
+		p := v.pool(name)
 		if p == nil {
 			continue
 		}
@@ -135,7 +137,7 @@ func (k *Keeper) Placeholders(pools []string) map[string]string {
 
 // agentTokensOf are nil for a pool without an OAuth account.
 func (k *Keeper) agentTokensOf(p *poolView) *AgentTokens {
-	v := k.view.Load()
+	v := &k.view
 	for i := range p.members {
 		if c, _ := v.credential(p.members[i].name); c.Type == OAuth {
 			t := agentTokens(k.key, p.pool)
@@ -147,9 +149,9 @@ func (k *Keeper) agentTokensOf(p *poolView) *AgentTokens {
 
 // AgentTokens are a pool's placeholders for OAuth agents.
 func (k *Keeper) AgentTokens(name string) (AgentTokens, error) {
-	p := k.view.Load().pools[name]
+	p := k.view.pool(name)
 	if p == nil {
-		return AgentTokens{}, k.view.Load().near(NoPool(name))
+		return AgentTokens{}, k.view.near(NoPool(name))
 	}
 	return agentTokens(k.key, p.pool), nil
 }

@@ -22,7 +22,7 @@ func (k *Keeper) redeem(ctx context.Context, name, why string) error {
 	if err != nil {
 		return err
 	}
-	endpoint := k.view.Load().tokenURL(c)
+	endpoint := k.view.tokenURL(c)
 	if endpoint == "" || len(m.Refresh) == 0 {
 		return errNotRefreshable
 	}
@@ -191,10 +191,10 @@ func (k *Keeper) replace(ctx context.Context, r CredentialRecord, m *material, a
 	k.holders.add(k, r.Credential.Name, m)
 	k.events.raise()
 	ctx = context.WithoutCancel(ctx)
-	if err := k.reload(ctx); err != nil {
+	if err := k.look(ctx, r.Credential.Pool, r.Credential.Name); err != nil {
 		return err
 	}
-	p := k.view.Load().byID[revival.Pool]
+	p := k.view.byID[revival.Pool]
 	switch {
 	case p == nil:
 	case waits:
@@ -207,7 +207,7 @@ func (k *Keeper) replace(ctx context.Context, r CredentialRecord, m *material, a
 
 // revival is the end of such a cooldown; none if the credential's member has no such one. The lock is held.
 func (k *Keeper) revival(ctx context.Context, c Credential) (Change, error) {
-	p := k.view.Load().pools[c.Pool]
+	p := k.view.pool(c.Pool)
 	if p == nil {
 		return Change{}, nil
 	}
@@ -243,24 +243,25 @@ func (k *Keeper) rejected(ctx context.Context, e *RejectedError, refused bool, w
 	}
 	k.hasten(e.Credential) // its source may have others by now
 	now := k.opts.Now()
-	if refused && now.Before(r.Credential.ExpiresAt) {
+	ended := refused && now.Before(r.Credential.ExpiresAt)
+	if ended {
 		r.Credential.ExpiresAt = now // whatever was said of it
+	}
+	if r.Credential.RefreshFailed.IsZero() {
+		r.Credential.RefreshFailed, ended = now, true
+		note := Event{Kind: EventRefreshFailed, Pool: r.Credential.Pool, Member: e.Credential, Reason: e.Code, Detail: e.Error(), Time: now}
+		ctx = context.WithValue(ctx, noteKey{}, note)
+	}
+	if ended {
 		if err := k.opts.Store.UpdateCredential(ctx, r, Change{}, nil); err != nil {
 			return err
 		}
-	}
-	if r.Credential.RefreshFailed.IsZero() {
-		r.Credential.RefreshFailed = now
-		note := Event{Kind: EventRefreshFailed, Pool: r.Credential.Pool, Member: e.Credential, Reason: e.Code, Detail: e.Error(), Time: now}
-		if err := k.opts.Store.UpdateCredential(context.WithValue(ctx, noteKey{}, note), r, Change{}, nil); err != nil {
-			return err
-		}
 		k.events.raise()
-		if err := k.reload(ctx); err != nil {
+		if err := k.look(ctx, r.Credential.Pool, e.Credential); err != nil {
 			return err
 		}
 	}
-	p := k.view.Load().pools[r.Credential.Pool]
+	p := k.view.pool(r.Credential.Pool)
 	if p == nil || now.Before(r.Credential.ExpiresAt) {
 		return nil // the token at hand is good for a while
 	}

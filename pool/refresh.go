@@ -133,15 +133,15 @@ func (r *refresher) shift(by time.Duration) {
 func (k *Keeper) refreshAhead(ctx context.Context) {
 	defer close(k.refresh.done)
 	for ctx.Err() == nil {
-		changed := k.view.Load().changed.wait()
+		changed := k.view.tends.wait()
 		name, at := k.nextRefresh()
 		if !k.fellDue(ctx, name, at, changed, nil) {
 			continue
 		}
 		// Failures are noted where they happen, and retried at an instant of their own.
-		ended, _ := k.view.Load().credential(name)
+		ended, _ := k.view.credential(name)
 		_ = k.refreshNow(ctx, name, "ahead of its end", false, func() bool {
-			c, _ := k.view.Load().credential(name)
+			c, _ := k.view.credential(name)
 			return c.ExpiresAt.Equal(ended.ExpiresAt)
 		})
 	}
@@ -149,8 +149,8 @@ func (k *Keeper) refreshAhead(ctx context.Context) {
 
 // nextRefresh is the account that is to be refreshed first, and when; "" if none is.
 func (k *Keeper) nextRefresh() (name string, at time.Time) {
-	v, now := k.view.Load(), k.opts.Now()
-	for c := range v.all() {
+	v, now := &k.view, k.opts.Now()
+	for _, c := range v.tended.all() {
 		if c.Type != OAuth || c.ExpiresAt.IsZero() || v.tokenURL(c) == "" {
 			continue
 		}
@@ -212,7 +212,7 @@ func (k *Keeper) still(r Route, l Lease) func() bool {
 
 // again leases the same member with what it has now.
 func (k *Keeper) again(r Route, l Lease) (Lease, bool) {
-	p := k.view.Load().pools[r.Pool]
+	p := k.view.pool(r.Pool)
 	if p == nil {
 		return Lease{}, false
 	}

@@ -32,12 +32,12 @@ type DueReset struct {
 // written that down. It is durable when Told returns, whatever becomes of the request.
 // The first one of an exhaustion waits for the disk; all others cost a look at a flag.
 func (k *Keeper) Told(name string) {
-	if p := k.view.Load().pools[name]; p == nil || p.told.Load() {
+	if p := k.view.pool(name); p == nil || p.told.Load() {
 		return
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	p := k.view.Load().pools[name]
+	p := k.view.pool(name)
 	if p == nil || p.told.Load() {
 		return
 	}
@@ -96,7 +96,7 @@ func (k *Keeper) EndReset(ctx context.Context, r DueReset, done bool, events []E
 	if err := k.opts.Store.EndReset(ctx, r.ID, told, events, now); err != nil {
 		return fmt.Errorf("pool %s: %w", r.Pool, err)
 	}
-	if p := k.view.Load().pools[r.Pool]; p != nil && p.id == r.ID && !done {
+	if p := k.view.pool(r.Pool); p != nil && p.id == r.ID && !done {
 		p.told.Store(true)
 	}
 	if len(events) > 0 {

@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 	"strings"
 	"time"
 
@@ -95,9 +94,9 @@ func (k *Keeper) fetchFor(ctx context.Context, name string, ch CredentialChange)
 	if err := validSource(*ch.Source); err != nil {
 		return nil, err
 	}
-	c, there := k.view.Load().credential(name)
+	c, there := k.view.credential(name)
 	if !there {
-		return nil, k.view.Load().near(NoCredential(name))
+		return nil, k.view.near(NoCredential(name))
 	}
 	return k.fetch(ctx, *ch.Source, c.Type)
 }
@@ -206,16 +205,4 @@ func ParseTokens(raw []byte) (*OAuthTokens, error) {
 		AccessToken: vault.NewSecret([]byte(values["access_token"])), RefreshToken: vault.NewSecret([]byte(values["refresh_token"])),
 		ExpiresAt: at.UTC(),
 	}, nil
-}
-
-// sourced are the credentials that have a source, by name.
-func (v *view) sourced() []Credential {
-	var all []Credential
-	for c := range v.all() {
-		if c.Source != "" {
-			all = append(all, c)
-		}
-	}
-	slices.SortFunc(all, func(a, b Credential) int { return strings.Compare(a.Name, b.Name) })
-	return all
 }

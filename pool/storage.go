@@ -18,9 +18,12 @@ type Store interface {
 	ResetStore
 }
 
-// ConfigStore reads everything a keeper keeps in memory.
+// ConfigStore reads what a keeper keeps in memory.
 type ConfigStore interface {
 	Config(ctx context.Context) (Config, error)
+	// ConfigOf reads one pool, if there is one of the name, with its members' credentials, and these credentials, those that
+	// there are. It is not the slower for how many others there are.
+	ConfigOf(ctx context.Context, pool string, credentials []string) (Config, error)
 	// InstallationKey is random, made once, and the same for ever.
 	InstallationKey(ctx context.Context) ([]byte, error)
 }
@@ -64,7 +67,7 @@ type ClockStore interface {
 	ShiftTimes(ctx context.Context, by time.Duration, anchor []byte) error
 }
 
-// Config is all pools and credentials as stored.
+// Config is pools and credentials as stored.
 type Config struct {
 	Pools       []PoolRecord // oldest first
 	Credentials []CredentialRecord

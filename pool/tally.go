@@ -43,10 +43,10 @@ type Tally struct {
 	Failovers uint64
 }
 
-// Tallies are the numbers of all members, by pool and in the pools' order.
+// Tallies are the numbers of all members, by pool and in their order.
 func (k *Keeper) Tallies() []Tally {
 	var all []Tally
-	for _, p := range k.view.Load().ordered {
+	for _, p := range k.view.pools.all() {
 		for i := range p.members {
 			m := &p.members[i]
 			t := Tally{Pool: p.pool.Name, Member: m.name, Answers: make(map[Outcome]uint64), Failovers: m.tally.failovers.Load()}
@@ -60,12 +60,12 @@ func (k *Keeper) Tallies() []Tally {
 	return all
 }
 
-// tallyOf is what the view before counted for a membership, or a new one.
-func (v *view) tallyOf(member int64, before *view) *tally {
-	t := new(tally)
-	if before != nil && before.tallies[member] != nil {
-		t = before.tallies[member]
+// tallyOf is what the view before of a pool, if any, counted for a membership, or a new one.
+func tallyOf(member int64, before *poolView) *tally {
+	if before != nil {
+		if i := before.memberIndex(member); i >= 0 {
+			return before.members[i].tally
+		}
 	}
-	v.tallies[member] = t
-	return t
+	return new(tally)
 }

@@ -278,7 +278,7 @@ func (t *tieIndex) close() {
 // RequestClues is what looks for ties in a request of a route, in its target at once;
 // nil if none can be there: the pool has one member, or none has made anything.
 func (k *Keeper) RequestClues(r Route, target string) *Clues {
-	p := k.view.Load().pools[r.Pool]
+	p := k.view.pool(r.Pool)
 	if p == nil || p.owned == nil || len(p.members) < 2 || !k.ties.any(p.id) {
 		return nil
 	}
@@ -288,7 +288,7 @@ func (k *Keeper) RequestClues(r Route, target string) *Clues {
 // AnswerClues readies c to look in the answer to a request for what the member's account
 // has made; false if there is no need. What c took before must not be in use any more.
 func (k *Keeper) AnswerClues(r Route, target string, c *Clues) bool {
-	p := k.view.Load().pools[r.Pool]
+	p := k.view.pool(r.Pool)
 	if p == nil || p.owned == nil || !p.owned.owns(target) {
 		return false
 	}
@@ -298,7 +298,7 @@ func (k *Keeper) AnswerClues(r Route, target string, c *Clues) bool {
 
 // Maker is who made what a request names: of several, the one who made the newest.
 func (k *Keeper) Maker(r Route, found []Clue) (Tie, bool) {
-	p := k.view.Load().pools[r.Pool]
+	p := k.view.pool(r.Pool)
 	if p == nil || len(found) == 0 {
 		return Tie{}, false
 	}
@@ -328,7 +328,7 @@ func (k *Keeper) AcquireTied(ctx context.Context, r Route, t Tie) (Lease, error)
 }
 
 func (k *Keeper) acquireTied(ctx context.Context, r Route, t Tie) (Lease, error) {
-	p := k.view.Load().pools[r.Pool]
+	p := k.view.pool(r.Pool)
 	if p == nil {
 		return Lease{}, ErrNoPool
 	}
@@ -363,7 +363,7 @@ func (k *Keeper) acquireTied(ctx context.Context, r Route, t Tie) (Lease, error)
 func (k *Keeper) probeTied(ctx context.Context, r Route, t Tie, now time.Time) (l Lease, ok bool, err error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	p := k.view.Load().pools[r.Pool]
+	p := k.view.pool(r.Pool)
 	if p == nil {
 		return Lease{}, false, ErrNoPool
 	}

@@ -108,29 +108,6 @@ func shiftAll(cooldowns map[int64]Cooldown, by time.Duration) {
 	}
 }
 
-// catchUp makes a change that is not stored visible in a view of what is.
-func (v *view) catchUp(c *Change) {
-	if p := v.byID[c.Pool]; p != nil {
-		p.show(*c)
-	}
-}
-
-// show makes a change of a pool visible, its cooldowns aside.
-func (p *poolView) show(c Change) {
-	for member, parked := range c.Parked {
-		if i := p.memberIndex(member); i >= 0 {
-			p.members[i].parked.Store(parked)
-		}
-	}
-	if c.Active != 0 {
-		p.active.Store(c.Active)
-	}
-	if c.To != "" {
-		p.state.Store(c.To)
-		p.since = c.At
-	}
-}
-
 // commit makes a change durable, or keeps it for later if the store refuses: whoever
 // asked for it is answered all the same. The lock is held.
 func (k *Keeper) commit(ctx context.Context, c Change) {

@@ -1,37 +1,34 @@
 package pool
 
 import (
-	"bytes"
-	"context"
-	"encoding/json"
-	"fmt"
-	"io"
-	"iter"
-	"log/slog"
-	"slices"
-	"sort"
-	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/sluice-proxy/sluice/pool/echo"
-	"github.com/sluice-proxy/sluice/pool/vault"
 )
 
-// view is the configuration as requests see it: read without a lock, replaced as
-// a whole. Only what moves with answers is atomic in it.
+// view is the configuration as requests see it, read without a lock. A change puts only what it has changed in the place of
+// what was there: the hundredth pool takes no longer than the first. Each pool is replaced as a whole, and only what moves
+// with answers is atomic in it. It is changed with the keeper's lock held.
 type view struct {
-	pools       map[string]*poolView
-	ordered     []*poolView // oldest first
-	byID        map[int64]*poolView
-	tallies     map[int64]*tally                     // by member
-	credentials sync.Map                             // Credential by name; those that no pool holds come and go in place
-	routes      map[hostPort][]*poolView             // oldest first
-	endpoints   map[hostPort][]*poolView             // with accounts that are refreshed there; oldest first
-	paths       map[hostPort]map[string]endpointKind // of these token endpoints, clean
-	known       map[tokenDigest]*poolView            // placeholders, and tokens of members
-	opened      map[string]opened                    // credentials of members
-	changed     signal                               // raised when the next view is in place
+	pools       table[string, *poolView]
+	credentials table[string, Credential]
+	tended      table[string, Credential] // those that are to be refreshed, or read again
+	routes      sharing[hostPort]
+	endpoints   sharing[hostPort]     // with accounts that are refreshed there
+	gives       sharing[endpointPath] // tokens are given there
+	ends        sharing[endpointPath] // logins are ended there
+	known       sharing[tokenDigest]  // placeholders, and tokens of members
+	variables   sharing[string]       // of the environment, in which agents look for a key
+	ports       sharing[uint16]
+
+	moved signal // raised when there are other ports
+	tends signal // raised when something of what is tended has changed
+
+	// For who holds the keeper's lock.
+	byID   map[int64]*poolView
+	out    map[int64]*poolView // those whose exhaustion was written
+	behind bool                // something was stored and then could not be read
 }
 
 type hostPort struct {
@@ -41,7 +38,6 @@ type hostPort struct {
 
 type poolView struct {
 	id       int64
-	place    int // in the order of the view
 	pool     Pool
 	members  []memberView
 	active   atomic.Int64 // id of a member
@@ -50,10 +46,18 @@ type poolView struct {
 	since    time.Time    // of that edge; guarded by the keeper's lock
 	line     *line        // of the requests that are held
 	tied     *line        // of those that are held for one member, in no order
-	refresh  []hostPort   // of the token endpoints of its accounts
 	owned    *tieRules    // what of its answers belongs to an account; nil: nothing
 	strip    []string
 	stripQry []string
+
+	// What it is found by besides its name.
+	routes   []hostPort
+	refresh  []hostPort // of the token endpoints of its accounts
+	gives    []endpointPath
+	ends     []endpointPath
+	known    []tokenDigest
+	variable []string // one, if any
+	ports    []uint16
 }
 
 type memberView struct {
@@ -67,21 +71,101 @@ type memberView struct {
 	also        [][]Field // likewise
 	echo        func() *echo.Matcher
 	tally       *tally
+	opened      opened
+}
+
+func (v *view) init() {
+	v.byID, v.out = make(map[int64]*poolView), make(map[int64]*poolView)
+	v.moved.init()
+	v.tends.init()
+}
+
+// pool is nil if there is none of the name.
+func (v *view) pool(name string) *poolView {
+	p, _ := v.pools.get(name)
+	return p
 }
 
 // credential is zero if there is none of the name.
-func (v *view) credential(name string) (c Credential, there bool) {
-	found, there := v.credentials.Load(name)
-	if there {
-		c = found.(Credential)
+func (v *view) credential(name string) (c Credential, there bool) { return v.credentials.get(name) }
+
+// enlist shows a credential, or that there is none of its name any more. It says whether it is one that is tended, or was.
+func (v *view) enlist(c Credential, there bool) (tended bool) {
+	before, _ := v.credential(c.Name)
+	tended = isTended(before)
+	if !there {
+		v.credentials.remove(c.Name)
+		v.tended.remove(c.Name)
+		return tended
 	}
-	return c, there
+	v.credentials.set(c.Name, c)
+	if isTended(c) {
+		v.tended.set(c.Name, c)
+		return true
+	}
+	v.tended.remove(c.Name)
+	return tended
 }
 
-// all are the credentials, in no order.
-func (v *view) all() iter.Seq[Credential] {
-	return func(yield func(Credential) bool) {
-		v.credentials.Range(func(_, c any) bool { return yield(c.(Credential)) })
+// isTended says whether a credential is to be refreshed, or read again.
+func isTended(c Credential) bool { return c.Type == OAuth || c.Source != "" }
+
+// replace shows a pool in the place of what it was before. Either may be nil: it is new, or it is gone. Whoever looks for it
+// meanwhile finds the one or the other. It says whether there are other ports now.
+func (v *view) replace(before, p *poolView) (ports bool) {
+	if p != nil {
+		v.byID[p.id] = p
+		v.mark(p)
+		v.pools.set(p.pool.Name, p)
+		v.routes.put(p, p.routes)
+		v.endpoints.put(p, p.refresh)
+		v.gives.put(p, p.gives)
+		v.ends.put(p, p.ends)
+		v.known.put(p, p.known)
+		v.variables.put(p, p.variable)
+		ports = v.ports.put(p, p.ports)
+	}
+	if before == nil {
+		return ports
+	}
+	ports = v.ports.drop(before, before.ports) || ports
+	v.variables.drop(before, before.variable)
+	v.known.drop(before, before.known)
+	v.ends.drop(before, before.ends)
+	v.gives.drop(before, before.gives)
+	v.endpoints.drop(before, before.refresh)
+	v.routes.drop(before, before.routes)
+	if p == nil {
+		v.pools.remove(before.pool.Name)
+		delete(v.out, before.id)
+		delete(v.byID, before.id)
+	}
+	return ports
+}
+
+// show makes a change of a pool visible, its cooldowns aside. The lock is held.
+func (v *view) show(p *poolView, c Change) {
+	for member, parked := range c.Parked {
+		if i := p.memberIndex(member); i >= 0 {
+			p.members[i].parked.Store(parked)
+		}
+	}
+	if c.Active != 0 {
+		p.active.Store(c.Active)
+	}
+	if c.To != "" {
+		p.state.Store(c.To)
+		p.since = c.At
+		v.mark(p)
+	}
+}
+
+// mark notes whether a pool is one of those that are to recover. The lock is held.
+func (v *view) mark(p *poolView) {
+	if p.state.Load() == StateExhausted {
+		v.out[p.id] = p
+	} else {
+		delete(v.out, p.id)
 	}
 }
 
@@ -97,6 +181,19 @@ func (p *poolView) memberIndex(id int64) int {
 	return -1
 }
 
+// memberNamed is nil if there is none, or no pool.
+func (p *poolView) memberNamed(name string) *memberView {
+	if p == nil {
+		return nil
+	}
+	for i := range p.members {
+		if p.members[i].name == name {
+			return &p.members[i]
+		}
+	}
+	return nil
+}
+
 func (p *poolView) binding(host string, port uint16) int {
 	for i := range p.pool.Bindings {
 		if p.pool.Bindings[i].Host == host && p.pool.Bindings[i].Port == port {
@@ -105,223 +202,3 @@ func (p *poolView) binding(host string, port uint16) int {
 	}
 	return -1
 }
-
-// material is what a credential's sealed bytes hold.
-type material struct {
-	Secret  []byte            `json:"secret,omitempty"`
-	Access  []byte            `json:"access,omitempty"`
-	Refresh []byte            `json:"refresh,omitempty"`
-	Extra   map[string][]byte `json:"extra,omitempty"`  // by field name
-	Former  [][]byte          `json:"former,omitempty"` // digests of spent refresh tokens, oldest first
-	// Fetched is the digest of what the source held when it was read last.
-	Fetched []byte `json:"fetched,omitempty"`
-}
-
-// Format implements [fmt.Formatter]: whatever the verb, nothing is shown.
-func (material) Format(s fmt.State, _ rune) { _, _ = io.WriteString(s, "REDACTED") }
-
-// LogValue implements [slog.LogValuer]. JSON is what it is sealed as.
-func (material) LogValue() slog.Value { return slog.StringValue("REDACTED") }
-
-// keep has what a keeper holds overwritten once no view and no lease has it any more.
-func (m *material) keep() {
-	for _, secret := range []*[]byte{&m.Secret, &m.Access, &m.Refresh} {
-		if *secret != nil {
-			*secret = vault.Keep(*secret)
-		}
-	}
-	for name, value := range m.Extra {
-		m.Extra[name] = vault.Keep(value)
-	}
-}
-
-func (m *material) token() []byte {
-	if m.Access != nil {
-		return m.Access
-	}
-	return m.Secret
-}
-
-// opened is what was sealed and what was found in it.
-type opened struct {
-	sealed   []byte
-	material *material
-}
-
-// openOnce opens a credential for a view, unless it is sealed in the view before as it is now: to open all of them at
-// every change would make each the slower the more there are.
-func (k *Keeper) openOnce(v *view, r *CredentialRecord) (*material, error) {
-	name := r.Credential.Name
-	if before := k.view.Load(); before != nil {
-		if o, ok := before.opened[name]; ok && bytes.Equal(o.sealed, r.Sealed) {
-			v.opened[name] = o
-			return o.material, nil
-		}
-	}
-	m, err := k.open(r)
-	if err != nil {
-		return nil, err
-	}
-	v.opened[name] = opened{r.Sealed, m}
-	return m, nil
-}
-
-func (k *Keeper) seal(m *material) ([]byte, error) {
-	plain, err := json.Marshal(m)
-	if err != nil {
-		return nil, fmt.Errorf("encode a secret: %w", err)
-	}
-	s := vault.NewSecret(plain)
-	defer s.Zero()
-	return k.opts.Vault.Encrypt(s)
-}
-
-func (k *Keeper) open(r *CredentialRecord) (*material, error) {
-	plain, err := k.opts.Vault.Decrypt(r.Sealed)
-	if err != nil {
-		return nil, fmt.Errorf("credential %s: %w", r.Credential.Name, err)
-	}
-	defer plain.Zero()
-	var m material
-	if err := json.Unmarshal(plain.Bytes(), &m); err != nil {
-		return nil, fmt.Errorf("credential %s: decode: %w", r.Credential.Name, err)
-	}
-	m.keep()
-	return &m, nil
-}
-
-// reload builds a view of what the store holds now and puts it in place.
-func (k *Keeper) reload(ctx context.Context) error {
-	cfg, err := k.opts.Store.Config(ctx)
-	if err != nil {
-		return fmt.Errorf("read the store: %w", err)
-	}
-	v := &view{
-		pools: make(map[string]*poolView), byID: make(map[int64]*poolView), tallies: make(map[int64]*tally),
-		routes: make(map[hostPort][]*poolView), endpoints: make(map[hostPort][]*poolView), paths: make(map[hostPort]map[string]endpointKind), known: make(map[tokenDigest]*poolView),
-		opened: make(map[string]opened),
-	}
-	v.changed.init()
-	records := make(map[string]*CredentialRecord)
-	for i := range cfg.Credentials {
-		r := &cfg.Credentials[i]
-		records[r.Credential.Name] = r
-		v.credentials.Store(r.Credential.Name, r.Credential)
-	}
-	for i := range cfg.Pools {
-		p, err := k.poolView(v, &cfg.Pools[i], records)
-		if err != nil {
-			return err
-		}
-		p.place = len(v.ordered)
-		v.pools[p.pool.Name], v.byID[p.id] = p, p
-		v.ordered = append(v.ordered, p)
-		for _, b := range p.pool.Bindings {
-			at := hostPort{b.Host, b.Port}
-			v.routes[at] = append(v.routes[at], p)
-		}
-	}
-	for i := range k.unsaved.changes { // the store is behind
-		v.catchUp(&k.unsaved.changes[i])
-	}
-	if old := k.view.Swap(v); old != nil {
-		old.changed.raise()
-	}
-	return nil
-}
-
-func (k *Keeper) poolView(v *view, r *PoolRecord, credentials map[string]*CredentialRecord) (*poolView, error) {
-	p := &poolView{id: r.ID, pool: r.Pool, owned: tieRulesOf(r.Pool.Provider)}
-	p.line, p.tied = k.linesOf(r.ID)
-	p.active.Store(r.Active)
-	p.state.Store(r.State)
-	p.told.Store(r.Told)
-	p.since = r.Since
-	preset, err := ProviderByName(r.Pool.Provider)
-	if err != nil {
-		preset = Provider{} // a pool made with --host
-	}
-	p.stripQry = preset.StripQuery
-	k.learnPlaceholders(v, p)
-	v.bindEndpoint(p, preset.TokenURL)
-	strip := slices.Clone(preset.Strip)
-	p.members = make([]memberView, len(r.Members))
-	for i, mr := range r.Members {
-		m := &p.members[i]
-		m.id, m.name, m.tally = mr.ID, mr.Credential, v.tallyOf(mr.ID, k.view.Load())
-		m.parked.Store(mr.Parked)
-		record := credentials[mr.Credential]
-		if c := record.Credential; c.Type == OAuth {
-			m.refreshable = c.TokenURL != "" || preset.TokenURL != ""
-			if !c.ExpiresAt.IsZero() {
-				m.ends = c.ExpiresAt.UnixNano()
-			}
-		}
-		mat, err := k.openOnce(v, record)
-		if err != nil {
-			return nil, err
-		}
-		k.learn(v, p, mat)
-		m.echo = sync.OnceValue(func() *echo.Matcher { return k.echoOf(p.pool, mat) })
-		v.bindEndpoint(p, record.Credential.TokenURL)
-		for _, b := range r.Pool.Bindings {
-			fields, err := fieldsOf(b, preset, record.Credential.Type, mat)
-			if err != nil {
-				return nil, fmt.Errorf("pool %s: %w", r.Pool.Name, err)
-			}
-			m.inject = append(m.inject, fields)
-			m.also = append(m.also, alsoOf(b, preset, preset.ofAccount(record.Credential.Type, mat.token()), fields))
-			for _, f := range fields {
-				if !slices.Contains(strip, f.Name) {
-					strip = append(strip, f.Name)
-				}
-			}
-		}
-	}
-	p.strip = strip
-	return p, nil
-}
-
-// linesOf are the lines of the view before, in which requests may wait, or new ones.
-func (k *Keeper) linesOf(id int64) (all, tied *line) {
-	if old := k.view.Load(); old != nil && old.byID[id] != nil {
-		return old.byID[id].line, old.byID[id].tied
-	}
-	return new(line), new(line)
-}
-
-// fieldsOf is what a request carries with one member: the binding's field with its
-// secret, and the fields that belong to the account.
-func fieldsOf(b Binding, preset Provider, t CredentialType, m *material) ([]Field, error) {
-	header := b.Header
-	if header == preset.Header { // the preset's own, which may differ by the kind of credential
-		header = preset.templateFor(preset.ofAccount(t, m.token()))
-	}
-	tmpl, err := parseTemplate(header)
-	if err != nil {
-		return nil, err
-	}
-	fields := []Field{tmpl.render(m.token())}
-	for _, f := range extraOf(preset, t, m) {
-		// Exactly one credential goes out: the binding's.
-		if f.Name != tmpl.name {
-			fields = append(fields, f)
-		}
-	}
-	sort.Slice(fields[1:], func(i, j int) bool { return fields[1+i].Name < fields[1+j].Name })
-	return fields, nil
-}
-
-// alsoOf is what the API wants to be told besides, if the token is an account's: unless the
-// binding has a field of its own, or that field is one of those given with the account.
-func alsoOf(b Binding, preset Provider, account bool, fields []Field) []Field {
-	given := func(f Field) bool { return f.Name == preset.oauthAlso.Name }
-	if !account || preset.oauthAlso.Name == "" || b.Header != preset.Header || slices.ContainsFunc(fields, given) {
-		return nil
-	}
-	return []Field{preset.oauthAlso}
-}
-
-// Changed returns a channel that is closed when pools or credentials change after
-// this call.
-func (k *Keeper) Changed() <-chan struct{} { return k.view.Load().changed.wait() }

@@ -6,6 +6,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/sluice-proxy/sluice/pool"
@@ -146,21 +147,52 @@ func (db *DB) SetAuthResetTarget(ctx context.Context, name, target string) error
 // Config reads all pools and credentials at one instant. It waits for nobody who writes: what was stored a moment
 // before is to be seen, and not to be told of as failed.
 func (db *DB) Config(ctx context.Context) (cfg pool.Config, err error) {
-	tx, err := db.read.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
-	if err != nil {
-		return cfg, fmt.Errorf("begin: %w", err)
-	}
-	defer func() { err = errors.Join(err, ignoreDone(tx.Rollback())) }()
-	if cfg.Credentials, err = credentials(ctx, tx, ""); err != nil {
-		return cfg, err
-	}
-	cfg.Pools, err = pools(ctx, tx)
+	err = db.look(ctx, func(tx *sql.Tx) error {
+		if cfg.Credentials, err = credentials(ctx, tx, ""); err != nil {
+			return err
+		}
+		cfg.Pools, err = pools(ctx, tx, "", "")
+		return err
+	})
 	return cfg, err
 }
 
-func pools(ctx context.Context, tx *sql.Tx) ([]pool.PoolRecord, error) {
+// ConfigOf is Config of one pool, if there is one of the name, and of its members' credentials and those that are named.
+func (db *DB) ConfigOf(ctx context.Context, name string, names []string) (cfg pool.Config, err error) {
+	err = db.look(ctx, func(tx *sql.Tx) error {
+		if cfg.Pools, err = pools(ctx, tx, `WHERE name = ?`, `WHERE pool_id = (SELECT id FROM pools WHERE name = ?)`, name); err != nil {
+			return err
+		}
+		names = slices.Clone(names)
+		for _, p := range cfg.Pools {
+			names = append(names, p.Pool.Members...)
+		}
+		slices.Sort(names)
+		for _, c := range slices.Compact(names) {
+			found, err := credentials(ctx, tx, `WHERE c.name = ?`, c)
+			if err != nil {
+				return err
+			}
+			cfg.Credentials = append(cfg.Credentials, found...)
+		}
+		return nil
+	})
+	return cfg, err
+}
+
+// look has f read at one instant.
+func (db *DB) look(ctx context.Context, f func(*sql.Tx) error) error {
+	tx, err := db.read.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
+	if err != nil {
+		return fmt.Errorf("begin: %w", err)
+	}
+	return errors.Join(f(tx), ignoreDone(tx.Rollback()))
+}
+
+// pools reads those of which which is true, and of their rows elsewhere those of which whose is.
+func pools(ctx context.Context, tx *sql.Tx, which, whose string, args ...any) ([]pool.PoolRecord, error) {
 	rows, err := tx.QueryContext(ctx, `SELECT id, name, strategy, provider, agent_profile, container, auth_reset_target, hold, active, state, since, told
-		FROM pools ORDER BY id`)
+		FROM pools `+which+` ORDER BY id`, args...)
 	if err != nil {
 		return nil, fmt.Errorf("read pools: %w", err)
 	}
@@ -182,15 +214,15 @@ func pools(ctx context.Context, tx *sql.Tx) ([]pool.PoolRecord, error) {
 	if err := rows.Err(); err != nil {
 		return nil, fmt.Errorf("read pools: %w", err)
 	}
-	if err := members(ctx, tx, all, at); err != nil {
+	if err := members(ctx, tx, all, at, whose, args...); err != nil {
 		return nil, err
 	}
-	return all, bindings(ctx, tx, all, at)
+	return all, bindings(ctx, tx, all, at, whose, args...)
 }
 
-func members(ctx context.Context, tx *sql.Tx, all []pool.PoolRecord, at map[int64]int) error {
+func members(ctx context.Context, tx *sql.Tx, all []pool.PoolRecord, at map[int64]int, whose string, args ...any) error {
 	rows, err := tx.QueryContext(ctx, `SELECT m.pool_id, m.id, c.name, m.parked FROM members m
-		JOIN credentials c ON c.id = m.credential_id ORDER BY m.pool_id, m.position`)
+		JOIN credentials c ON c.id = m.credential_id `+whose+` ORDER BY m.pool_id, m.position`, args...)
 	if err != nil {
 		return fmt.Errorf("read members: %w", err)
 	}
@@ -208,8 +240,8 @@ func members(ctx context.Context, tx *sql.Tx, all []pool.PoolRecord, at map[int6
 	return rows.Err()
 }
 
-func bindings(ctx context.Context, tx *sql.Tx, all []pool.PoolRecord, at map[int64]int) error {
-	rows, err := tx.QueryContext(ctx, `SELECT pool_id, host, port, header FROM bindings ORDER BY pool_id, position`)
+func bindings(ctx context.Context, tx *sql.Tx, all []pool.PoolRecord, at map[int64]int, whose string, args ...any) error {
+	rows, err := tx.QueryContext(ctx, `SELECT pool_id, host, port, header FROM bindings `+whose+` ORDER BY pool_id, position`, args...)
 	if err != nil {
 		return fmt.Errorf("read bindings: %w", err)
 	}

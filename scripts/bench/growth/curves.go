@@ -28,6 +28,7 @@ func curves() []curve {
 	tens := []int{10, 100, 1000, 10000}
 	return []curve{
 		{"pools", "a request: route, lease and judgement, of a random one of the pools, 10 members each, all of one host", "pools", tens, pools},
+		{"changes", "a credential and a pool of it made, given another member, and all removed again, durable", "pools", tens, changes},
 		{"failover", "a refusal: the cooldown, the move to the next member and the events, durable", "pools", tens, failover},
 		{"namespaces", "a dial out of a random one of the attached namespaces", "namespaces", []int{1, 10, 100, 1000}, namespaces},
 		{"leaves", "a new leaf for a random one of the bound hosts", "hosts", []int{100, 1000, 10000, 100000}, leaves},
@@ -139,6 +140,31 @@ func pools(ctx context.Context, dir string, n int) (func() error, func() error, 
 		if _, err := k.Acquire(ctx, pool.Route{Pool: name(p), Host: host, Port: 443}, nil); err != nil {
 			return nil, nil, err
 		}
+	}
+	return step, func() error { k.Close(); return db.Close() }, nil
+}
+
+// changes are of a pool that shares its host with all others.
+func changes(ctx context.Context, dir string, n int) (func() error, func() error, error) {
+	k, db, err := keeper(ctx, dir, n)
+	if err != nil {
+		return nil, nil, err
+	}
+	next := 0
+	step := func() error {
+		next++
+		added, others, made := fmt.Sprintf("added-%d", next), fmt.Sprintf("another-%d", next), fmt.Sprintf("made-%d", next)
+		for _, c := range []string{added, others} {
+			if _, err := k.AddCredential(ctx, pool.CredentialSpec{Name: c, Secret: vault.NewSecret([]byte("sk-" + c))}); err != nil {
+				return err
+			}
+		}
+		p := pool.Pool{Name: made, Members: []string{added}, Bindings: []pool.Binding{{Host: host, Port: 443, Header: "Authorization: Bearer {token}"}}}
+		if _, err := k.CreatePool(ctx, p); err != nil {
+			return err
+		}
+		return errors.Join(
+			k.AddMember(ctx, made, others), k.RemovePool(ctx, made), k.RemoveCredential(ctx, added), k.RemoveCredential(ctx, others))
 	}
 	return step, func() error { k.Close(); return db.Close() }, nil
 }
