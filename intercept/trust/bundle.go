@@ -187,7 +187,7 @@ func Merge(original, ca []byte) []byte {
 			out = out[:last]
 		}
 	}
-	for _, block := range absent(out, ca) {
+	for block := range absent(out, ca) {
 		if len(out) > 0 && out[len(out)-1] != '\n' {
 			out = append(out, '\n')
 		}
@@ -198,18 +198,34 @@ func Merge(original, ca []byte) []byte {
 
 // absent are the certificates of ca that a bundle does not have, however it breaks its lines. They are looked for as text: to
 // decode every certificate of a bundle would be half of what it takes to start a command.
-func absent(bundle, ca []byte) (blocks []*pem.Block) {
-	have := make([]byte, 0, len(bundle))
-	for line := range bytes.Lines(bundle) {
-		have = append(have, bytes.TrimSpace(line)...)
-	}
-	for block := range certificates(ca) {
-		if !bytes.Contains(have, []byte("CERTIFICATE-----"+base64.StdEncoding.EncodeToString(block.Bytes)+"-----END")) {
-			blocks = append(blocks, block)
+func absent(bundle, ca []byte) iter.Seq[*pem.Block] {
+	return func(yield func(*pem.Block) bool) {
+		have := encoded(bundle)
+		for block := range certificates(ca) {
+			if !have[base64.StdEncoding.EncodeToString(block.Bytes)] && !yield(block) {
+				return
+			}
 		}
 	}
-	return blocks
 }
+
+// encoded are the certificates of a bundle as they stand there, without the line breaks.
+func encoded(bundle []byte) map[string]bool {
+	lines := make([]byte, 0, len(bundle))
+	for line := range bytes.Lines(bundle) {
+		lines = append(lines, bytes.TrimSpace(line)...)
+	}
+	all := make(map[string]bool)
+	for _, text, more := strings.Cut(string(lines), begins); more; _, text, more = strings.Cut(text, begins) {
+		if body, end, ended := strings.Cut(text, "-"); ended && strings.HasPrefix(end, "----END") {
+			all[body] = true
+		}
+	}
+	return all
+}
+
+// begins is the end of the line before a certificate, whatever kind it is said to be of.
+const begins = "CERTIFICATE-----"
 
 // Certificates returns the certificates of a PEM file and nothing else of it: the
 // file may be one that its reader must not see.

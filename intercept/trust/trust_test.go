@@ -9,6 +9,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"math/big"
 	"os"
 	"slices"
@@ -45,6 +46,50 @@ func TestMergeAddsOnce(t *testing.T) {
 	unended := []byte(strings.TrimSuffix(string(certificate("root")), "\n"))
 	if n := countCertificates(Merge(unended, ca)); n != 3 {
 		t.Fatalf("a file without a last line break: %d certificates, want 3", n)
+	}
+}
+
+// TestHolds whatever a bundle is like, and of one that Merge has made without taking either apart: there is a CA for each host
+// that was bound by itself, and the targets are listed with a look at each one's bundle.
+func TestHolds(t *testing.T) { // not in parallel: it counts allocations
+	var system, ca []byte
+	for i := range 100 {
+		system, ca = append(system, certificate(fmt.Sprint("root ", i))...), append(ca, certificate(fmt.Sprint("ours ", i))...)
+	}
+	merged := Merge(system, ca)
+	if n := testing.AllocsPerRun(10, func() { holds(merged, ca) }); n > 0 {
+		t.Errorf("%v allocations", n)
+	}
+	last := certificate("ours 99")
+	for name, c := range map[string]struct {
+		text []byte
+		want bool
+	}{
+		"merged": {merged, true}, "the system's": {system, false}, "all but the last": {Merge(system, bytes.TrimSuffix(ca, last)), false},
+		"the last before the others": {Merge(last, ca), true}, "with other line breaks": {bytes.ReplaceAll(merged, []byte("\n"), []byte("\r\n")), true},
+		"between others": {slices.Concat(system, ca, system), true},
+	} {
+		if got := holds(c.text, ca); got != c.want {
+			t.Errorf("%s: %t", name, got)
+		}
+	}
+}
+
+func BenchmarkHolds(b *testing.B) {
+	var system, ca []byte
+	for i := range 1000 {
+		body := []byte(strings.Repeat(fmt.Sprintf("%08d", i), 80))
+		if i < 150 {
+			system = append(system, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: append([]byte("root"), body...)})...)
+		}
+		ca = append(ca, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: body})...)
+	}
+	for name, text := range map[string][]byte{"covered": Merge(system, ca), "not covered": system, "otherwise": Merge(ca[len(ca)/2:], ca)} {
+		b.Run(name, func(b *testing.B) {
+			for b.Loop() {
+				holds(text, ca)
+			}
+		})
 	}
 }
 

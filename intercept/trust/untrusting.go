@@ -1,6 +1,7 @@
 package trust
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 	"path"
@@ -236,4 +237,12 @@ func (v view) saw(pid int) bool {
 }
 
 // holds tells whether a bundle has every certificate of ca.
-func holds(text, ca []byte) bool { return len(absent(text, ca)) == 0 }
+func holds(text, ca []byte) bool {
+	if bytes.HasSuffix(text, ca) { // as Merge has added it: whoever lists the targets asks once for each
+		return true
+	}
+	for range absent(text, ca) {
+		return false
+	}
+	return true
+}
