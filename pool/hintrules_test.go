@@ -64,6 +64,8 @@ func TestHintRules(t *testing.T) {
 		{name: "what remains in a field contradicts a reset in the body", h: http.Header{"X-Ratelimit-Remaining": {"7"}}, body: `{"error":{"metadata":{"headers":{"X-RateLimit-Reset":"45"}}}}`, want: -1},
 		{name: "reset-after of a window with something left", h: http.Header{"X-Ratelimit-Remaining": {"3"}, "X-Ratelimit-Reset-After": {"64"}}, want: -1},
 		{name: "policy without what remains", h: http.Header{"Ratelimit": {`"default";t=30`}}, want: 30},
+		{name: "a policy that says twice what remains", h: http.Header{"Ratelimit": {`"default";r=0;r=7;t=30`}}, want: -1},
+		{name: "a policy that says twice when it resets", h: http.Header{"Ratelimit": {`"default";r=0;t=900;t=32`}}, want: 32},
 		{name: "policies' names may hold separators", h: http.Header{"Ratelimit": {`"a,b;r=5";r=0;t=31`}}, want: 31},
 		{name: "epoch milliseconds", h: http.Header{"X-Ratelimit-Remaining": {"0"}, "X-Ratelimit-Reset": {"1795455033000"}}, want: 33},
 		{name: "epoch microseconds", h: http.Header{"X-Ratelimit-Remaining": {"0"}, "X-Ratelimit-Reset": {"1795455034000000"}}, want: 34},

@@ -147,10 +147,10 @@ func rateLimitField(value string) []quotaWindow {
 			switch strings.ToLower(name) {
 			case "r":
 				if numeric {
-					policy.remaining = append(policy.remaining, n)
+					policy.remaining = []float64{n} // of several the last one (RFC 9651 section 3.1.2)
 				}
 			case "t":
-				policy.resets = append(policy.resets, v)
+				policy.resets = []string{v}
 			case "remaining":
 				if numeric {
 					dict.remaining = append(dict.remaining, n)
