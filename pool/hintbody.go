@@ -262,19 +262,19 @@ func (c *collector) dailyQuota(id string) {
 	if !strings.Contains(id, "PerDay") {
 		return
 	}
-	if wait, ok := c.untilMidnight("America/Los_Angeles"); ok {
-		c.add(hintFirm, wait, id, "until midnight in Los Angeles")
+	if zone, err := time.LoadLocation("America/Los_Angeles"); err == nil { // the zones are compiled in
+		c.add(hintFirm, c.until(0, 0, 0, zone), id, "until midnight in Los Angeles")
 	}
 }
 
-// untilMidnight is how long a day still is in a zone.
-func (c *collector) untilMidnight(name string) (time.Duration, bool) {
-	zone, err := time.LoadLocation(name)
-	if err != nil {
-		return 0, false // the zones are compiled in
-	}
+// until is how long it is still until it is so late in a zone.
+func (c *collector) until(hour, minute, second int, zone *time.Location) time.Duration {
 	local := c.ref.In(zone)
-	return time.Date(local.Year(), local.Month(), local.Day()+1, 0, 0, 0, 0, zone).Sub(c.ref), true
+	at := time.Date(local.Year(), local.Month(), local.Day(), hour, minute, second, 0, zone)
+	if !at.After(c.ref) {
+		at = time.Date(local.Year(), local.Month(), local.Day()+1, hour, minute, second, 0, zone)
+	}
+	return at.Sub(c.ref)
 }
 
 // echoedFields are those of an upstream's upstream that a body carries along.
