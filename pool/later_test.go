@@ -85,6 +85,15 @@ func TestLaterEvents(t *testing.T) {
 		"openrouter, a choice's": {"openrouter", chatDelta + `data: {"choices":[{"index":0,"delta":{},"finish_reason":"error","error":{"code":429,"message":"m"}}]}` + "\n\n", OutcomeRateLimited, 0},
 		"openrouter, anthropic":  {"openrouter", claudeDelta + claudeLimit, OutcomeRateLimited, 0},
 		"openrouter, responses":  {"openrouter", responsesDelta + "event: response.error\ndata: {\"type\":\"response.error\",\"error\":{\"code\":\"rate_limit_exceeded\"}}\n\n", OutcomeRateLimited, 0},
+		"a lone CR":              {"anthropic", strings.ReplaceAll(claudeDelta+claudeLimit, "\n", "\r"), OutcomeRateLimited, 0},
+		"a lone CR, chat":        {"openai", strings.ReplaceAll(chatDelta+chatLimit+"data: [DONE]\n\n", "\n", "\r"), OutcomeRateLimited, 20 * time.Second},
+		"a lone CR, openrouter":  {"openrouter", strings.ReplaceAll(": alive\n\n"+chatDelta+routerLimit, "\n", "\r"), OutcomeRateLimited, 7 * time.Second},
+		"a lone CR, then both":   {"openai", strings.ReplaceAll(chatDelta, "\n", "\r") + strings.ReplaceAll(chatDelta+chatLimit, "\n", "\r\n"), OutcomeRateLimited, 20 * time.Second},
+		"a lone CR at the end":   {"openai", strings.ReplaceAll(chatDelta, "\n", "\r") + strings.TrimSpace(chatLimit) + "\r", OutcomeRateLimited, 20 * time.Second},
+		"another field first":    {"openai", chatDelta + `data: {"id":"c","error":{"code":429,"message":"try again in 9 s"}}` + "\n\n", OutcomeRateLimited, 9 * time.Second},
+		"its type behind that":   {"openai", responsesDelta + `data: {"sequence_number":9,"type":"error","code":"rate_limit_exceeded","message":"try again in 9 s"}` + "\r\n\r\n", OutcomeRateLimited, 9 * time.Second},
+		"in lines, another":      {"gemini", geminiDelta + "data: {\"id\": 1,\ndata:   \"error\": {\"code\": 429}\ndata: }\n\n", OutcomeRateLimited, 0},
+		"a response, no names":   {"openai", chatDelta + `data: {"sequence_number":7,"response":{"error":{"code":"rate_limit_exceeded"}},"type":"response.failed"}` + "\n\n", OutcomeRateLimited, 0},
 		"the first event":        {"openai", chatLimit, OutcomeRateLimited, 20 * time.Second},
 		"an id before it":        {"openai", chatDelta + "id: 7\nretry: 9\n: x\nevent: message\n" + chatLimit, OutcomeRateLimited, 20 * time.Second},
 		"no blank line behind":   {"openai", chatDelta + strings.TrimSpace(chatLimit), OutcomeRateLimited, 20 * time.Second},
@@ -106,6 +115,9 @@ func TestLaterEvents(t *testing.T) {
 		"a block of that type": {"anthropic", "event: content_block_start\ndata: {\"type\":\"content_block_start\",\"error\":{\"type\":\"rate_limit_error\"}}\n\n", OutcomeOther, 0},
 		"within a line":        {"openai", "data: x data: {\"error\":{\"code\":429}}\n\n", OutcomeOther, 0},
 		"another field":        {"openai", "x-data: {\"error\":{\"code\":429}}\nid: {\"error\":{\"code\":429}}\n\n", OutcomeOther, 0},
+		"a field's own error":  {"openai", "data: {\"id\":1,\"result\":{\"error\":{\"code\":429}},\"error\":null}\n\n", OutcomeOther, 0},
+		"another, long":        {"openai", "data: {\"id\":" + quoted(strings.Repeat("x", maxLaterKept)) + ",\"error\":{\"code\":429}}\n\n", OutcomeOther, 0},
+		"a lone CR, good":      {"openai", strings.ReplaceAll(chatDelta+chatDelta, "\n", "\r"), OutcomeOther, 0},
 		"a comment":            {"openai", ": data: {\"error\":{\"code\":429}}\n\n", OutcomeOther, 0},
 		"prose":                {"openai", "event: error\ndata: \"error\" rate_limit_error\n\n", OutcomeOther, 0},
 		"limits that are told": {"codex", "event: codex.rate_limits\ndata: {\"type\":\"codex.rate_limits\",\"rate_limits\":{\"limit_reached\":true}}\n\n", OutcomeOther, 0},
@@ -168,6 +180,7 @@ func FuzzLaterEvents(f *testing.F) {
 	for _, s := range []string{chatLimit, claudeLimit, responsesLimit, geminiLimit, routerLimit, codexLimit, claudeBusy} {
 		f.Add("openai", chatDelta+s, uint8(3))
 		f.Add("openrouter", strings.ReplaceAll(responsesDelta+s, "\n", "\r\n"), uint8(7))
+		f.Add("gemini", strings.ReplaceAll(chatDelta+s, "\n", "\r"), uint8(5))
 	}
 	f.Fuzz(func(t *testing.T, provider, stream string, size uint8) {
 		status, body, refused := laterIn(provider, stream, func() int { return len(stream) })
@@ -179,7 +192,11 @@ func FuzzLaterEvents(f *testing.F) {
 			return
 		}
 		var event []byte
-		for line := range strings.Lines(stream + "\n\n") {
+		end := "\n"
+		if i := strings.IndexAny(stream, "\r\n"); i >= 0 && stream[i] == '\r' && i+1 < len(stream) && stream[i+1] != '\n' {
+			end = "\r"
+		}
+		for _, line := range append(strings.SplitAfter(stream, end), end) {
 			if event = append(event, line...); strings.Trim(line, "\r\n") != "" {
 				continue
 			}
