@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"slices"
 	"strconv"
 
 	"github.com/sluice-proxy/sluice/bpf"
@@ -211,56 +210,67 @@ func (in *Interceptor) DetachAll(ctx context.Context) error {
 		return ErrStopped
 	}
 	var failed []error
+	var left []*space
 	for _, t := range in.allTargets() {
 		if t.Parent == "" {
-			failed = append(failed, in.detach(ctx, t))
+			spaces, err := in.takeOff(ctx, t)
+			left, failed = append(left, spaces...), append(failed, err)
 		}
 	}
-	return errors.Join(failed...)
+	return errors.Join(append(failed, in.settle(left))...)
 }
 
-// detach forgets first: if the rest fails, a restart does not attach it again, but takes
-// the programs off. The caller holds ops.
+// settle gives up what of the spaces that were left nobody uses, and has what is kept of all targets together follow: once for
+// however many were detached, for it takes the longer the more there are. The caller holds ops.
+func (in *Interceptor) settle(left []*space) error {
+	err := in.reviewAll(left)
+	in.refreshGuards()
+	in.keepVigil()
+	return err
+}
+
+// detach is Detach of a target that there is. The caller holds ops.
 func (in *Interceptor) detach(ctx context.Context, t *target) error {
+	left, err := in.takeOff(ctx, t)
+	return errors.Join(err, in.settle(left))
+}
+
+// takeOff forgets first: if the rest fails, a restart does not attach it again, but takes
+// the programs off. The caller holds ops, and settles.
+func (in *Interceptor) takeOff(ctx context.Context, t *target) (left []*space, err error) {
 	if t.Kind == KindSelector {
 		for _, child := range in.allTargets() {
 			if child.Parent != t.ID {
 				continue
 			}
-			if err := in.detach(ctx, child); err != nil {
-				return err
+			spaces, err := in.takeOff(ctx, child)
+			if left = append(left, spaces...); err != nil {
+				return left, err
 			}
 		}
 	}
 	if err := in.opts.Memory.Delete(ctx, t.ID); err != nil {
-		return fmt.Errorf("forget target %s: %w", t.ID, err)
+		return left, fmt.Errorf("forget target %s: %w", t.ID, err)
 	}
-	hooked, err := in.hooked(t)
-	if err != nil {
-		return err
+	spaces, err := in.part(t, true) // one that failed may have programs from a former run
+	if left = append(left, spaces...); err != nil {
+		return left, err
 	}
-	if err := in.dismiss(t, hooked); err != nil {
-		return err
-	}
-	in.keepVigil()
 	in.opts.Log.Info("detached", "target", t.ID, "cgroup", t.Cgroup)
-	return nil
+	return left, nil
 }
 
-// hooked asks the kernel whether a target's cgroup carries programs: one that failed may
-// have them from a former run.
-func (in *Interceptor) hooked(t *target) (bool, error) {
-	attachments, err := in.opts.Hooks.Attachments()
-	if err != nil {
-		return false, fmt.Errorf("read the attached cgroups: %w", err)
-	}
-	return slices.ContainsFunc(attachments, func(a bpf.Attachment) bool { return a.CgroupID == t.CgroupID }), nil
-}
-
-// dismiss takes the programs off, then the target, its connections and the listeners
-// that only it used. The caller holds ops.
+// dismiss takes back what an attach that fails has done. The caller holds ops.
 func (in *Interceptor) dismiss(t *target, hooked bool) error {
-	var err error
+	left, err := in.part(t, hooked)
+	err = errors.Join(err, in.reviewAll(left))
+	in.refreshGuards()
+	return err
+}
+
+// part takes the programs off, then the target and its connections, and returns the spaces that it used. The caller holds ops,
+// and settles.
+func (in *Interceptor) part(t *target, hooked bool) (left []*space, err error) {
 	if hooked {
 		err = in.unhook(t)
 	}
@@ -270,20 +280,19 @@ func (in *Interceptor) dismiss(t *target, hooked bool) error {
 	in.mu.Unlock()
 	t.end()
 	t.cut()
-	err = errors.Join(err, in.distrust(t), in.release(t))
-	in.refreshGuards()
-	return err
+	err = errors.Join(err, in.distrust(t))
+	return in.leave(t), err
 }
 
-// unhook takes the programs off, by id if the path is gone or stands for another cgroup.
+// unhook takes the programs off, if there are any: by id if the path is gone or stands for another cgroup.
 func (in *Interceptor) unhook(t *target) error {
 	if id, err := cgroup.ID(t.Cgroup); err == nil && id == t.CgroupID {
-		if err := in.opts.Hooks.Detach(t.Cgroup); err != nil {
+		if err := in.opts.Hooks.Detach(t.Cgroup); err != nil && !errors.Is(err, bpf.ErrNotAttached) {
 			return fmt.Errorf("take the programs off %s: %w", t.Cgroup, err)
 		}
 		return nil
 	}
-	if err := in.opts.Hooks.DetachID(t.CgroupID); err != nil {
+	if err := in.opts.Hooks.DetachID(t.CgroupID); err != nil && !errors.Is(err, bpf.ErrNotAttached) {
 		return fmt.Errorf("take the programs off cgroup %d, which was %s: %w", t.CgroupID, t.Cgroup, err)
 	}
 	return nil

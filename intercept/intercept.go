@@ -23,6 +23,7 @@ import (
 type Hooks interface {
 	// Attach is idempotent, and leaves nothing behind when it fails.
 	Attach(cgroupPath string) error
+	// Detach takes them off. The error matches [bpf.ErrNotAttached] if there are none.
 	Detach(cgroupPath string) error
 	// DetachID is Detach for a cgroup that has no path any more.
 	DetachID(cgroupID uint64) error

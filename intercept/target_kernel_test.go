@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -173,6 +174,43 @@ func TestDetachAllLeavesNothing(t *testing.T) {
 		t.Error("the other target lost its listener")
 	}
 	must(t, b.DetachAll(t.Context()))
+	assertNothing(t, b)
+}
+
+// countingHooks counts what is asked of all cgroups together.
+type countingHooks struct {
+	*ledger
+	vigils, asked atomic.Int64
+}
+
+func (h *countingHooks) SetVigils([]string) error {
+	h.vigils.Add(1)
+	return nil
+}
+
+func (h *countingHooks) Attachments() ([]bpf.Attachment, error) {
+	h.asked.Add(1)
+	return h.ledger.Attachments()
+}
+
+// TestDetachAllLooksAtAllOnce: what is kept of all targets together follows once, and not for each of them.
+func TestDetachAllLooksAtAllOnce(t *testing.T) {
+	var hooks countingHooks
+	b := newBench(t, func(b *bench, o *Options) {
+		hooks.ledger = b.kernel
+		o.Hooks, o.Listeners, o.Flows, o.Events, o.Vigils = &hooks, &hooks, &hooks, &hooks, &hooks
+		o.Look = time.Hour
+	})
+	for range 5 {
+		_, err := b.Attach(t.Context(), Request{Cgroup: newCgroup(t)})
+		must(t, err)
+	}
+	hooks.vigils.Store(0)
+	hooks.asked.Store(0)
+	must(t, b.DetachAll(t.Context()))
+	if set, asked := hooks.vigils.Load(), hooks.asked.Load(); set != 1 || asked > 0 {
+		t.Errorf("vigils set %d times, attachments asked for %d times", set, asked)
+	}
 	assertNothing(t, b)
 }
 

@@ -233,7 +233,7 @@ func unsupported(err error) bool {
 func (l *Links) Refresh() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.how == nil || l.off {
+	if _, tabled := l.how.(*table); !tabled || l.off { // programs need no other rules, and to enter a namespace takes its time
 		return nil
 	}
 	return l.ns.Do(l.how.refresh)
