@@ -141,12 +141,16 @@ func NewKeeper(ctx context.Context, opts Options) (*Keeper, error) {
 }
 
 // Close writes what is still to be written and ends the cache. The store is the
-// caller's to close, afterwards.
+// caller's to close, afterwards. What is asked of the keeper from then on, by who could not be waited for, is asked of the
+// store; but no request may be on its way any more.
 func (k *Keeper) Close() {
 	k.fetches.close()
 	k.refresh.close()
 	k.closeUnsaved()
 	k.ties.close()
+	// Who is putting something into the cache holds the lock, and would wait for ever for what is ended meanwhile.
+	k.mu.Lock()
+	defer k.mu.Unlock()
 	k.cooldowns.Close()
 }
 
