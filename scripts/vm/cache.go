@@ -136,7 +136,17 @@ func (c cache) pass(what, key string) error {
 
 // digest is a hash over the names and contents of the files below some paths that git would commit.
 func digest(paths ...string) (string, error) {
-	args := append([]string{"-c", "safe.directory=*", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--"}, paths...)
+	// git (2.39) takes the directory that all paths are in off what is excluded as well, and then excludes
+	// anything, unless that comes first.
+	var excluded, wanted []string
+	for _, p := range paths {
+		if strings.HasPrefix(p, ":(exclude") {
+			excluded = append(excluded, p)
+		} else {
+			wanted = append(wanted, p)
+		}
+	}
+	args := append([]string{"-c", "safe.directory=*", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--"}, append(excluded, wanted...)...)
 	out, err := exec.Command("git", args...).Output()
 	if err != nil {
 		return "", fmt.Errorf("git ls-files: %w", err)

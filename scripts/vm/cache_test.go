@@ -213,9 +213,13 @@ func TestDigest(t *testing.T) {
 // A change of a page, or of a test that runs elsewhere, is no reason to run in the guest again. A change of what is run there is.
 func TestInputs(t *testing.T) {
 	t.Chdir(t.TempDir())
-	if out, err := exec.Command("git", "init", "-q").CombinedOutput(); err != nil {
-		t.Fatalf("git: %v: %s", err, out)
+	git := func(args ...string) {
+		t.Helper()
+		if out, err := exec.Command("git", args...).CombinedOutput(); err != nil {
+			t.Fatalf("git: %v: %s", err, out)
+		}
 	}
+	git("init", "-q")
 	all := func() map[string]string {
 		t.Helper()
 		keys := make(map[string]string)
@@ -253,6 +257,7 @@ func TestInputs(t *testing.T) {
 		if err := errors.Join(os.MkdirAll(filepath.Dir(c.file), 0o755), os.WriteFile(c.file, []byte(c.file), 0o644)); err != nil {
 			t.Fatal(err)
 		}
+		git("add", "-A") // what is committed is listed in another way than what is not
 		after := all()
 		var changed []string
 		for what := range after {
