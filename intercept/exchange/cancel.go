@@ -31,7 +31,7 @@ type client struct {
 	resp    head
 	body    upload
 	tried   [4]string
-	clues   clueTee       // over the answer
+	clues   *clueTee      // over the answer, once there was one that may say what its account made
 	echo    echo.Stream   // over the answer
 	ahead   time.Duration // that the upstream's body was waited for before it was passed on
 	keepFor time.Duration // how long the upstream keeps its connection, by its answer

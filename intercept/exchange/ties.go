@@ -190,10 +190,17 @@ func (cl *client) findTie(a *attempts) error {
 
 // tee looks at the HTTP/1.1 answer that is about to be passed on.
 func (cl *client) tee(l *pool.Lease) *clueTee {
-	h, t := &cl.resp, &cl.clues
-	if cl.route.Provider == "" || !t.begin(cl.x.opts.Ties, l, cl.route, cl.target(), h.status, string(h.contentType()), string(h.contentEncoding())) {
+	h, t := &cl.resp, cl.clues
+	if cl.route.Provider == "" || cl.x.opts.Ties == nil {
 		return nil
 	}
+	if t == nil {
+		t = new(clueTee)
+	}
+	if !t.begin(cl.x.opts.Ties, l, cl.route, cl.target(), h.status, string(h.contentType()), string(h.contentEncoding())) {
+		return nil
+	}
+	cl.clues = t // for the next answer
 	return t
 }
 
